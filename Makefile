@@ -1,0 +1,48 @@
+# One command each. A target that needs the environment makes it first; a second call installs nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export DAGSTER_HOME ?= $(CURDIR)/.dagster
+
+.PHONY: help setup demo dev stop test lint bench lock clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP) ## Make .venv and install what requirements.lock pins
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 14) else f"Python 3.10 to 3.13 is needed, {v[0]}.{v[1]} was found: make PYTHON=python3.12 ...")'
+	@echo "installing into $(VENV) (the first time this downloads a few GB, most of it PyTorch)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: setup ## Sample footage, video to answering endpoint, figures in demo-report.json
+	@$(BIN)/detection demo
+
+dev: setup ## The Dagster UI with its daemon, and MLflow, over what the commands did
+	@$(BIN)/detection dev
+
+stop: setup ## Stop every endpoint
+	@$(BIN)/detection stop
+
+test: setup ## The whole test suite
+	@$(BIN)/python -m pytest
+
+lint: setup ## ruff and pyright
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+bench: setup ## Our speed beside the anchors, as ratios in one run
+	@$(BIN)/python -m benchmarks
+
+lock: setup ## Pin every extra for every supported Python in requirements.lock
+	@$(BIN)/uv pip compile --universal --python-version 3.10 --all-extras --no-emit-index-url --no-header --no-annotate --quiet pyproject.toml --output-file requirements.lock
+
+clean: ## Remove what the commands made: lake, instance, experiments, endpoints (not .venv)
+	@if [ -x $(BIN)/detection ]; then $(BIN)/detection stop; fi
+	@rm -rf lake .dagster .mlflow .endpoints .scratch demo-report.json

@@ -1,0 +1,164 @@
+"""The command line, `detection`: a thin face over the jobs that the UI and the sensors use.
+
+Exit codes: 0 done, 1 something failed or was refused, 2 wrong usage or settings.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from detection_assets.domain.problems import InputError
+
+app = typer.Typer(
+    name="detection",
+    help="From raw video to a monitored detector. Start with `detection init NAME` or `detection demo`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Name = Annotated[str, typer.Argument(help="The detector: the name of a file in detectors/, without .yaml.")]
+STAGES = (
+    "raw_videos, extracted_frames, annotations, detection_dataset, trained_weights, evaluation, registered_model, "
+    "deployed_endpoint"
+)
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="The new detector's name: small letters, digits, underscores.")],
+    classes: Annotated[str, typer.Option(help="Its classes, with commas between them, as annotators write them.")] = "",
+) -> None:
+    """Write a commented detectors/NAME.yaml and list the detector in workspace.yaml."""
+    from detection_assets.commands import setup
+
+    setup.init(out, name, [item.strip() for item in classes.split(",") if item.strip()])
+
+
+@app.command()
+def sample(
+    name: Name,
+    clips: Annotated[
+        int | None, typer.Option(min=3, help="How many clips to render; default: the whole sample.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same clips.")] = 0,
+) -> None:
+    """Render sample footage with annotations for an example detector, and add it to the lake."""
+    from detection_assets.commands import setup
+
+    setup.sample(out, name, clips, seed)
+
+
+@app.command()
+def add(
+    name: Name,
+    files: Annotated[
+        list[Path], typer.Argument(help="Videos, folders of images, annotation files, or folders of those.")
+    ],
+    under: Annotated[
+        str, typer.Option(help="Folder in the lake to put them under, such as a store: store-07/cam-2.")
+    ] = "",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace files that are there with other content.")
+    ] = False,
+) -> None:
+    """Check videos, images and annotation files and copy them into the lake."""
+    from detection_assets.commands import setup
+
+    raise typer.Exit(setup.add(out, name, files, under, replace=replace))
+
+
+@app.command()
+def run(
+    name: Name,
+    until: Annotated[str, typer.Option(help=f"Stop after this stage: {STAGES}.")] = "deployed_endpoint",
+) -> None:
+    """Bring a detector up to date: take in what is new, materialize what is stale, deploy what passes its gates."""
+    from detection_assets.commands import running
+
+    raise typer.Exit(running.run(out, name, until))
+
+
+@app.command()
+def status(name: Name) -> None:
+    """Show what is there, what is stale and why, and what serves."""
+    from detection_assets.commands import running
+
+    running.status(out, name)
+
+
+@app.command()
+def serve(name: Name) -> None:
+    """Answer requests in the foreground with the version that is deployed; Ctrl-C ends it."""
+    from detection_assets.commands import serving
+
+    serving.serve(out, name)
+
+
+@app.command()
+def stop(
+    name: Annotated[
+        str | None, typer.Argument(help="The detector; without it, every endpoint of this project.")
+    ] = None,
+) -> None:
+    """Stop the endpoint of a detector, or of all."""
+    from detection_assets.commands import serving
+
+    serving.stop(out, name)
+
+
+@app.command()
+def demo(
+    report: Annotated[Path, typer.Option(help="Where to write the figures.")] = Path("demo-report.json"),
+) -> None:
+    """Render the fridge sample, take it all the way to an answering endpoint, and report the figures."""
+    from detection_assets.commands import demonstration
+
+    raise typer.Exit(demonstration.demo(out, report))
+
+
+@app.command()
+def dev(
+    port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow pages.")] = 5000,
+) -> None:
+    """Open the Dagster UI with its daemon, and the MLflow pages, over what the commands did; Ctrl-C ends both."""
+    from detection_assets.commands import serving
+
+    raise typer.Exit(serving.dev(out, port, mlflow_port))
+
+
+def main() -> None:
+    """Runs the command line."""
+    # Usage reports of the parts are off unless a user turns them on.
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "YOLO_OFFLINE": "1",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", module="dagster")
+    try:
+        from dotenv import load_dotenv
+
+        from resources.profiles import home
+
+        load_dotenv(home() / ".env")
+        app()
+    except InputError as error:
+        err.print(str(error), style="red", markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        sys.exit(130)

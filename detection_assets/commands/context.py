@@ -1,0 +1,69 @@
+"""What every command needs of a detector: its settings, its resources, its code location."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from detection_assets import detector as detectors
+from detection_assets.detector import Detector
+from detection_assets.domain.problems import InputError
+from resources import profiles
+from resources.storage import Storage
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from resources.endpoints.local import LocalEndpoints
+
+
+@dataclass
+class Project:
+    """A detector with its resources, as the commands use them."""
+
+    detector: Detector
+    _opened: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    @classmethod
+    def of(cls, name: str) -> Project:
+        """Loads a detector by its name.
+
+        Raises:
+            InputError: If there is none, its file is wrong, or the platform's settings do not fit.
+        """
+        return cls(detectors.find(name))
+
+    @cached_property
+    def resources(self) -> dict[str, Any]:
+        """The platform's resources, their settings taken from the environment."""
+        of = self.detector
+        try:
+            made = profiles.resources_for(of.name, of.platform, host=of.endpoint.host, port=of.endpoint.port or 0)
+        except profiles.SettingsError as error:
+            raise InputError(str(error)) from error
+        import dagster as dg
+
+        opened = self._opened.enter_context(dg.build_resources(made))
+        return {name: getattr(opened, name) for name in made}
+
+    @property
+    def storage(self) -> Storage:
+        """The detector's part of the lake."""
+        return self.resources["storage"]
+
+    @property
+    def endpoints(self) -> LocalEndpoints:
+        """The detector's endpoint."""
+        return self.resources["endpoints"]
+
+    @cached_property
+    def definitions(self) -> dg.Definitions:
+        """The detector's code location."""
+        from detection_assets import definitions
+
+        try:
+            return definitions.build(self.detector)
+        except profiles.SettingsError as error:
+            raise InputError(str(error)) from error

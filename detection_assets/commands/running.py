@@ -1,0 +1,300 @@
+"""Bringing a detector up to date with a person watching."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from detection_assets.commands.context import Project
+from detection_assets.domain.problems import InputError
+from jobs import jobs
+from resources import tables
+from resources.instance import dagster_home, open_instance
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from jobs.progress import Told
+
+
+@dataclass
+class Stage:
+    """What became of a stage in this call."""
+
+    seconds: float = 0.0
+    state: str = ""
+    note: str = ""
+
+
+@dataclass
+class Watch:
+    """Shows what a run tells, line by line or, on a terminal, on a line that moves."""
+
+    out: Console
+    stages: dict[str, Stage] = field(default_factory=dict)
+    _started: dict[str, float] = field(default_factory=dict)
+    _shown: float = 0.0
+    status: Any = None
+
+    def __call__(self, told: Told) -> None:
+        """Takes one thing that happened."""
+        now = time.monotonic()
+        stage = self.stages.setdefault(told.stage, Stage())
+        if told.kind == "start":
+            self._started[told.stage] = now
+            self._say(f"{told.stage} ...")
+        elif told.kind == "progress":
+            self._line(f"{told.stage} {_bar(told.done, told.total)} {told.done}/{told.total} {told.text}", now)
+        elif told.kind in ("success", "failure"):
+            stage.seconds += now - self._started.get(told.stage, now)
+            stage.state = "made" if told.kind == "success" else "failed"
+            mark = "[green]done[/green]" if told.kind == "success" else "[red]failed[/red]"
+            self.out.print(f"{mark} {told.stage} in {stage.seconds:.1f} s")
+
+    def _say(self, text: str) -> None:
+        if self.status is not None:
+            self.status.update(text)
+        else:
+            self.out.print(text, markup=False)
+
+    def _line(self, text: str, now: float) -> None:
+        if self.status is not None:
+            self.status.update(text)
+        elif now - self._shown > 2:
+            self._shown = now
+            self.out.print(text, markup=False)
+
+
+def _bar(done: int, total: int, width: int = 24) -> str:
+    filled = round(width * done / total) if total else 0
+    return "━" * filled + "╌" * (width - filled)
+
+
+@contextmanager
+def only_one(name: str) -> Iterator[IO[str]]:
+    """Keeps a second `run` of the same detector out.
+
+    Raises:
+        InputError: If one is under way.
+    """
+    path = dagster_home() / f"{name}.lock"
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{name}: another `detection run {name}` is under way; wait for it or stop it") from None
+        yield lock
+
+
+def run(out: Console, name: str, until: str, watch: Watch | None = None) -> int:
+    """Syncs partitions, materializes what is stale, and shows a summary.
+
+    Returns:
+        0 if everything is up to date now, 1 if a stage failed.
+    """
+    if until not in jobs.STAGES:
+        raise InputError(f"--until {until}: no such stage; there are: {', '.join(jobs.STAGES)}")
+    project = Project.of(name)
+    watch = watch or Watch(out)
+    with only_one(name), open_instance() as instance:
+        from jobs import progress, update
+
+        defs = project.definitions
+        if update.close_dead_runs(instance, name):
+            out.print("a run that was killed is marked as failed; going on from where it was")
+        synced = update.sync_partitions(instance, name, project.storage)
+        for path, why in synced.refused.items():
+            out.print(f"left out {path}: {why}", style="yellow", markup=False)
+        if not instance.get_dynamic_partitions(f"{name}_videos"):
+            raise InputError(
+                f"{name}: no videos in {project.storage.uri_of('videos')}; `detection add {name} FILES...`"
+            )
+        good = True
+        ran = 0
+        with progress.listening(watch):
+            for planned in update.plan_ingest(instance, defs, name, project.storage, until):
+                ran += 1
+                good &= _execute(out, instance, defs, name, planned, watch)
+            planned = update.plan_build(instance, defs, name, until)
+            if planned is None and until == "deployed_endpoint":
+                planned = _revive(project)
+            if planned is not None:
+                ran += 1
+                good &= _execute(out, instance, defs, name, planned, watch)
+        if not ran:
+            out.print(f"{name} is up to date: nothing to do")
+        tell_problems(out, instance, name, watch)
+        summary(out, project, instance, until, watch)
+    return 0 if good else 1
+
+
+def _execute(out: Console, instance: Any, defs: Any, name: str, planned: Any, watch: Watch) -> bool:
+    from jobs import update
+
+    what = f" for {planned.count} videos" if planned.count else ""
+    out.print(f"[bold]{planned.stages[0]}[/bold] to [bold]{planned.stages[-1]}[/bold]{what}: {planned.why}")
+    if out.is_terminal:
+        with out.status("starting ...") as watch.status:
+            good = update.execute(instance, defs, name, planned)
+        watch.status = None
+        return good
+    return update.execute(instance, defs, name, planned)
+
+
+def _revive(project: Project) -> Any:
+    """An endpoint that should answer and does not is started again; one that lost its state is deployed again."""
+    from jobs import update
+
+    status = project.endpoints.status()
+    if status.alive and status.serving is not None:
+        return None
+    if status.serving is not None:
+        project.endpoints.ensure_running()
+        project.endpoints.wait_ready(status.serving.name, 60)
+        return None
+    return update.plan_deploy(project.detector.name, "the endpoint is gone")
+
+
+def tell_problems(out: Console, instance: Any, name: str, watch: Watch) -> None:
+    """Shows why a stage failed, and what checks had to say, once each."""
+    import dagster as dg
+
+    failed = [stage for stage, what in watch.stages.items() if what.state == "failed"]
+    if failed:
+        runs = instance.get_runs(
+            dg.RunsFilter(tags={"detection/detector": name}, statuses=[dg.DagsterRunStatus.FAILURE]), limit=1
+        )
+        for record in instance.all_logs(runs[0].run_id, of_type=dg.DagsterEventType.STEP_FAILURE) if runs else ():
+            error = record.dagster_event.event_specific_data.error
+            while error.cause is not None:
+                error = error.cause
+            out.print(error.message.strip(), style="red", markup=False)
+    for stage in watch.stages:
+        for check, found in _failed_checks(instance, name, stage).items():
+            out.print(f"check {stage}/{check}: {found}", style="yellow", markup=False)
+
+
+def _failed_checks(instance: Any, name: str, stage: str) -> dict[str, str]:
+    import dagster as dg
+
+    found: dict[str, str] = {}
+    event = instance.get_latest_materialization_event(dg.AssetKey([name, stage]))
+    runs = [event.run_id] if event else []
+    for run_id in runs:
+        for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+            evaluation = record.dagster_event.event_specific_data
+            if evaluation.asset_key == dg.AssetKey([name, stage]) and not evaluation.passed:
+                told = [evaluation.description or "", *(_plain(value) for value in evaluation.metadata.values())]
+                found[evaluation.check_name] = "\n  ".join(part for part in told if part)[:1500]
+    return found
+
+
+def _plain(value: Any) -> str:
+    text = str(getattr(value, "value", value))
+    lines = [line.strip("| ") for line in text.splitlines() if line.strip("|-: ")]
+    return "\n  ".join(line.replace(" | ", "  ") for line in lines[:12] if "data:image" not in line)
+
+
+def summary(out: Console, project: Project, instance: Any, until: str, watch: Watch) -> None:
+    """A line a stage: what it holds now, and what this call did."""
+    table = Table(title=project.detector.name, title_justify="left")
+    for column, justify in (("stage", "left"), ("holds", "left"), ("this run", "left"), ("seconds", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    videos = instance.get_dynamic_partitions(f"{project.detector.name}_videos")
+    for stage in jobs.STAGES[: jobs.STAGES.index(until) + 1]:
+        done = watch.stages.get(stage, Stage(state="unchanged"))
+        style = {"made": "green", "failed": "red"}.get(done.state, "dim")
+        seconds = f"{done.seconds:.1f}" if done.seconds else ""
+        table.add_row(stage, holds(project, stage, videos), f"[{style}]{done.state}[/{style}]", seconds)
+    out.print(table)
+    if until == "deployed_endpoint":
+        from detection_assets.commands import serving
+
+        status = project.endpoints.status()
+        if status.alive and status.serving is not None:
+            out.print(f"[bold]{status.url}[/bold] answers with version {status.serving.version}")
+            serving.tell_how(out, status.url, project.endpoints.key_file)
+
+
+def holds(project: Project, stage: str, videos: Sequence[str]) -> str:
+    """What a stage's table holds, in a few words."""
+    try:
+        table = tables.read(project.storage, stage, videos if stage in jobs.INGEST else None)
+    except FileNotFoundError:
+        return "nothing yet"
+    return _described(stage, table)
+
+
+def _described(stage: str, table: pd.DataFrame) -> str:
+    if table.empty:
+        return "nothing"
+    first = table.iloc[0]
+    if stage == "raw_videos":
+        bad = int(table["problem"].notna().sum())
+        return f"{len(table)} videos" + (f", {bad} with a problem" if bad else "")
+    if stage == "extracted_frames":
+        return f"{int(table['kept'].sum())} frames kept of {len(table)} looked at"
+    if stage == "annotations":
+        named = table.dropna(subset=["class"])
+        return f"{len(named)} boxes of {named['class'].nunique()} classes on {table['frame'].nunique()} frames"
+    if stage == "detection_dataset":
+        splits = table["split"].value_counts()
+        return f"{first['dataset_version']}: " + ", ".join(
+            f"{splits.get(split, 0)} {split}" for split in ("train", "val", "test")
+        )
+    if stage == "trained_weights":
+        return f"{first['sha256'][:12]}: {first['epochs']} epochs, {first['bytes'] / 1e6:.1f} MB"
+    if stage == "evaluation":
+        overall = table[(table["model"] == "challenger") & (table["slice_kind"] == "all")].iloc[0]
+        interval = f"{overall['low']:.3f} to {overall['high']:.3f}"
+        return f"mAP50 {overall['ap50']:.3f} ({interval}), mAP50-95 {overall['ap50_95']:.3f}"
+    if stage == "registered_model":
+        return f"{first['name']} version {first['version']}, {first['alias']}"
+    return ", ".join(f"{row.slot}: version {row.version}, {row.traffic} %" for row in table.itertuples())
+
+
+def status(out: Console, name: str) -> None:
+    """Shows what there is, and what is stale and why; changes nothing."""
+    project = Project.of(name)
+    with open_instance() as instance:
+        from jobs import update
+
+        planned = update.plan_ingest(instance, project.definitions, name, project.storage, jobs.STAGES[-1])
+        build = update.plan_build(instance, project.definitions, name, jobs.STAGES[-1])
+        new, _ = update.settled_sources(project.storage)
+        videos = instance.get_dynamic_partitions(f"{name}_videos")
+        unknown = [source.video for source in new if source.video not in set(videos)]
+        table = Table(title=name, title_justify="left")
+        for column in ("stage", "holds", "state"):
+            table.add_column(column)
+        stale = {stage: item.why for item in reversed(planned) for stage in item.stages[:1]}
+        begun = False
+        for stage in jobs.STAGES:
+            begun = begun or stage in stale or bool(build and stage == build.stages[0])
+            why = stale.get(stage) or (build.why.partition(": ")[2] if build and stage == build.stages[0] else "")
+            state = (
+                f"[yellow]stale: {why}[/yellow]"
+                if why
+                else "[yellow]behind[/yellow]"
+                if begun
+                else "[green]fresh[/green]"
+            )
+            table.add_row(stage, holds(project, stage, videos), state)
+        out.print(table)
+        if unknown:
+            out.print(
+                f"{len(unknown)} new videos in the lake: {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}"
+            )
+        endpoint = project.endpoints.status()
+        serving = endpoint.serving
+        if endpoint.alive and serving is not None:
+            out.print(f"{endpoint.url} answers with version {serving.version} from slot {serving.name}")
+        else:
+            out.print(f"the endpoint does not answer; `detection run {name}` or `detection serve {name}` starts it")

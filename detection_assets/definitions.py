@@ -1,0 +1,82 @@
+"""The composition root: a detector's file and a platform's resources make a code location.
+
+`detection_assets.definitions.<name>` is the Definitions of `detectors/<name>.yaml`, so a detector is added to the UI
+by one YAML file and one entry in `workspace.yaml`. The stages know no detector; here they get its name as their key
+prefix, its own video partitions, and a code version that changes with the settings they read.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from detection_assets import (
+    annotations,
+    deployed_endpoint,
+    detection_dataset,
+    detector,
+    evaluation,
+    extracted_frames,
+    raw_videos,
+    registered_model,
+    trained_weights,
+)
+from detection_assets.detector import Detector
+from detection_assets.domain import schemas
+from jobs import jobs, progress, schedules, sensors
+from resources import profiles
+
+STAGES = [
+    raw_videos,
+    extracted_frames,
+    annotations,
+    detection_dataset,
+    trained_weights,
+    evaluation,
+    registered_model,
+    deployed_endpoint,
+]
+
+
+def build(of: Detector) -> dg.Definitions:
+    """The code location of a detector.
+
+    Raises:
+        SettingsError: If the platform's settings do not fit together.
+    """
+    videos = dg.DynamicPartitionsDefinition(name=f"{of.name}_videos")
+
+    def of_this_detector(spec: dg.AssetSpec) -> dg.AssetSpec:
+        settings = spec.metadata["settings"]
+        code = f"{spec.code_version}-{of.fingerprint(*settings)}" if settings else spec.code_version
+        columns = schemas.describe(spec.key.path[-1])
+        return spec.replace_attributes(
+            partitions_def=videos if spec.partitions_def else None,
+            code_version=code,
+            owners=[of.owner] if of.owner else [],
+            metadata={
+                **spec.metadata,
+                "dagster/column_schema": dg.TableSchema(
+                    [dg.TableColumn(name, column.dtype, column.meaning) for name, column in columns.items()]
+                ),
+            },
+        )
+
+    assets = dg.load_assets_from_modules(STAGES, key_prefix=of.name, group_name=of.name)
+    return dg.Definitions(
+        assets=[item.map_asset_specs(of_this_detector) for item in assets if isinstance(item, dg.AssetsDefinition)],
+        jobs=jobs.jobs_of(of.name),
+        sensors=sensors.sensors_of(of.name, videos),
+        schedules=schedules.schedules_of(of.name, of.retraining.schedule),
+        resources={
+            "detector": of,
+            **profiles.resources_for(of.name, of.platform, host=of.endpoint.host, port=of.endpoint.port or 0),
+        },
+        executor=dg.in_process_executor,
+        loggers={"progress": progress.progress_logger, "console": dg.colored_console_logger},
+    )
+
+
+def __getattr__(name: str) -> dg.Definitions:
+    if name.startswith("_") or name not in detector.available(detector.detectors_folder()):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; there is no detectors/{name}.yaml")
+    return build(detector.find(name))

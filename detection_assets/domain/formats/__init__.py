@@ -1,0 +1,131 @@
+"""Annotation formats: siblings that read and write one file format each and meet in one table, `Parsed`.
+
+`load` takes files of any mix, tells them apart by content and reads each with its format's module.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from detection_assets.domain.formats import coco, cvat, pascal_voc, yolo
+from detection_assets.domain.formats.parsed import (
+    COLUMNS,
+    Parsed,
+    ProblemLog,
+    Unreadable,
+    join,
+    relative_name,
+)
+from detection_assets.domain.problems import Problem
+
+__all__ = ["COLUMNS", "FORMATS", "Parsed", "coco", "cvat", "detect", "load", "pascal_voc", "yolo"]
+
+FORMATS = {"coco": coco, "yolo": yolo, "pascal_voc": pascal_voc, "cvat": cvat}
+
+HEAD = 2**16
+"""Bytes that are enough to tell a format."""
+
+XML_HEAD = 2**13
+"""Characters in which an XML file's root element is looked for. Short, for hostile comments cost its square."""
+
+_JSON_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)(?:"|\\?\Z)(\s*:\s*\[)?|[{}\[\]]', re.DOTALL)
+_COCO_LISTS = {"images", "annotations", "categories"}
+_XML_ROOT = re.compile(r"<(?![?!])\s*([^\s/>]+)")
+_XML_ASIDE = re.compile(r"<!--.*?-->|<\?.*?\?>|<!DOCTYPE[^>\[]*(?:\[.*?\]\s*)?>", re.DOTALL)
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?(?:e[-+]?\d+)?|\.\d+|nan|inf(?:inity)?)"
+_YOLO_LINE = re.compile(rf"\s*\d+(?:\.0*)?(?:[ \t]+{_NUMBER}){{4,}}\s*", re.IGNORECASE)
+
+
+def detect(path: Path) -> str | None:
+    """Tells an annotation file's format by its content; reads only the head of the file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        `coco`, `yolo`, `pascal_voc`, `cvat`, or None for anything else, also for what cannot be opened. The class names
+        and image lists of a YOLO data set count as `yolo`: the labels cannot be read without them. So does an empty
+        `.txt`, which is YOLO's way to write an empty frame.
+    """
+    try:
+        return _detect(path, _head(path))
+    except Unreadable:
+        return None
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD)
+    except OSError as error:
+        raise Unreadable(f"cannot be read: {error.strerror or error}", "check that it exists and is readable") from None
+
+
+def _detect(path: Path, data: bytes) -> str | None:
+    text = _lenient(data).lstrip()
+    if text.startswith("{"):
+        return "coco" if _is_coco(text) else None
+    if text.startswith("<"):
+        root = _XML_ROOT.search(_XML_ASIDE.sub("", text[:XML_HEAD]))
+        return {"annotations": "cvat", "annotation": "pascal_voc"}.get(root[1]) if root else None
+    if yolo.is_companion(path.name, text):
+        return "yolo"
+    if path.suffix.lower() == ".txt":
+        lines = [line for line in text.splitlines() if line.strip()]
+        if not lines or any(_YOLO_LINE.fullmatch(line) for line in lines[:1000]):
+            return "yolo"
+    return None
+
+
+def _lenient(data: bytes) -> str:
+    """The head as text. It may end inside a character, and its encoding is for the reader to judge, not for us."""
+    wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return data.decode("utf-16" if wide else "utf-8-sig", "replace")
+
+
+def _is_coco(text: str) -> bool:
+    """Whether the JSON object has one of COCO's lists at its top level."""
+    depth = 0
+    for token in _JSON_TOKEN.finditer(text):
+        if token[0] in "{[":
+            depth += 1
+        elif token[0] in "}]":
+            depth -= 1
+        elif depth == 1 and token[1] in _COCO_LISTS and token[2]:
+            return True
+        if token[2]:
+            depth += 1
+    return False
+
+
+def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = None) -> Parsed:
+    """Reads annotation files of any mix of formats.
+
+    Args:
+        paths: The files. One named twice is read once.
+        root: Folder that names in table and messages are relative to. YOLO's class names are looked for up to it.
+        wanted: Frame numbers to interpolate tracks of CVAT videos at; None for every frame of the task.
+
+    Returns:
+        All boxes and problems: first of files that are no annotations, then format by format, files in the order given.
+    """
+    log = ProblemLog()
+    groups: dict[str, list[Path]] = {name: [] for name in FORMATS}
+    for path in dict.fromkeys(paths):
+        try:
+            data = _head(path)
+            found = _detect(path, data)
+            if found is None:
+                what = "is not an annotation file we know" if data.strip() else "is empty"
+                raise Unreadable(what, "give COCO JSON, YOLO txt, Pascal VOC XML or CVAT XML")
+            groups[found].append(path)
+        except Unreadable as error:
+            log.unreadable(relative_name(path, root), error)
+    parts = [FORMATS[name].load(group, root, wanted) for name, group in groups.items() if group]
+    problems: list[Problem] = log.problems()
+    for part in parts:
+        problems += part.problems
+    return Parsed(join(part.boxes for part in parts), problems)

@@ -1,0 +1,138 @@
+"""CVAT XML 1.1, for images and for video: https://docs.cvat.ai/docs/dataset_management/formats/format-cvat/.
+
+An *images* file lists `<image>` elements with their boxes. A *video* file lists `<track>` elements, whose boxes are
+keyframes numbered as in the source video; between two keyframes a box moves in a straight line, and after the last one
+it stays until the task ends, unless it is marked `outside`. Files are read as a stream: memory holds only the boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from detection_assets.domain.formats import cvat_write
+from detection_assets.domain.formats.cvat_stream import Reader, Task
+from detection_assets.domain.formats.cvat_tracks import covered_frames, positions
+from detection_assets.domain.formats.parsed import Parsed, ProblemLog, Unreadable, each_file, join, table
+from detection_assets.domain.formats.xml import stream
+
+MAX_ROWS = 5_000_000
+"""Most boxes one file may spread out to. A short file can claim a track over a century of video."""
+
+save = cvat_write.save
+
+
+def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = None) -> Parsed:
+    """Reads CVAT files of both kinds.
+
+    Args:
+        paths: The XML files.
+        root: Folder that the `file` column is relative to.
+        wanted: For video files, the numbers of the frames to give boxes for, as in the source video; None for all
+            frames of the task. A wanted frame that the task's step left out gets interpolated boxes too, except just
+            before a track begins or ends, where nobody can say: such frames are passed over, in one problem a file.
+
+    Returns:
+        The boxes and problems. Frames of the task, and images, without boxes are empty frames. Rows of a video have a
+        frame number and no name; where one file holds several tasks, the name is `<the task's video>/<number>`. Turned
+        boxes, polygons, masks and ellipses are taken by their extremes; points, lines, skeletons and cuboids are passed
+        over.
+        The annotator is the task's assignee, else its reviewer; a task with a reviewer is `reviewed`.
+    """
+
+    def read(path: Path, file: str, log: ProblemLog) -> pd.DataFrame:
+        reader = Reader(file, log)
+        stream(path, reader)
+        parts = [_images(reader, file)]
+        tasks = reader.tasks_by_id()
+        for key, task in tasks.items():
+            if task.is_video(any(track.task == key for track in reader.tracks), bool(reader.images)):
+                parts.append(_video(reader, key, task, len(tasks) > 1, wanted, file, log))
+        if not reader.images and not reader.tracks and len(parts) == 1:
+            raise Unreadable("holds neither <image> nor <track>", "export it as CVAT for images or CVAT for video")
+        return join(parts)
+
+    tables, log = each_file(paths, root, read)
+    return Parsed(join(tables), log.problems())
+
+
+def _images(reader: Reader, file: str) -> pd.DataFrame:
+    tasks = reader.tasks_by_id()
+    people = [tasks[image.task] for image in reader.images]
+    images = table(
+        len(reader.images),
+        {
+            "frame_name": [image.name for image in reader.images],
+            "width": [image.width for image in reader.images],
+            "height": [image.height for image in reader.images],
+            "annotator": [task.annotator for task in people],
+            "reviewed": [task.reviewed for task in people],
+            "file": file,
+        },
+    )
+    filled = {box.image for box in reader.boxes}
+    empty = [i for i, image in enumerate(reader.images) if i not in filled and image.sound]
+    boxes = images.take([box.image for box in reader.boxes]).reset_index(drop=True)
+    boxes["class"] = pd.Series([box.label for box in reader.boxes], dtype=object)
+    for i, name in enumerate(("x1", "y1", "x2", "y2")):
+        boxes[name] = pd.Series([box.corners[i] for box in reader.boxes], dtype="float64")
+    boxes["place"] = pd.Series([box.place for box in reader.boxes], dtype=object)
+    nothing = images.take(empty).reset_index(drop=True)
+    nothing["place"] = pd.Series([f"image {name}" for name in nothing["frame_name"]], dtype=object)
+    return join([boxes, nothing])
+
+
+def _video(
+    reader: Reader, key: str, task: Task, several: bool, wanted: Collection[int] | None, file: str, log: ProblemLog
+) -> pd.DataFrame:
+    tracks = [track for track in reader.tracks if track.task == key]
+    covered = covered_frames(task, tracks, wanted, MAX_ROWS)
+    if covered is None:
+        what = f"the task claims more than {MAX_ROWS:,} frames"
+        raise Unreadable(what, "correct its start_frame and stop_frame", "meta/task")
+    if covered.uncertain:
+        what = f"{covered.uncertain} frames lie between two that the task showed (step {task.step})"
+        log.tell(
+            file, "frame_filter", f"{what} as a track begins or ends", "passed over; take frames at the task's step"
+        )
+    found = positions(tracks, covered, MAX_ROWS)
+    if found is None:
+        what = f"its tracks spread out to more than {MAX_ROWS:,} boxes"
+        raise Unreadable(what, "split the task, or ask for fewer frames")
+    common = {
+        "width": task.width,
+        "height": task.height,
+        "annotator": task.annotator,
+        "reviewed": task.reviewed,
+        "file": file,
+    }
+
+    def named(numbers: Iterable[int]) -> list[str] | None:
+        return [f"{task.video}/{number:06d}" for number in numbers] if several else None
+
+    frames, owners, corners = found
+    labels = [track.label for track in tracks]
+    names = [track.name for track in tracks]
+    boxes = table(
+        len(frames),
+        {
+            **common,
+            "frame_name": named(frames),
+            "frame_index": frames,
+            "class": [labels[owner] for owner in owners],
+            **{name: corners[:, i] for i, name in enumerate(("x1", "y1", "x2", "y2"))},
+            "track": [names[owner] for owner in owners],
+            "place": [f"track {names[owner]}, frame {frame}" for owner, frame in zip(owners, frames, strict=True)],
+        },
+    )
+    filled = set(frames.tolist()) | reader.unsound.get(key, set())
+    empty = [frame for frame in covered.frames.tolist() if frame not in filled]
+    nothing = {
+        **common,
+        "frame_name": named(empty),
+        "frame_index": empty,
+        "place": [f"frame {frame}" for frame in empty],
+    }
+    return join([boxes, table(len(empty), nothing)])

@@ -1,0 +1,270 @@
+"""YOLO text labels: one file an image, a line a box, `class cx cy width height` as fractions of the frame.
+
+Class numbers mean nothing without the list of names that lies in the labels' folder or above it; numbers are turned
+into names here and go no further. https://docs.ultralytics.com/datasets/detect/ and
+https://github.com/AlexeyAB/darknet describe the two ways to write that list that are read.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from array import array
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ruamel.yaml import YAML, YAMLError
+
+from detection_assets.domain.formats.parsed import (
+    Parsed,
+    ProblemLog,
+    Unreadable,
+    collector_paused,
+    decode,
+    each_file,
+    read_bytes,
+    relative_name,
+    table,
+    whole,
+)
+from detection_assets.domain.formats.saving import frames_to_save, one_stem_each
+from detection_assets.domain.problems import InputError
+
+MAX_BYTES = 64 * 2**20
+"""One image's labels are far smaller."""
+
+MAX_NAMES_BYTES = 2**20
+"""A list of class names is far smaller."""
+
+YAML_NAMES = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
+TEXT_NAMES = ("classes.txt", "obj.names")
+_COMPANIONS = {*YAML_NAMES, *TEXT_NAMES, "obj.data"}
+_IMAGE_LINE = re.compile(r"\S.*\.(jpe?g|png|bmp|webp|tiff?|gif)\s*", re.IGNORECASE)
+_FARTHEST = 2.0
+"""A fraction beyond this is no box that sticks out of its frame; it is in pixels."""
+
+
+def is_companion(name: str, head: str) -> bool:
+    """Says whether a file belongs to a YOLO data set without being labels: class names, or a list of images.
+
+    Args:
+        name: The file's base name.
+        head: The beginning of its text.
+    """
+    if name.lower() in _COMPANIONS or name.lower().endswith(".names"):
+        return True
+    lines = [line for line in head.splitlines()[:20] if line.strip()]
+    return (
+        name.lower().endswith(".txt")
+        and bool(lines)
+        and all(_IMAGE_LINE.fullmatch(line) for line in lines[:-1] or lines)
+    )
+
+
+def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = None) -> Parsed:
+    """Reads YOLO label files.
+
+    Args:
+        paths: The label files; lists of names or images among them are passed over.
+        root: Folder that the `file` column is relative to; class names are not looked for above it.
+        wanted: Not used: each file is one frame.
+
+    Returns:
+        The boxes, as fractions of the frame (`relative`), and the problems. The frame is called by the label file's
+        base name. An empty file is an empty frame. A line of five numbers is a box; a sixth (a confidence or a track)
+        is passed over; longer lines with an odd count are polygons, taken by their extremes. Labels without class
+        names are not usable: one problem a folder.
+    """
+    rows = _Rows()
+    names_of: dict[Path, list[str | None] | None] = {}
+
+    def read(path: Path, file: str, log: ProblemLog) -> None:
+        text = decode(read_bytes(path, MAX_BYTES))
+        if not is_companion(path.name, text[:4096]):
+            if path.parent not in names_of:
+                names_of[path.parent] = _names(path.parent, root, log)
+            names = names_of[path.parent]
+            if names is not None:
+                _read(text, path.name, file, names, rows, log)
+
+    with collector_paused():
+        _, log = each_file(paths, root, read)
+    return Parsed(rows.table(), log.problems())
+
+
+class _Rows:
+    """Rows of the table as they come. Numbers are packed: a million Python floats would take a quarter of a GB."""
+
+    def __init__(self) -> None:
+        self.frames: list[str] = []
+        self.labels: list[str | None] = []
+        self.files: list[str] = []
+        self.places: list[str] = []
+        self.corners = array("d")
+
+    def add(self, frame: str, label: str | None, file: str, place: str, corners: Iterable[float]) -> None:
+        self.frames.append(frame)
+        self.labels.append(label)
+        self.files.append(file)
+        self.places.append(place)
+        self.corners.extend(corners)
+
+    def table(self) -> pd.DataFrame:
+        corners = np.frombuffer(self.corners, dtype=np.float64).reshape(-1, 4)
+        columns: dict[str, Any] = {name: corners[:, i] for i, name in enumerate(("x1", "y1", "x2", "y2"))}
+        columns |= {"frame_name": self.frames, "class": self.labels, "file": self.files, "place": self.places}
+        return table(len(self.files), {**columns, "relative": True})
+
+
+_NOTHING = (math.nan,) * 4
+
+
+def _read(text: str, frame: str, file: str, names: list[str | None], rows: _Rows, log: ProblemLog) -> None:
+    seen = False
+    for number, line in enumerate(text.split("\n"), 1):
+        parts = line.split()
+        if not parts:
+            continue
+        seen = True
+        place = f"line {number}"
+        try:
+            values = [float(part) for part in parts]
+        except ValueError:
+            log.add("number", file, place, f"not numbers: '{line.strip()[:60]}'", "dropped the line")
+            continue
+        label = _label(values[0], names)
+        if label is None:
+            what = f"class {parts[0][:20]} has no name among the {len(names)} classes"
+            log.add("class", file, place, what, "dropped the line; add it to the list of names")
+            continue
+        corners = _corners(values[1:])
+        if corners is None:
+            what = f"{len(values)} numbers, where a box has five and a polygon an odd count from seven"
+            log.add("count", file, place, what, "dropped the line")
+        elif _FARTHEST < max(-corners[0], -corners[1], corners[2], corners[3]) < math.inf:
+            what = f"not fractions of the frame: '{line.strip()[:60]}'"
+            log.add("fraction", file, place, what, "dropped the line; divide by the frame's width and height")
+        else:
+            rows.add(frame, label, file, place, corners)
+    if not seen:
+        rows.add(frame, None, file, "", _NOTHING)
+
+
+def _label(value: float, names: list[str | None]) -> str | None:
+    number = int(value) if value >= 0 and value < len(names) and value.is_integer() else -1
+    return names[number] if number >= 0 else None
+
+
+def _corners(values: list[float]) -> tuple[float, float, float, float] | None:
+    if len(values) in (4, 5):
+        cx, cy, half_w, half_h = values[0], values[1], values[2] / 2, values[3] / 2
+        return cx - half_w, cy - half_h, cx + half_w, cy + half_h
+    if len(values) >= 6 and len(values) % 2 == 0:
+        xs, ys = values[::2], values[1::2]
+        return min(xs), min(ys), max(xs), max(ys)
+    return None
+
+
+def _names(folder: Path, root: Path, log: ProblemLog) -> list[str | None] | None:
+    """The class names by number, of the nearest list in `folder` or above it up to `root`."""
+    here = folder
+    while True:
+        found = [here / name for name in (*YAML_NAMES, *TEXT_NAMES) if (here / name).is_file()]
+        try:
+            found += sorted(here.glob("*.names"))
+        except OSError:
+            found += []
+        for path in found:
+            try:
+                names = _yaml_names(path) if path.suffix in (".yaml", ".yml") else _text_names(path)
+            except Unreadable as error:
+                log.unreadable(relative_name(path, root), error)
+                continue
+            if names:
+                return names
+        if here == root or here == here.parent or root not in here.parents:
+            break
+        here = here.parent
+    what = "labels without class names: no data.yaml, classes.txt or obj.names here or above"
+    log.tell(relative_name(folder, root), "", what, "skipped the folder's labels; put the list of names beside them")
+    return None
+
+
+def _text_names(path: Path) -> list[str | None]:
+    lines = [line.strip() for line in decode(read_bytes(path, MAX_NAMES_BYTES)).splitlines()]
+    return [line or None for line in lines]
+
+
+def _yaml_names(path: Path) -> list[str | None]:
+    text = decode(read_bytes(path, MAX_NAMES_BYTES))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about style, such as an anchor used twice
+            document: Any = YAML(typ="safe", pure=True).load(text)
+    except RecursionError:
+        raise Unreadable("nested too deeply", "keep 'names' only") from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f"line {mark.line + 1}"
+        raise Unreadable(f"not YAML: {getattr(error, 'problem', None) or error}", "mend it", place) from None
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+        # The parser lets these through for tags, dates and numbers that are well-formed but mean nothing.
+        raise Unreadable(f"holds a value that cannot be: {error}", "keep 'names' only") from None
+    names: Any = document.get("names") if isinstance(document, dict) else None
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names:
+        raise Unreadable("has no 'names'", "write 'names: {0: first, 1: second}'", "names")
+    by_number = {whole(key): value for key, value in names.items()}
+    numbers = [key for key in by_number if key is not None]
+    if len(numbers) < len(names) or max(numbers) > 100_000:
+        raise Unreadable("'names' is not numbered from 0", "write 'names: {0: first, 1: second}'", "names")
+    return [_name(by_number.get(number)) for number in range(max(numbers) + 1)]
+
+
+def _name(value: object) -> str | None:
+    text = str(value).strip() if isinstance(value, str | int | float) else ""
+    return text or None
+
+
+def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> list[Path]:
+    """Writes one label file a frame, and `data.yaml` with the names.
+
+    Args:
+        boxes: One row a box, in pixels, with the frame's `width` and `height`; see `saving.frames_to_save`.
+        classes: Class names, numbered from 0 in this order.
+        out: Folder for `data.yaml` and `labels/<stem of the frame>.txt`; it is made.
+
+    Returns:
+        The files written, `data.yaml` first.
+
+    Raises:
+        InputError: A class that is not in `classes`, two frames of one stem, or a frame with boxes but without size.
+    """
+    frames = frames_to_save(boxes, classes)
+    one_stem_each(frames)
+    number = {name: i for i, name in enumerate(classes)}
+    files: dict[Path, str] = {}
+    for frame in frames:
+        lines: list[str] = []
+        for box in frame.boxes:
+            if not frame.width or not frame.height:
+                raise InputError(f"frame '{frame.name}' has no width and height, which YOLO's fractions need")
+            x1, y1, x2, y2 = box.corners
+            x, y = (x1 + x2) / 2 / frame.width, (y1 + y2) / 2 / frame.height
+            lines.append(
+                f"{number[box.label]} {x:.9f} {y:.9f} {(x2 - x1) / frame.width:.9f} {(y2 - y1) / frame.height:.9f}\n"
+            )
+        files[out / "labels" / f"{frame.stem}.txt"] = "".join(lines)
+    (out / "labels").mkdir(parents=True, exist_ok=True)
+    names = io.StringIO()
+    YAML(typ="safe", pure=True).dump({"names": dict(enumerate(classes))}, names)
+    (out / "data.yaml").write_text(names.getvalue(), encoding="utf-8")
+    for path, text in files.items():
+        path.write_text(text, encoding="utf-8")
+    return [out / "data.yaml", *files]

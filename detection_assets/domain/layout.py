@@ -1,0 +1,258 @@
+"""The only place that spells storage keys.
+
+Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), with `/` between parts:
+
+    videos/<video key>                        what users put: a file, or a folder of images
+    annotations/<...>                         what annotators hand over
+    frames/<video key>/<version>/             extracted frames, published once per version
+    datasets/<ds-...>/                        dataset snapshots
+    weights/<version>/  evaluations/<version>/
+    tables/<asset>/<partition>/               the assets' tables, by content hash, and a pointer to today's
+    known/                                    what was taken in already, told by the names of empty objects
+
+Which annotation files speak for which video follows from the path alone: a file at `annotations/a/b.xml` (or any file
+under `annotations/a/b/` or `annotations/a/b.mp4/`) speaks for the video `a/b.mp4`; a file whose path names no video
+speaks for every video at or below its own folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+VIDEOS = "videos"
+ANNOTATIONS = "annotations"
+FRAMES = "frames"
+MANIFEST = "manifest.json"
+
+IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"])
+ANNOTATION_SUFFIXES = frozenset([".json", ".xml", ".txt", ".yaml", ".yml", ".names"])
+PARTIAL_SUFFIXES = frozenset([".part", ".partial", ".tmp", ".temp", ".crdownload", ".download"])
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object as a listing shows it: its key, its size in bytes and a tag that changes when its content does."""
+
+    key: str
+    size: int
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A video as the lake's listing shows it.
+
+    Attributes:
+        video: The video key: its path below `videos/`.
+        kind: `video` for a file, `images` for a folder of images.
+        fingerprint: Changes when any of its files changes; computed from the listing alone.
+        size: Bytes in all.
+    """
+
+    video: str
+    kind: str
+    fingerprint: str
+    size: int
+
+
+def suffix(key: str) -> str:
+    """The lower-case extension of a key, with its dot."""
+    return posixpath.splitext(key)[1].lower()
+
+
+def is_transient(key: str) -> bool:
+    """Whether a name says that the file is hidden or still being written."""
+    name = posixpath.basename(key)
+    return name.startswith(".") or suffix(name) in PARTIAL_SUFFIXES
+
+
+def video_key_problem(video: str) -> str | None:
+    """Says why a path cannot be a video key, or None if it can.
+
+    A key is also a Dagster partition key, which may hold neither control characters nor three dots in a row.
+    """
+    if "..." in video:
+        return "its path has three dots in a row, which a partition key cannot hold; rename it"
+    if any(ord(char) < 32 or ord(char) == 127 for char in video):
+        return "its path has a control character; rename it"
+    if "#" in video:
+        return "its path has a '#', which separates a video from its frame; rename it"
+    return None
+
+
+def sources(listing: Iterable[Stored]) -> tuple[list[Source], dict[str, str]]:
+    """Groups a listing of `videos/` into videos.
+
+    A file with a video's extension, or with none that we know, is a video (whether it decodes is for the `raw_videos`
+    check to say); the images directly inside a folder are one video of kind `images`. Hidden and partial files are left
+    out.
+
+    Args:
+        listing: The objects under `videos/`.
+
+    Returns:
+        The videos in order of their keys, and for each path that cannot be a video the reason.
+    """
+    found: list[Source] = []
+    refused: dict[str, str] = {}
+    folders: dict[str, list[Stored]] = defaultdict(list)
+    for item in listing:
+        path = item.key.removeprefix(VIDEOS + "/")
+        if is_transient(path):
+            continue
+        ending = suffix(path)
+        if ending in IMAGE_SUFFIXES:
+            folder = posixpath.dirname(path)
+            if folder:
+                folders[folder].append(item)
+            else:
+                refused[path] = "it is an image outside any folder; put images in a folder of their own"
+        elif ending in ANNOTATION_SUFFIXES or ending in {".md", ".csv", ".zip", ".gz"}:
+            refused[path] = "it is neither a video nor an image"
+        else:
+            found.append(Source(path, "video", fingerprint([item]), item.size))
+    for folder, items in folders.items():
+        found.append(Source(folder, "images", fingerprint(items), sum(item.size for item in items)))
+    kept: list[Source] = []
+    for source in sorted(found, key=lambda source: source.video):
+        problem = video_key_problem(source.video)
+        if problem:
+            refused[source.video] = problem
+        else:
+            kept.append(source)
+    return kept, refused
+
+
+def annotation_files(listing: Iterable[Stored], videos: Iterable[str]) -> dict[str, list[Stored]]:
+    """Says which annotation files speak for which video.
+
+    Args:
+        listing: The objects under `annotations/`.
+        videos: Video keys.
+
+    Returns:
+        For each video its files, in order of their keys; a video nobody annotated has an empty list.
+    """
+    names: dict[str, list[str]] = defaultdict(list)
+    below: dict[str, list[str]] = defaultdict(list)
+    found: dict[str, list[Stored]] = {}
+    for video in videos:
+        found[video] = []
+        for name in {video, posixpath.splitext(video)[0]}:
+            names[name].append(video)
+        folder = posixpath.dirname(video)
+        while True:
+            below[folder].append(video)
+            if not folder:
+                break
+            folder = posixpath.dirname(folder)
+    for item in sorted(listing, key=lambda item: item.key):
+        if is_transient(item.key):
+            continue
+        path = item.key.removeprefix(ANNOTATIONS + "/")
+        for video in _spoken_for(path, names, below):
+            found[video].append(item)
+    return found
+
+
+def _spoken_for(path: str, names: Mapping[str, Sequence[str]], below: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    exact = names.get(path) or names.get(posixpath.splitext(path)[0])
+    if exact:
+        return exact
+    folder = posixpath.dirname(path)
+    while True:
+        if folder in names:
+            return names[folder]
+        if folder in below:
+            return below[folder]
+        if not folder:
+            return ()
+        folder = posixpath.dirname(folder)
+
+
+def fingerprint(items: Iterable[Stored]) -> str:
+    """A short digest of a set of objects as listed: it changes when one is added, removed or rewritten."""
+    digest = hashlib.sha256()
+    for item in sorted(items, key=lambda item: item.key):
+        digest.update(f"{item.key}\0{item.size}\0{item.tag}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def listing_digest(items: Iterable[Stored]) -> str:
+    """A digest of a whole listing that does not depend on its order, for "has anything changed at all?"."""
+    total = 0
+    for item in items:
+        total ^= hash_int(f"{item.key}\0{item.size}\0{item.tag}")
+    return f"{total:032x}"
+
+
+def hash_int(text: str) -> int:
+    """128 bits of a text's BLAKE2 digest, as a number."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
+
+
+def video(key: str) -> str:
+    """Where a video's file or folder lies."""
+    return f"{VIDEOS}/{key}"
+
+
+def frames(video_key: str, version: str) -> str:
+    """Where one version of a video's extracted frames is published."""
+    return f"{FRAMES}/{video_key}/{version}"
+
+
+def dataset(version: str) -> str:
+    """Where a dataset snapshot is published."""
+    return f"datasets/{version}"
+
+
+def weights(version: str) -> str:
+    """Where the outcome of one training is published."""
+    return f"weights/{version}"
+
+
+def evaluation(version: str) -> str:
+    """Where the outcome of one evaluation is published."""
+    return f"evaluations/{version}"
+
+
+def known(what: str, video_key: str | None = None) -> str:
+    """Where it is remembered with which fingerprint a video's `what` was taken in."""
+    return f"known/{what}" if video_key is None else f"known/{what}/{_quoted(video_key)}"
+
+
+def digest_of(sha256: str) -> str:
+    """Where it is remembered which video was the first with some content."""
+    return f"known/digests/{sha256}"
+
+
+def table_pointer(asset: str, partition: str | None) -> str:
+    """The small object that says which table is today's."""
+    return f"{_table_folder(asset, partition)}/today.json"
+
+
+def table(asset: str, partition: str | None, sha256: str) -> str:
+    """Where a table lies, by the hash of its content."""
+    return f"{_table_folder(asset, partition)}/{sha256[:32]}.parquet"
+
+
+def _table_folder(asset: str, partition: str | None) -> str:
+    return f"tables/{asset}/{_quoted(partition)}" if partition is not None else f"tables/{asset}"
+
+
+def _quoted(video_key: str) -> str:
+    # A video's key may be a prefix of another's path (`a` and `a/b.mp4`): quoted, each has a folder of its own.
+    return quote(video_key, safe=" ()+,-_.=@")
+
+
+def slug(text: str) -> str:
+    """A short name that is safe as a folder anywhere and unique to the text."""
+    stem = "".join(char if char.isascii() and (char.isalnum() or char in "-_") else "-" for char in text)[-40:].strip(
+        "-"
+    )
+    return f"{stem or 'x'}-{hash_int(text) >> 88:010x}"

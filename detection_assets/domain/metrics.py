@@ -1,0 +1,444 @@
+"""COCO-style scores of a detector: average precision by class, box size, group and video, with intervals.
+
+Matching and averaging are hotcoco's, which agrees with pycocotools to the last decimal. Here live the tables around
+it and the bootstrap: resampling whole groups needs no new matching, only new weights for the matches there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+SIZES: dict[str, tuple[float, float]] = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
+"""COCO's box sizes, as areas in square pixels of the original frame, both ends included."""
+
+BACKGROUND = "background"
+"""Row of the confusion matrix for boxes found where there is nothing; column for boxes that were missed."""
+
+_EVERY_AREA = (0.0, 1e10)
+_RECALLS = np.linspace(0.0, 1.0, 101)
+_CHUNK = 4_000_000  # resampled weights held at once: 32 MB
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one detector is than another on the same frames.
+
+    Attributes:
+        value: AP50 of the first minus AP50 of the second.
+        low: Lower end of the 95 % bootstrap interval, NaN if there was nothing to resample.
+        high: Upper end.
+        unit: What was drawn anew each time: `group`, `video` or `image`.
+        units: How many of them there are. Below about five, an interval says little.
+    """
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    units: int
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """What AP50 is made of: predictions in descending confidence, and the number of truth boxes."""
+
+    row: Ints
+    image: Ints
+    label: Ints
+    right: Flags
+    truth: Ints  # (images, classes)
+
+
+class Scores:
+    """One detector's predictions against the truth on one set of frames.
+
+    Boxes are `x1 y1 x2 y2` in pixels of the frame, x2 and y2 exclusive.
+    """
+
+    def __init__(
+        self,
+        truth: pd.DataFrame,
+        predictions: pd.DataFrame,
+        images: pd.DataFrame,
+        classes: Sequence[str],
+        max_det: int = 100,
+    ) -> None:
+        """Matches predictions with truth.
+
+        Args:
+            truth: `frame, class, x1, y1, x2, y2`, a row a box. Rows without a class (an empty frame) are left out.
+            predictions: `frame, class, confidence, x1, y1, x2, y2`, a row a box.
+            images: `frame, video, group, width, height`: every frame that was scored, with or without boxes.
+            classes: Names of all classes.
+            max_det: Most confident boxes of a class that count in a frame. COCO takes 100.
+
+        Raises:
+            ValueError: A box is of an unknown frame or class, or a frame is listed twice.
+        """
+        from hotcoco import COCO
+
+        self.images = images.reset_index(drop=True)
+        self.classes = list(classes)
+        self.max_det = max_det
+        frames = pd.Index(self.images["frame"])
+        if not frames.is_unique:
+            raise ValueError(f"frame {frames[frames.duplicated()][0]} is listed twice in images")
+        truth = truth.loc[truth["class"].notna()]
+        self.predictions = predictions.reset_index(drop=True)
+        self._truth_image, self._truth_label = self._codes(truth, frames, "truth")
+        self._image, self._label = self._codes(self.predictions, frames, "predictions")
+        self._confidence = self.predictions["confidence"].to_numpy(np.float64)
+        boxes = _xywh(truth)
+        self._truth_area = boxes[:, 2] * boxes[:, 3]
+        sizes = zip(self.images["width"].tolist(), self.images["height"].tolist(), strict=True)
+        self._truth = COCO.from_arrays(
+            [{"id": i, "width": int(w), "height": int(h)} for i, (w, h) in enumerate(sizes, 1)],
+            [{"id": k, "name": name} for k, name in enumerate(self.classes, 1)],
+            self._truth_image + 1,
+            self._truth_label + 1,
+            boxes,
+        )
+        found = np.column_stack([self._image + 1, _xywh(self.predictions), self._confidence, self._label + 1])
+        self._found = self._truth.load_res(found)
+
+    def _codes(self, boxes: pd.DataFrame, frames: pd.Index, what: str) -> tuple[Ints, Ints]:
+        found: list[Ints] = []
+        for column, known in (("frame", frames), ("class", pd.Index(self.classes))):
+            codes = known.get_indexer(pd.Index(boxes[column])).astype(np.int64)
+            if (codes < 0).any():
+                raise ValueError(f"{what}: unknown {column} {boxes[column].iloc[int((codes < 0).argmax())]!r}")
+            found.append(codes)
+        return found[0], found[1]
+
+    @cached_property
+    def _standard(self) -> Any:
+        """The evaluation of all frames with COCO's own ten thresholds and four areas."""
+        evaluator = self._evaluator()
+        evaluator.evaluate()
+        evaluator.accumulate()
+        return evaluator
+
+    def _evaluator(self) -> Any:
+        from hotcoco import COCOeval
+
+        evaluator = COCOeval(self._truth, self._found, "bbox")
+        evaluator.params.max_dets = [self.max_det]
+        return evaluator
+
+    def _narrow(self, area: tuple[float, float], images: Ints | None = None, thresholds: list[float] | None = None):
+        evaluator = self._evaluator()
+        evaluator.params.area_rng = [list(area)]
+        evaluator.params.area_rng_lbl = ["all"]
+        if images is not None:
+            evaluator.params.img_ids = (images + 1).tolist()
+        if thresholds:
+            evaluator.params.iou_thrs = thresholds
+        evaluator.evaluate()
+        evaluator.accumulate()
+        return evaluator
+
+    def overall(self) -> dict[str, float]:
+        """AP over all classes.
+
+        Returns:
+            `ap50`, `ap50_95` and `recall` (at IoU 0.50, over all predictions), NaN where there is no truth at all.
+        """
+        ap50, ap, recall = _averages(self._standard.eval, 0)
+        return {"ap50": _mean(ap50), "ap50_95": _mean(ap), "recall": _mean(recall)}
+
+    def table(self, resamples: int = 0, seed: int = 0) -> pd.DataFrame:
+        """The evaluation table, without its column `model`.
+
+        Overall, by class, and by box size, group and video, of which size and group also by class. `recall` is COCO's
+        at IoU 0.50: the share of truth boxes that any prediction found. A mean is over the classes that have truth; a
+        class, size, group or video without truth is NaN, not 0. Videos have no interval: the frames of one clip are
+        too much alike to be drawn one by one.
+
+        Args:
+            resamples: Bootstrap samples for the 95 % interval of `ap50`; 0 leaves it NaN.
+            seed: Seed of the bootstrap.
+
+        Returns:
+            `slice_kind` (all, class, size, group, video), `slice` (its name; "all" for all), `class` ("" for all),
+            `ap50, ap50_95, recall, n_images, n_boxes, low, high`.
+        """
+        everything = np.arange(len(self.images))
+        rows: list[dict[str, Any]] = []
+        areas = [("all", "all", _EVERY_AREA), *(("size", name, area) for name, area in SIZES.items())]
+        for at, (kind, name, area) in enumerate(areas):
+            samples = self.resampled(resamples, seed, area=area) if resamples else None
+            rows += self._rows(kind, name, _averages(self._standard.eval, at), area, everything, samples)
+        for kind in ("group", "video"):
+            for name, index in sorted(self.images.groupby(kind).indices.items()):
+                inside = np.asarray(index, np.int64)
+                figures = _averages(self._narrow(_EVERY_AREA, inside).eval, 0)
+                samples = self.resampled(resamples, seed, inside) if resamples and kind == "group" else None
+                part = self._rows(kind, str(name), figures, _EVERY_AREA, inside, samples)
+                rows += part if kind == "group" else part[:1]
+        return pd.DataFrame(rows)
+
+    def _rows(
+        self,
+        kind: str,
+        name: str,
+        figures: tuple[Floats, Floats, Floats],
+        area: tuple[float, float],
+        images: Ints,
+        samples: Floats | None,
+    ) -> list[dict[str, Any]]:
+        inside = np.isin(self._truth_image, images) & (self._truth_area >= area[0]) & (self._truth_area <= area[1])
+        boxes = np.bincount(self._truth_label[inside], minlength=len(self.classes))
+        rows: list[dict[str, Any]] = []
+        for k, label in [(-1, ""), *enumerate(self.classes)]:
+            ap50, ap, recall = (_mean(figure) if k < 0 else float(figure[k]) for figure in figures)
+            low, high = _interval(None if samples is None else _row_means(samples) if k < 0 else samples[:, k])
+            by_class = kind == "all" and k >= 0
+            rows.append({
+                "slice_kind": "class" if by_class else kind, "slice": label if by_class else name, "class": label,
+                "ap50": ap50, "ap50_95": ap, "recall": recall, "n_images": len(images),
+                "n_boxes": int(boxes.sum() if k < 0 else boxes[k]), "low": low, "high": high,
+            })  # fmt: skip
+        return rows
+
+    def _matches(self, area: tuple[float, float]) -> _Matches:
+        """Which predictions are right at IoU 0.50; those that COCO leaves out for their size or number are left out."""
+        status = self._narrow(area, thresholds=[0.5]).image_diagnostics(iou_thr=0.5)["dt_status"]
+        ids = np.fromiter(status.keys(), np.int64, len(status)) - 1
+        right = np.fromiter((value == "tp" for value in status.values()), bool, len(status))
+        # Ties keep frame order and then row order, as in COCO.
+        order = np.lexsort((ids, self._image[ids], -self._confidence[ids]))
+        ids, right = ids[order], right[order]
+        counted = (self._truth_area >= area[0]) & (self._truth_area <= area[1])
+        truth = np.zeros((len(self.images), len(self.classes)), np.int64)
+        np.add.at(truth, (self._truth_image[counted], self._truth_label[counted]), 1)
+        return _Matches(ids, self._image[ids], self._label[ids], right, truth)
+
+    @cached_property
+    def _all_matches(self) -> _Matches:
+        return self._matches(_EVERY_AREA)
+
+    def units(self, images: Ints | None = None) -> tuple[str, Ints]:
+        """What a bootstrap draws: groups if there are two or more, otherwise videos, otherwise single frames.
+
+        Frames of one video resemble each other; drawing them one by one would make intervals look far too good.
+
+        Args:
+            images: Rows of `images` to look at; all if None.
+
+        Returns:
+            `group`, `video` or `image`, and each frame's unit as a number from 0.
+        """
+        table = self.images if images is None else self.images.iloc[images]
+        for unit in ("group", "video"):
+            codes, names = pd.factorize(table[unit], sort=True)
+            if len(names) > 1:
+                return unit, codes.astype(np.int64)
+        return "image", np.arange(len(table))
+
+    def resampled(
+        self, resamples: int, seed: int, images: Ints | None = None, area: tuple[float, float] = _EVERY_AREA
+    ) -> Floats:
+        """AP50 of each class in bootstrap samples of groups, videos or frames (see `units`).
+
+        The same seed over the same frames draws the same samples, so that two detectors can be compared pair by pair.
+
+        Args:
+            resamples: Number of samples.
+            seed: Seed of the draws.
+            images: Rows of `images` to draw from; all if None.
+            area: Range of truth box areas, square pixels.
+
+        Returns:
+            Array of shape (resamples, classes); NaN where a sample has no truth of a class.
+        """
+        matches = self._all_matches if area == _EVERY_AREA else self._matches(area)
+        chosen = np.arange(len(self.images)) if images is None else images
+        _, unit_of = self.units(images)
+        count = int(unit_of.max()) + 1 if len(unit_of) else 0
+        if not count:
+            return np.full((resamples, len(self.classes)), np.nan)
+        draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+        unit = np.full(len(self.images), -1)
+        unit[chosen] = unit_of
+        truth = np.zeros((count, len(self.classes)), np.int64)
+        np.add.at(truth, unit_of, matches.truth[chosen])
+        unit_of_match = unit[matches.image]
+        values = np.full((resamples, len(self.classes)), np.nan)
+        for k in np.flatnonzero(truth.sum(0)):
+            mine = (matches.label == k) & (unit_of_match >= 0)
+            values[:, k] = _weighted_ap(draws, unit_of_match[mine], matches.right[mine], draws @ truth[:, k])
+        return values
+
+    def confusion(self, confidence: float, iou: float = 0.5) -> pd.DataFrame:
+        """Which class is taken for which.
+
+        Args:
+            confidence: Least confidence of a prediction that counts.
+            iou: Least overlap of a match, whatever the two classes.
+
+        Returns:
+            Counts; index is the true class, columns the predicted one, both with `background` last.
+        """
+        labels = [*self.classes, BACKGROUND]
+        everyone = len(self.predictions) + 1
+        matrix = self._evaluator().confusion_matrix(iou_thr=iou, max_det=everyone, min_score=confidence)
+        return pd.DataFrame(np.asarray(matrix["matrix"], np.int64), index=pd.Index(labels), columns=pd.Index(labels))
+
+    def curves(self) -> pd.DataFrame:
+        """Precision over recall at IoU 0.50, for each class that has truth.
+
+        Returns:
+            `class, recall, precision, confidence`, 101 points a class; confidence is the threshold that gets there, 0
+            beyond the recall that is ever reached.
+        """
+        result = self._standard.eval
+        parts: list[pd.DataFrame] = []
+        for k, name in enumerate(self.classes):
+            precision = np.asarray(result["precision"])[0, :, k, 0, -1]
+            if (precision < 0).any():
+                continue
+            confidence = np.asarray(result["scores"])[0, :, k, 0, -1]
+            parts.append(
+                pd.DataFrame({"class": name, "recall": _RECALLS, "precision": precision, "confidence": confidence})
+            )
+        empty = pd.DataFrame({"class": [], "recall": [], "precision": [], "confidence": []})
+        return pd.concat(parts, ignore_index=True) if parts else empty
+
+    def mistakes(self, confidence: float) -> pd.DataFrame:
+        """How wrong each frame is at one confidence and IoU 0.50; the worst first.
+
+        Args:
+            confidence: Least confidence of a prediction that counts.
+
+        Returns:
+            `frame, right, wrong, missed`: predictions that are right, that are wrong, and truth boxes not found.
+        """
+        # Matching goes by descending confidence, so leaving out the unsure ones changes nothing for the others.
+        sure = self._confidence >= confidence
+        hit = np.zeros(len(sure), bool)
+        hit[self._all_matches.row[self._all_matches.right]] = True
+        count = len(self.images)
+        right = np.bincount(self._image[sure & hit], minlength=count)
+        wrong = np.bincount(self._image[sure & ~hit], minlength=count)
+        missed = np.bincount(self._truth_image, minlength=count) - right
+        table = pd.DataFrame({"frame": self.images["frame"], "right": right, "wrong": wrong, "missed": missed})
+        return table.iloc[np.argsort(-(wrong + missed), kind="stable")].reset_index(drop=True)
+
+
+def difference(first: Scores, second: Scores, resamples: int, seed: int = 0) -> Difference:
+    """AP50 of one detector minus that of another, with its paired 95 % bootstrap interval.
+
+    Args:
+        first: The challenger.
+        second: The champion, scored on the same frames.
+        resamples: Bootstrap samples; 0 leaves the interval NaN.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: The two were scored on different frames.
+    """
+    if not first.images["frame"].equals(second.images["frame"]):
+        raise ValueError("two detectors can only be compared on the same frames in the same order")
+    unit, codes = first.units()
+    low, high = float("nan"), float("nan")
+    if resamples and len(codes):
+        mine, theirs = (_row_means(scores.resampled(resamples, seed)) for scores in (first, second))
+        low, high = _interval(mine - theirs)
+    value = first.overall()["ap50"] - second.overall()["ap50"]
+    return Difference(value, low, high, unit, len(np.unique(codes)))
+
+
+def json_safe(value: Any) -> Any:
+    """Figures as JSON takes them: it has no NaN, so what could not be measured becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_safe(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _xywh(boxes: pd.DataFrame) -> Floats:
+    corners = boxes[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+
+
+def _averages(result: Any, area: int) -> tuple[Floats, Floats, Floats]:
+    """AP50, AP50-95 and recall at IoU 0.50 of each class; NaN where COCO says -1, "no truth"."""
+    precision = np.asarray(result["precision"])[:, :, :, area, -1]
+    recall = np.asarray(result["recall"])[0, :, area, -1]
+    missing = recall < 0
+    figures = precision[0].mean(0), precision.mean((0, 1)), recall
+    return tuple(np.where(missing, np.nan, figure) for figure in figures)  # pyright: ignore[reportReturnType]
+
+
+def _mean(values: Floats) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _row_means(values: Floats) -> Floats:
+    known = ~np.isnan(values)
+    count = known.sum(1)
+    total = np.where(known, values, 0.0).sum(1)
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+
+
+def _interval(samples: Floats | None) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile; NaN where fewer than half of the samples could be scored."""
+    if samples is None or not len(samples) or np.isnan(samples).mean() > 0.5:
+        return float("nan"), float("nan")
+    low, high = np.nanpercentile(samples, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _weighted_ap(draws: Ints, unit: Ints, right: Flags, truth: Ints) -> Floats:
+    """AP with COCO's 101-point interpolation, each unit counted as often as it was drawn.
+
+    Counting a frame twice is the same as having it twice, so this equals an evaluation of the resampled data set.
+
+    Args:
+        draws: (samples, units): how often each unit was drawn.
+        unit: The unit of each prediction, in descending confidence.
+        right: Whether each prediction is right.
+        truth: (samples,): truth boxes in each sample.
+
+    Returns:
+        (samples,), NaN where a sample has no truth.
+    """
+    values = np.full(len(draws), np.nan)
+    values[truth > 0] = 0.0
+    hits = np.flatnonzero(right)
+    if not len(hits):
+        return values
+    step = max(1, _CHUNK // len(unit))
+    for start in range(0, len(draws), step):
+        part = slice(start, start + step)
+        seen = np.cumsum(draws[part][:, unit], axis=1)[:, hits]
+        found = np.cumsum(draws[part][:, unit[hits]], axis=1)
+        # Precision is highest at a right prediction, so the others need not be looked at.
+        precision = np.divide(found, seen, out=np.zeros(found.shape), where=seen > 0)
+        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        total = np.maximum(truth[part], 1)[:, None]
+        # In whole boxes, because the same quotient must come out on the same side of a threshold as in COCO.
+        needed = np.floor(_RECALLS * total).astype(np.int64)
+        needed += needed / total < _RECALLS
+        rows = np.arange(len(found))[:, None]
+        apart = int(max(found.max(), total.max())) + 2  # rows one after the other make one ascending sequence
+        at = np.searchsorted((found + rows * apart).ravel(), (needed + rows * apart).ravel()).reshape(needed.shape)
+        at -= rows * len(hits)
+        reached = at < len(hits)
+        points = np.where(reached, np.take_along_axis(best, np.minimum(at, len(hits) - 1), axis=1), 0.0)
+        values[part] = np.where(truth[part] > 0, points.mean(1), np.nan)
+    return values

@@ -1,0 +1,188 @@
+"""The tables of the asset graph: each asset's columns, their types and what they mean.
+
+The schema is checked whenever a table is written, and shown in the catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its pandas dtype and what it holds."""
+
+    dtype: str
+    meaning: str
+
+
+def _columns(**columns: tuple[str, str]) -> dict[str, Column]:
+    return {name.rstrip("_"): Column(*column) for name, column in columns.items()}
+
+
+_BOX = _columns(
+    x1=("float64", "Left edge, pixels from the left of the frame."),
+    y1=("float64", "Top edge, pixels from the top of the frame."),
+    x2=("float64", "Right edge, pixels; x2 - x1 is the width."),
+    y2=("float64", "Bottom edge, pixels; y2 - y1 is the height."),
+)
+
+SCHEMAS: dict[str, dict[str, Column]] = {
+    "raw_videos": _columns(
+        video=("string", "The video's key: its path below `videos/`."),
+        group=("string", "What must not be split: store, camera or patient."),
+        kind=("string", "`video` for a file, `images` for a folder of images."),
+        sha256=("string", "Digest of the content (of the images' names and contents, for a folder)."),
+        bytes=("Int64", "Size of the content."),
+        codec=("string", "Codec of the video stream, or the images' formats."),
+        fps=("float64", "Average frames a second as the container says; NaN for images."),
+        duration_s=("float64", "Duration in seconds as the container says; NaN for images."),
+        width=("Int64", "Width in pixels, as displayed."),
+        height=("Int64", "Height in pixels, as displayed."),
+        frames_declared=("Int64", "Frames that the container's header claims."),
+        frames_decodable=("Int64", "Frames whose data is really there."),
+        uri=("string", "Where it lies."),
+        problem=("string", "What is wrong with it; null if nothing is."),
+    ),
+    "extracted_frames": _columns(
+        video=("string", "The video's key."),
+        frame=("string", "The frame's id: `<video>#<index>`, or `<folder>#<file name>`."),
+        index=("Int64", "Position in display order, from 0."),
+        pts_s=("float64", "Exact presentation time in seconds; NaN for images."),
+        key=("string", "Storage key of the picture; null if dropped."),
+        width=("Int64", "Width in pixels, as displayed."),
+        height=("Int64", "Height in pixels, as displayed."),
+        sha256=("string", "Digest of the picture's bytes; null if dropped."),
+        phash=("string", "Perceptual hash, 64 bits in hex."),
+        sharpness=("float64", "Variance of the Laplacian of the luma at a fixed size."),
+        brightness=("float64", "Mean luma, 0 to 255."),
+        kept=("bool", "Whether the frame was kept."),
+        reason=("string", "Why it was dropped; empty if kept."),
+    ),
+    "annotations": {
+        **_columns(
+            video=("string", "The video's key."),
+            frame=("string", "The frame's id."),
+            class_=("string", "The class; null on the one row of a frame that an annotator looked at and found empty."),
+        ),
+        **_BOX,
+        **_columns(
+            track=("string", "The object's id along the video, where the format has one."),
+            source=("string", "The annotation file, a storage key."),
+            annotator=("string", "Who drew it, where the format says."),
+            reviewed=("bool", "Whether a reviewer accepted it, where the format says."),
+        ),
+    },
+    "detection_dataset": _columns(
+        dataset_version=("string", "`ds-` and 12 hex digits of the content's hash."),
+        frame=("string", "The frame's id."),
+        video=("string", "The video's key."),
+        group=("string", "The video's group."),
+        split=("string", "train, val or test."),
+        key=("string", "Storage key of the picture."),
+        width=("Int64", "Width in pixels."),
+        height=("Int64", "Height in pixels."),
+        sha256=("string", "Digest of the picture's bytes."),
+        boxes=("Int64", "How many boxes it has."),
+    ),
+    "trained_weights": _columns(
+        weights_version=("string", "Version of the training step: data, settings and code."),
+        sha256=("string", "Digest of best.onnx, which is what is served."),
+        sha256_pt=("string", "Digest of best.pt."),
+        onnx=("string", "Storage key of best.onnx."),
+        pt=("string", "Storage key of best.pt."),
+        base_weights=("string", "What the training started from."),
+        dataset_version=("string", "The dataset that taught it."),
+        code_version=("string", "Version of the training code and settings."),
+        classes=("string", "The class names in order, as JSON."),
+        imgsz=("Int64", "Side of the network's input, pixels."),
+        epochs=("Int64", "Epochs that were run."),
+        map50=("float64", "mAP50 on the validation split, as the trainer reports it."),
+        map50_95=("float64", "mAP50-95 on the validation split, as the trainer reports it."),
+        bytes=("Int64", "Size of best.onnx."),
+        seconds=("float64", "Seconds of compute."),
+        cost_usd=("float64", "Estimated cost of the compute; 0 on one's own machine."),
+        mlflow_run=("string", "The MLflow run."),
+    ),
+    "evaluation": _columns(
+        evaluation_version=("string", "Version of the evaluation: data, models, settings and code."),
+        dataset_version=("string", "The dataset whose frozen test split was used."),
+        model=("string", "`challenger` or `champion`."),
+        sha256=("string", "Digest of the model."),
+        slice_kind=("string", "all, class, size, group or video."),
+        slice=("string", "Which class, size, group or video; `all` for the whole split."),
+        ap50=("float64", "Average precision at IoU 0.50 (mean over classes where there are several)."),
+        ap50_95=("float64", "The same, averaged over IoU 0.50:0.05:0.95."),
+        recall=("float64", "Best recall at 100 detections an image, averaged over IoU."),
+        n_images=("Int64", "Images in the slice."),
+        n_boxes=("Int64", "True boxes in the slice."),
+        low=("float64", "Lower end of ap50's 95 % bootstrap interval."),
+        high=("float64", "Upper end of ap50's 95 % bootstrap interval."),
+    ),
+    "registered_model": _columns(
+        registry=("string", "Which registry."),
+        name=("string", "The registered model's name."),
+        version=("string", "The registry's version."),
+        alias=("string", "Alias that points at it."),
+        sha256=("string", "Digest of the ONNX as the registry holds it."),
+        onnx=("string", "Storage key of the ONNX."),
+        weights_version=("string", "The training it comes from."),
+        dataset_version=("string", "The dataset that taught it."),
+        evaluation_version=("string", "The evaluation that let it pass."),
+        map50=("float64", "ap50 over the test split."),
+        approved_by=("string", "Who approved it."),
+        approved_at=("string", "When, in ISO 8601, UTC."),
+        approval_reason=("string", "Why."),
+    ),
+    "deployed_endpoint": _columns(
+        endpoint=("string", "The endpoint."),
+        slot=("string", "The deployment's slot."),
+        version=("string", "The registered version it serves."),
+        sha256=("string", "Digest of the model."),
+        traffic=("Int64", "Share of the requests, per cent."),
+        state=("string", "What the endpoint says of the slot."),
+        url=("string", "Where it answers."),
+        deployed_at=("string", "When, in ISO 8601, UTC."),
+    ),
+}
+
+
+def conform(asset: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Checks a table against its asset's schema and gives its columns the schema's order and types.
+
+    Args:
+        asset: The asset's name, without the detector's prefix.
+        frame: The table.
+
+    Returns:
+        The same rows; the index is dropped.
+
+    Raises:
+        ValueError: If a column is missing or unknown, or cannot have its type.
+    """
+    schema = SCHEMAS[asset]
+    missing = [name for name in schema if name not in frame.columns]
+    unknown = [name for name in frame.columns if name not in schema]
+    if missing or unknown:
+        raise ValueError(f"table of {asset}: missing columns {missing}, unknown columns {unknown}")
+    columns: dict[str, Any] = {}
+    for name, column in schema.items():
+        try:
+            columns[name] = frame[name].reset_index(drop=True).astype(column.dtype)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"table of {asset}: column {name} does not fit {column.dtype}: {error}") from error
+    return pd.DataFrame(columns)
+
+
+def empty(asset: str) -> pd.DataFrame:
+    """A table of an asset with no rows."""
+    return pd.DataFrame({name: pd.Series(dtype=column.dtype) for name, column in SCHEMAS[asset].items()})
+
+
+def describe(asset: str) -> Mapping[str, Column]:
+    """The columns of an asset's table."""
+    return SCHEMAS[asset]

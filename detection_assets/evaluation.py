@@ -1,0 +1,126 @@
+"""How good the weights are, on a test split that nothing learned from, beside the model that serves now.
+
+Version: the hash of data, models, settings and code. The gates are checks here: what does not pass is not registered.
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from detection_assets.detector import Detector
+from detection_assets.domain import card, layout
+from detection_assets.pictures import published_pictures
+from resources.compute.base import Compute, Input, Step, version_of
+from resources.registry.base import CHAMPION, Registry
+from resources.storage import Storage
+
+CODE = "1"
+
+
+@dg.asset(
+    code_version=CODE,
+    kinds={"python", "table"},
+    metadata={"settings": ["evaluation", "gates", "classes"]},
+    check_specs=[
+        dg.AssetCheckSpec("gates", asset="evaluation", blocking=True, description="Good enough to be served.")
+    ],
+)
+def evaluation(
+    context: dg.AssetExecutionContext,
+    detector: dg.ResourceParam[Detector],
+    storage: Storage,
+    compute: Compute,
+    registry: Registry,
+    detection_dataset: pd.DataFrame,
+    trained_weights: pd.DataFrame,
+) -> dg.MaterializeResult:
+    """A row a model and slice: AP50, AP50-95, recall, counts and a 95 % interval; challenger beside champion."""
+    weights = trained_weights.iloc[0]
+    dataset = str(detection_dataset["dataset_version"].iloc[0])
+    published_dataset = storage.published(layout.dataset(dataset))
+    assert published_dataset is not None, f"{dataset} is in the table but not published"
+    champion = registry.get(CHAMPION)
+    if champion and champion.sha256 == weights["sha256"]:
+        champion = None  # nothing to compare: it serves already
+    settings = {
+        "evaluation": detector.evaluation.model_dump(mode="json"),
+        "gates": detector.gates.model_dump(mode="json"),
+    }
+    rival = champion.sha256 if champion else None
+    version = version_of("evaluate", CODE, dataset, weights["sha256"], rival, settings, detector.classes)
+    test = detection_dataset[detection_dataset["split"] == "test"]
+    step = Step(
+        program="evaluate",
+        version=version,
+        inputs={
+            "dataset": Input(published_dataset.folder),
+            "frames": Input(layout.FRAMES, [key.removeprefix(layout.FRAMES + "/") for key in test["key"]]),
+            "challenger": _model(weights["onnx"]),
+            **({"champion": _model(champion.onnx)} if champion else {}),
+        },
+        outputs={"evaluation": layout.evaluation(version)},
+        params={"classes": list(detector.classes), "split": "test", **settings},
+        hardware="here",
+    )
+    result = compute.run(context, step)
+    made = result.outputs["evaluation"]
+    table = pd.read_parquet(io.BytesIO(storage.get(made.key("metrics.parquet"))))
+    digests = {"challenger": weights["sha256"], "champion": rival}
+    table = table.assign(
+        evaluation_version=version, dataset_version=dataset, sha256=table["model"].map(digests).astype("string")
+    )
+    summary = json.loads(storage.get(made.key("summary.json")))
+    worst = {name.split("/")[-1]: made.key(name) for name in sorted(made.files) if name.startswith("worst/")}
+    charts = {name: made.key(f"{name}.png") for name in ("confusion", "pr") if f"{name}.png" in made.files}
+    overall = table[(table["model"] == "challenger") & (table["slice_kind"] == "all")].iloc[0]
+    return dg.MaterializeResult(
+        value=table,
+        data_version=dg.DataVersion(version),
+        metadata={
+            "map50": float(overall["ap50"]),
+            "map50_95": float(overall["ap50_95"]),
+            "95 % interval": f"{overall['low']:.3f} to {overall['high']:.3f}",
+            "images": int(overall["n_images"]),
+            "boxes": int(overall["n_boxes"]),
+            "latency_ms": float(summary["latency_ms"]["median"]),
+            "optimistic": bool(published_dataset.notes["optimistic"]),
+            "by slice": dg.MetadataValue.md(card.frame_table(by_slice(table), 60)),
+            "confusion and precision-recall": dg.MetadataValue.md(
+                " ".join(published_pictures(storage, charts).values())
+            ),
+            "worst frames": dg.MetadataValue.md(" ".join(published_pictures(storage, worst).values())),
+            "champion": f"version {champion.version}" if champion else "none",
+            "seconds": result.seconds,
+            "cost_usd": result.cost_usd,
+            "evaluation_version": version,
+            "dagster/uri": storage.uri_of(made.folder),
+        },
+        check_results=[gates(summary["verdicts"])],
+    )
+
+
+def _model(onnx: str) -> Input:
+    folder, _, name = onnx.rpartition("/")
+    return Input(folder, [name])
+
+
+def by_slice(table: pd.DataFrame) -> pd.DataFrame:
+    """The figures that a person reads first, rounded."""
+    columns = ["model", "slice_kind", "slice", "ap50", "low", "high", "ap50_95", "recall", "n_images", "n_boxes"]
+    order = {"all": 0, "class": 1, "size": 2, "group": 3, "video": 4}
+    return table.sort_values("slice_kind", key=lambda kinds: kinds.map(order), kind="stable")[columns].round(3)
+
+
+def gates(verdicts: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
+    """All of them, each with its figure, its limit and why."""
+    failed = [str(verdict["why"]) for verdict in verdicts if not verdict["passed"]]
+    return dg.AssetCheckResult(
+        check_name="gates",
+        passed=not failed,
+        description="; ".join(failed) or "all gates passed",
+        metadata={"verdicts": dg.MetadataValue.md(card.frame_table(pd.DataFrame(list(verdicts))))},
+    )

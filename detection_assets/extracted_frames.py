@@ -1,0 +1,141 @@
+"""The frames worth having, each with its exact time, and every frame that was dropped with the reason.
+
+Partition: video. Version: the video's content, the sampling settings and the code, so the same settings extract
+nothing again. The pictures are published under that version; the table names them.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pandas as pd
+
+from detection_assets.detector import Detector
+from detection_assets.domain import card, layout, schemas
+from detection_assets.pictures import thumbnails
+from resources import lake, versions
+from resources.compute.base import Compute, Input, Step, version_of
+from resources.storage import Published, Storage
+
+CODE = "1"
+FEW_KEPT = 0.2
+"""Under this share of kept frames a video is worth a look: wrong settings, or a camera that stands still."""
+
+
+@dg.asset(
+    partitions_def=lake.VIDEOS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    code_version=CODE,
+    kinds={"python", "table"},
+    metadata={"settings": ["sampling"]},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "enough_kept", asset="extracted_frames", description="Most sampled frames were worth keeping."
+        ),
+        dg.AssetCheckSpec("none_corrupt", asset="extracted_frames", blocking=True, description="The frames decode."),
+    ],
+)
+def extracted_frames(
+    context: dg.AssetExecutionContext,
+    detector: dg.ResourceParam[Detector],
+    storage: Storage,
+    compute: Compute,
+    raw_videos: pd.DataFrame,
+) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+    """A row a frame that was looked at: time, size, digest, hash, sharpness, brightness, kept or why dropped."""
+    sampling = detector.sampling.model_dump(mode="json")
+    usable = raw_videos[raw_videos["frames_decodable"].fillna(0) > 0]
+    made = {row.video: version_of("extract", CODE, row.sha256, row.kind, sampling) for row in usable.itertuples()}
+    prefixes = {video: layout.frames(video, version) for video, version in made.items()}
+    todo = [video for video, prefix in prefixes.items() if storage.published(prefix) is None]
+    if todo:
+        kinds = dict(zip(usable["video"], usable["kind"], strict=True))
+        step = Step(
+            program="extract",
+            version=version_of(sorted(prefixes[video] for video in todo)),
+            inputs={"videos": Input(layout.VIDEOS, None if len(todo) > 1 else _keys(storage, todo[0], kinds[todo[0]]))},
+            outputs={layout.slug(video): prefixes[video] for video in todo},
+            params={
+                "videos": [
+                    {"video": video, "kind": kinds[video], "path": video, "out": layout.slug(video)} for video in todo
+                ],
+                "sampling": sampling,
+            },
+            hardware=detector.sampling.hardware,
+        )
+        compute.run(context, step)
+    published = {video: storage.published(prefix) for video, prefix in prefixes.items()}
+    table = read_frames(storage, published)
+    unread = [video for video, found in published.items() if found is None]
+    gone = {video: "no-frames" for video in raw_videos["video"] if video not in made or video in unread}
+    yield from versions.materialized(
+        context,
+        table,
+        {**made, **gone},
+        metadata={
+            "frames": dg.MetadataValue.md(card.frame_table(summary(table), 50)),
+            "preview": dg.MetadataValue.md(thumbnails(storage, table[table["kept"]])),
+        },
+        each={
+            str(video): {
+                "kept": int(rows["kept"].sum()),
+                "preview": dg.MetadataValue.md(thumbnails(storage, rows[rows["kept"]], 4)),
+            }
+            for video, rows in table.groupby("video")
+        },
+        check_results=[enough_kept(table), none_corrupt(table)],
+    )
+
+
+def _keys(storage: Storage, video: str, kind: str) -> list[str]:
+    if kind == "video":
+        return [video]
+    return [item.key.removeprefix(layout.VIDEOS + "/") for item in storage.list(layout.video(video))]
+
+
+def read_frames(storage: Storage, published: dict[str, Published | None]) -> pd.DataFrame:
+    """Reads what the program wrote about each video's frames and adds the pictures' storage keys."""
+    found = [(video, item) for video, item in published.items() if item is not None]
+    data = storage.get_many([item.key("frames.parquet") for _, item in found])
+    parts = []
+    for (_, item), raw in zip(found, data, strict=True):
+        assert raw is not None, f"{item.prefix}: frames.parquet is named in the manifest but gone"
+        import io
+
+        part = pd.read_parquet(io.BytesIO(raw))
+        part["key"] = [f"{item.folder}/{name}" if name else None for name in part["file"]]
+        parts.append(part)
+    if not parts:
+        return schemas.empty("extracted_frames")
+    table = pd.concat(parts, ignore_index=True).drop(columns="file")
+    return schemas.conform("extracted_frames", table.assign(sha256=table["sha256"].replace("", None)))
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Counts by video: frames looked at, kept, and dropped for each reason."""
+    reasons = table["reason"].str.split(":").str[0].replace("", "kept").rename("outcome")
+    counts = pd.crosstab(table["video"], reasons)
+    counts.insert(0, "seen", counts.sum(axis=1))
+    return counts.reset_index()
+
+
+def enough_kept(table: pd.DataFrame) -> dg.AssetCheckResult:
+    """A video most of whose frames were dropped is worth a look."""
+    shares = table.groupby("video")["kept"].mean().rename("kept").reset_index()
+    low = shares[shares["kept"] < FEW_KEPT]
+    return dg.AssetCheckResult(
+        check_name="enough_kept",
+        passed=low.empty and bool(table["kept"].any()),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"videos with few": dg.MetadataValue.md(card.frame_table(low, 50)), "limit": FEW_KEPT},
+    )
+
+
+def none_corrupt(table: pd.DataFrame) -> dg.AssetCheckResult:
+    """Frames that do not decode are left out and told; if nothing else is left, the run stops."""
+    corrupt = table[table["reason"].str.startswith("corrupt")]
+    return dg.AssetCheckResult(
+        check_name="none_corrupt",
+        passed=corrupt.empty,
+        severity=dg.AssetCheckSeverity.ERROR if not table["kept"].any() else dg.AssetCheckSeverity.WARN,
+        metadata={"corrupt": dg.MetadataValue.md(card.frame_table(corrupt[["frame", "reason"]], 50))},
+    )

@@ -1,0 +1,180 @@
+"""The detector's weights, and how they came about.
+
+Version: the digest of `best.onnx`, which is what is served. A training with the same data, settings and code is not
+run twice; one that was killed goes on from its last epoch.
+"""
+
+import io
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from detection_assets.detector import Detector
+from detection_assets.domain import card, layout
+from detection_assets.pictures import published_pictures
+from resources.compute.base import Compute, Input, Step, StepResult, version_of
+from resources.storage import Published, Storage
+from resources.tracking import TrackedRun, Tracking
+
+CODE = "1"
+AGREE = 0.99
+"""Share of boxes that ONNX and PyTorch must have in common: what is evaluated here is what was trained there."""
+
+
+@dg.asset(
+    code_version=CODE,
+    kinds={"pytorch", "mlflow"},
+    metadata={"settings": ["training", "classes"]},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "onnx_agrees", asset="trained_weights", blocking=True, description="ONNX answers as PyTorch does."
+        ),
+        dg.AssetCheckSpec("loss_finite", asset="trained_weights", description="The losses stayed finite."),
+    ],
+)
+def trained_weights(
+    context: dg.AssetExecutionContext,
+    detector: dg.ResourceParam[Detector],
+    storage: Storage,
+    compute: Compute,
+    tracking: Tracking,
+    detection_dataset: pd.DataFrame,
+) -> dg.MaterializeResult:
+    """One row: digests and places of `best.onnx` and `best.pt`, what taught them, figures, cost, MLflow run."""
+    dataset = str(detection_dataset["dataset_version"].iloc[0])
+    settings = detector.training.model_dump(mode="json", exclude={"hardware"})
+    version = version_of("train", CODE, dataset, detector.classes, settings)
+    tags = {"detector": detector.name, "dataset_version": dataset, "weights_version": version}
+    published_dataset = storage.published(layout.dataset(dataset))
+    assert published_dataset is not None, f"{dataset} is in the table but not published"
+    learned_from = detection_dataset[detection_dataset["split"] != "test"]
+    step = Step(
+        program="train",
+        version=version,
+        inputs={
+            "dataset": Input(published_dataset.folder),
+            "frames": Input(layout.FRAMES, [key.removeprefix(layout.FRAMES + "/") for key in learned_from["key"]]),
+        },
+        outputs={"weights": layout.weights(version)},
+        params={"classes": list(detector.classes), "training": settings, "device": None},
+        hardware=detector.training.hardware,
+        notes={"dataset_version": dataset},
+    )
+    with tracking.run(context, tags) as tracked:
+        live: list[int] = []
+
+        def on_report(report: Mapping[str, Any]) -> None:
+            if report.get("kind") == "epoch":
+                live.append(int(report["epoch"]))
+                tracked.log_metrics(report["metrics"], step=int(report["epoch"]))
+
+        result = compute.run(context, step, on_report)
+        weights = result.outputs["weights"]
+        training = json.loads(storage.get(weights.key("training.json")))
+        known = [] if live else tracking.find(tags)
+        if known:
+            run_id = known[0].info.run_id
+        else:
+            _log(storage, tracked, weights, training, {**settings, **tags}, epochs=not live)
+            run_id = tracked.run_id
+    table = _table(storage, detector, weights, training, result, dataset, version, run_id)
+    curves = published_pictures(storage, {"curves": weights.key("curves.png")})
+    per_class = pd.DataFrame(sorted(training["per_class"].items()), columns=["class", "AP50-95 on val"])
+    row = table.iloc[0]
+    return dg.MaterializeResult(
+        value=table,
+        data_version=dg.DataVersion(row["sha256"][:16]),
+        metadata={
+            "curves": dg.MetadataValue.md(" ".join(curves.values())),
+            "per class": dg.MetadataValue.md(card.frame_table(per_class)),
+            "map50 on val": float(row["map50"]),
+            "epochs": int(row["epochs"]),
+            "dataset_version": dataset,
+            "instance": result.instance,
+            "seconds": float(row["seconds"]),
+            "cost_usd": float(row["cost_usd"]),
+            "reused": result.reused,
+            "mlflow_run": run_id,
+            "dagster/uri": storage.uri_of(row["onnx"]),
+            **({"mlflow": dg.MetadataValue.url(tracking.link(run_id))} if tracking.link(run_id) else {}),
+        },
+        check_results=[onnx_agrees(training["agreement"]), loss_finite(bool(training["loss_finite"]))],
+    )
+
+
+def _log(
+    storage: Storage,
+    tracked: TrackedRun,
+    weights: Published,
+    training: Mapping[str, Any],
+    params: Mapping[str, Any],
+    *,
+    epochs: bool,
+) -> None:
+    """Writes to MLflow what was not written while the program ran."""
+    tracked.log_params(params)
+    if epochs:
+        results = pd.read_csv(io.BytesIO(storage.get(weights.key("results.csv"))))
+        for row in results.rename(columns=str.strip).to_dict("records"):
+            tracked.log_metrics({str(key): value for key, value in row.items()}, step=int(row["epoch"]))
+    tracked.log_metrics({f"final/{key}": value for key, value in training["metrics"].items()})
+    tracked.log_metrics({f"AP50-95/{name}": value for name, value in training["per_class"].items()})
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ("curves.png", "results.csv", "training.json"):
+            path = Path(scratch) / name
+            path.write_bytes(storage.get(weights.key(name)))
+            tracked.log_file(path)
+
+
+def _table(
+    storage: Storage,
+    detector: Detector,
+    weights: Published,
+    training: Mapping[str, Any],
+    result: StepResult,
+    dataset: str,
+    version: str,
+    run_id: str,
+) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "weights_version": version,
+                "sha256": training["sha256"]["best.onnx"],
+                "sha256_pt": training["sha256"]["best.pt"],
+                "onnx": weights.key("best.onnx"),
+                "pt": weights.key("best.pt"),
+                "base_weights": detector.training.model,
+                "dataset_version": dataset,
+                "code_version": CODE,
+                "classes": json.dumps(list(detector.classes)),
+                "imgsz": detector.training.imgsz,
+                "epochs": training["epochs"],
+                "map50": training["metrics"]["map50"],
+                "map50_95": training["metrics"]["map50_95"],
+                "bytes": weights.files["best.onnx"],
+                "seconds": result.seconds,
+                "cost_usd": result.cost_usd,
+                "mlflow_run": run_id,
+            }
+        ]
+    )
+
+
+def onnx_agrees(agreement: Mapping[str, Any]) -> dg.AssetCheckResult:
+    """The exported network is the trained one, to within rounding."""
+    return dg.AssetCheckResult(
+        check_name="onnx_agrees",
+        passed=float(agreement["matched_share"]) >= AGREE,
+        metadata={key: value for key, value in agreement.items() if isinstance(value, int | float | str)},
+    )
+
+
+def loss_finite(finite: bool) -> dg.AssetCheckResult:
+    """A loss that became NaN leaves weights that only look trained."""
+    return dg.AssetCheckResult(check_name="loss_finite", passed=finite, severity=dg.AssetCheckSeverity.WARN)

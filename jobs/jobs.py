@@ -1,0 +1,43 @@
+"""The jobs of a detector: parts of the graph that make sense to run by themselves."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+INGEST = ("raw_videos", "extracted_frames", "annotations")
+TRAIN = ("detection_dataset", "trained_weights", "evaluation")
+DEPLOY = ("registered_model", "deployed_endpoint")
+STAGES = INGEST + TRAIN + DEPLOY
+"""Every stage, in the order the data flows."""
+
+MAX_RUNTIME_S = 24 * 3600
+"""A run whose machine died would stay in progress for ever; after this it counts as failed."""
+
+
+def keys(detector: str, stages: tuple[str, ...]) -> list[dg.AssetKey]:
+    """The asset keys of some stages of a detector."""
+    return [dg.AssetKey([detector, stage]) for stage in stages]
+
+
+def jobs_of(detector: str) -> list[dg.UnresolvedAssetJobDefinition]:
+    """The jobs `ingest`, `train`, `deploy`, `retrain` and `everything` of a detector.
+
+    Stages of one job run in one process: between small steps a process of its own would cost more than the step.
+    """
+    parts = {
+        "ingest": (INGEST, "Take in videos and annotations: read, extract frames, read boxes."),
+        "train": (TRAIN, "Build the dataset, train, evaluate against the gates."),
+        "deploy": (DEPLOY, "Register the model that passed and let the endpoint serve it."),
+        "retrain": (TRAIN + DEPLOY, "Build the dataset, train, and serve the model if it passes the gates."),
+        "everything": (STAGES, "From raw videos to the answering endpoint."),
+    }
+    return [
+        dg.define_asset_job(
+            f"{detector}_{name}",
+            selection=dg.AssetSelection.assets(*keys(detector, stages)),
+            description=description,
+            executor_def=dg.in_process_executor,
+            tags={"dagster/max_runtime": str(MAX_RUNTIME_S), "detection/detector": detector},
+        )
+        for name, (stages, description) in parts.items()
+    ]

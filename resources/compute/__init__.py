@@ -1,0 +1,1 @@
+"""Where step programs run: a subprocess here, managed jobs in a cloud."""

@@ -1,0 +1,215 @@
+"""How a step is run, wherever it runs.
+
+A step's version is made from all that decides its outcome, so it is also the name under which its outputs are
+published: a step that was published before is not run again, and one that was killed is run again as if it had never
+been started.
+"""
+
+import hashlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+import orjson
+from dagster._core.errors import DagsterExecutionInterruptedError
+
+from resources.storage import Published, Storage
+
+POLL_S = 0.1
+"""Seconds between two looks at a running step, at first."""
+POLL_MAX_S = 5.0
+"""Seconds between two looks at a step that has been running for long."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A storage prefix that a program reads as a folder.
+
+    Attributes:
+        prefix: The prefix; "" is the detector's whole storage.
+        keys: The keys below it that are needed, or None for all of them.
+    """
+
+    prefix: str
+    keys: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A program with its inputs, outputs and parameters.
+
+    Attributes:
+        program: A module of `detection_assets.programs`.
+        version: Decides where the outputs are published, so it must change with whatever changes the outcome.
+        inputs: The program's named inputs.
+        outputs: For each sub-folder of the program's output, the storage prefix to publish it at.
+        params: The program's parameters, JSON-serialisable.
+        hardware: `here`, `cpu` or `gpu`.
+        timeout_s: After this many seconds the step is stopped and fails.
+        notes: Kept in the manifest of each output.
+    """
+
+    program: str
+    version: str
+    inputs: Mapping[str, Input]
+    outputs: Mapping[str, str]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    hardware: str = "here"
+    timeout_s: float = 24 * 3600
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """A deterministic name for the job: whoever runs the same step again finds it by this name."""
+        return f"{self.program}-{self.version}"
+
+
+def version_of(*parts: Any) -> str:
+    """A step's version: 16 hex digits over JSON-serialisable parts."""
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What came of a step.
+
+    Attributes:
+        outputs: What is published, by the output's name; an output that the program did not make is absent.
+        reports: What the program reported while it ran; empty if nothing had to be run.
+        reused: Whether everything had been published before.
+        instance: What it ran on.
+        seconds: Seconds of compute.
+        cost_usd: Estimated cost.
+    """
+
+    outputs: Mapping[str, Published]
+    reports: Sequence[Mapping[str, Any]]
+    reused: bool
+    instance: str
+    seconds: float
+    cost_usd: float
+
+
+class StepFailed(dg.Failure):
+    """A program failed; the description holds its last lines."""
+
+
+class Compute(dg.ConfigurableResource, ABC):
+    """Runs steps. A backend supplies the primitives; submit, poll, time-out, cancel and publishing are written here.
+
+    A handle is whatever the backend needs to find its job again; only the backend looks inside.
+    """
+
+    storage: dg.ResourceDependency[Storage]
+
+    def run(
+        self,
+        context: dg.AssetExecutionContext,
+        step: Step,
+        on_report: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> StepResult:
+        """Runs a step and publishes its outputs, unless they are published already.
+
+        Args:
+            context: Of the asset; the program's messages and logs go there.
+            step: What to run.
+            on_report: Called with each of the program's reports, while it runs.
+
+        Raises:
+            StepFailed: If the program failed or took too long; nothing is published then.
+        """
+        found = {name: self.storage.published(prefix) for name, prefix in step.outputs.items()}
+        if all(found.values()):
+            context.log.info(f"{step.name}: published already, nothing to run")
+            outputs = {name: published for name, published in found.items() if published}
+            cost = next((p.notes for p in outputs.values()), {})
+            return StepResult(
+                outputs,
+                (),
+                True,
+                str(cost.get("instance", "")),
+                float(cost.get("seconds", 0)),
+                float(cost.get("cost_usd", 0)),
+            )
+        started = time.monotonic()
+        reports: list[Mapping[str, Any]] = []
+        with self.session(context, step) as session:
+
+            def drain() -> None:
+                for report in list(session.get_custom_messages())[len(reports) :]:
+                    reports.append(report)
+                    if on_report:
+                        on_report(report)
+
+            handle = self.start(context, step, session.get_bootstrap_env_vars())
+            try:
+                wait = POLL_S
+                while not self.finished(handle):
+                    drain()
+                    if time.monotonic() - started > step.timeout_s:
+                        raise StepFailed(f"{step.name}: stopped after its limit of {step.timeout_s:.0f} s")
+                    time.sleep(wait)
+                    wait = min(wait * 1.1, POLL_MAX_S if time.monotonic() - started > 60 else 0.5)
+            except (DagsterExecutionInterruptedError, KeyboardInterrupt, StepFailed):
+                context.log.warning(f"{step.name}: stopping")
+                self.cancel(handle)
+                raise
+            error = self.error(handle)
+        drain()
+        if error:
+            self.cleanup(handle, succeeded=False)
+            raise StepFailed(f"{step.name} failed. Its last lines:\n{error}")
+        seconds = time.monotonic() - started
+        instance, cost_usd = self.cost(handle, seconds)
+        notes = {
+            **step.notes,
+            "program": step.program,
+            "version": step.version,
+            "instance": instance,
+            "seconds": round(seconds, 3),
+            "cost_usd": cost_usd,
+            "run_id": context.run_id,
+        }
+        outputs: dict[str, Published] = {}
+        for name, prefix in step.outputs.items():
+            published = self.deliver(handle, name, prefix, notes)
+            if published:
+                outputs[name] = published
+        self.cleanup(handle, succeeded=True)
+        return StepResult(outputs, reports, False, instance, seconds, cost_usd)
+
+    @abstractmethod
+    def session(self, context: dg.AssetExecutionContext, step: Step) -> AbstractContextManager[Any]:
+        """Opens the Pipes session over which the program's messages travel."""
+
+    @abstractmethod
+    def start(self, context: dg.AssetExecutionContext, step: Step, env: Mapping[str, str]) -> Any:
+        """Starts the program, or finds the job of the same name that is running already."""
+
+    @abstractmethod
+    def finished(self, handle: Any) -> bool:
+        """Whether the program has ended, either way."""
+
+    @abstractmethod
+    def error(self, handle: Any) -> str | None:
+        """The last lines of a program that failed; None if it succeeded."""
+
+    @abstractmethod
+    def cancel(self, handle: Any) -> None:
+        """Stops the program, and returns when it is stopped."""
+
+    @abstractmethod
+    def deliver(self, handle: Any, output: str, prefix: str, notes: Mapping[str, Any]) -> Published | None:
+        """Publishes one output at a prefix; None if the program made no such output."""
+
+    @abstractmethod
+    def cost(self, handle: Any, seconds: float) -> tuple[str, float]:
+        """What it ran on, and what that is estimated to have cost in US dollars."""
+
+    @abstractmethod
+    def cleanup(self, handle: Any, *, succeeded: bool) -> None:
+        """Removes what the step needed only while it ran; a failed step keeps its checkpoint."""

@@ -1,0 +1,1 @@
+"""Where models answer requests: slots, traffic, invocation."""

@@ -1,0 +1,118 @@
+"""What an endpoint does for us, whoever runs it.
+
+An endpoint has two slots. A new version goes to the idle one, which gets no traffic until it has proved itself; the
+slot that serves is not touched before the end.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+SLOTS = ("blue", "green")
+
+
+class EndpointError(RuntimeError):
+    """The endpoint refused or did not answer; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One deployment of an endpoint.
+
+    Attributes:
+        name: `blue` or `green`.
+        version: The registered version it holds.
+        sha256: Digest of the model it was told to load.
+        traffic: Share of the requests, per cent.
+        state: `loading`, `ready` or `failed`.
+        error: Why it failed, or "".
+    """
+
+    name: str
+    version: str
+    sha256: str
+    traffic: int
+    state: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class EndpointStatus:
+    """An endpoint as it is now: where it answers, whether it is alive, and its slots."""
+
+    url: str
+    alive: bool
+    slots: Sequence[Slot]
+
+    @property
+    def serving(self) -> Slot | None:
+        """The slot with the most traffic, if any has some."""
+        best = max(self.slots, key=lambda slot: slot.traffic, default=None)
+        return best if best and best.traffic > 0 else None
+
+
+class Endpoints(dg.ConfigurableResource, ABC):
+    """A detector's endpoint.
+
+    Attributes:
+        detector: The endpoint's name.
+    """
+
+    detector: str
+
+    def idle_slot(self) -> str:
+        """The slot that a new version goes to: the one that does not serve."""
+        serving = self.status().serving
+        return next(name for name in SLOTS if serving is None or name != serving.name)
+
+    def wait_ready(self, slot: str, timeout_s: float) -> Slot:
+        """Waits until a slot is ready.
+
+        Raises:
+            EndpointError: If it fails to load, or is not ready in time.
+        """
+        ends = time.monotonic() + timeout_s
+        while True:
+            found = next((item for item in self.status().slots if item.name == slot), None)
+            if found and found.state == "ready":
+                return found
+            if found and found.state == "failed":
+                raise EndpointError(
+                    f"{self.detector}: slot {slot} failed to load version {found.version}: {found.error}"
+                )
+            if time.monotonic() > ends:
+                state = found.state if found else "absent"
+                raise EndpointError(f"{self.detector}: slot {slot} is {state} after {timeout_s:.0f} s")
+            time.sleep(0.1)
+
+    @abstractmethod
+    def status(self) -> EndpointStatus:
+        """The endpoint as it is now; an endpoint that was never made is not alive and has no slots."""
+
+    @abstractmethod
+    def deploy(self, slot: str, onnx: str, sha256: str, version: str, settings: Mapping[str, Any]) -> None:
+        """Tells a slot to load a model, with no traffic; the endpoint is made if missing.
+
+        Args:
+            slot: `blue` or `green`.
+            onnx: Storage key of the model.
+            sha256: Its digest; the endpoint refuses a file with another one.
+            version: The registered version.
+            settings: `confidence`, `iou`, `max_det`.
+        """
+
+    @abstractmethod
+    def invoke(self, slot: str, image: bytes) -> Mapping[str, Any]:
+        """Sends one picture to one slot, whatever its traffic, and returns its answer."""
+
+    @abstractmethod
+    def route(self, traffic: Mapping[str, int]) -> None:
+        """Sets the slots' shares of the traffic, per cent; they sum to 100."""
+
+    @abstractmethod
+    def remove(self, slot: str) -> None:
+        """Removes a slot, which must have no traffic."""

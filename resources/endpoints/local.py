@@ -1,0 +1,290 @@
+"""An endpoint as a server process of this machine, which outlives the run that started it.
+
+The process watches a small state file that says which slots hold which model and who gets the traffic; whoever changes
+the endpoint replaces that file.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from resources.endpoints.base import EndpointError, Endpoints, EndpointStatus, Slot
+from resources.storage import Storage
+
+START_S = 60.0
+"""Seconds that the server has to start: on a busy machine its imports alone take some."""
+
+
+class LocalEndpoints(Endpoints):
+    """A server process with two slots.
+
+    Attributes:
+        folder: Where the endpoint keeps its state, its key, its log and its own copies of the models.
+        host: Address to bind; loopback unless told otherwise.
+        port: Port to bind, or 0 for one that is chosen once and kept.
+    """
+
+    storage: dg.ResourceDependency[Storage]
+    folder: str
+    host: str = "127.0.0.1"
+    port: int = 0
+
+    @property
+    def home(self) -> Path:
+        """The endpoint's own folder."""
+        return Path(self.folder).absolute() / self.detector
+
+    @property
+    def key_file(self) -> Path:
+        """The file with the API key; made on first use, readable by its owner alone."""
+        path = self.home / "key"
+        if not path.exists():
+            self.home.mkdir(parents=True, exist_ok=True)
+            try:
+                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                return path
+            with os.fdopen(handle, "w") as out:
+                out.write(os.environ.get("DETECTION_ENDPOINT_KEY") or secrets.token_urlsafe(24))
+        return path
+
+    @property
+    def url(self) -> str:
+        """Where the endpoint answers."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{host}:{self.chosen_port()}"
+
+    def chosen_port(self) -> int:
+        """The port: the one that was set, or one that was free when it was first asked for."""
+        if self.port:
+            return self.port
+        path = self.home / "port"
+        if path.exists():
+            return int(path.read_text())
+        # The same detector tends to get the same port on every machine, so that bookmarks survive.
+        first = 8100 + int(hashlib.sha256(self.detector.encode()).hexdigest(), 16) % 800
+        for port in range(first, first + 100):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((self.host, port))
+                except OSError:
+                    continue
+            self.home.mkdir(parents=True, exist_ok=True)
+            path.write_text(str(port))
+            return port
+        raise EndpointError(f"{self.detector}: no free port from {first} to {first + 99}; set endpoint.port")
+
+    # The state file --------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What the endpoint was told to be."""
+        try:
+            return json.loads((self.home / "state.json").read_text())
+        except FileNotFoundError:
+            return {"detector": self.detector, "slots": {}, "traffic": {}}
+
+    def _write_state(self, state: Mapping[str, Any]) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        scratch = self.home / f"state.{os.getpid()}.tmp"
+        scratch.write_text(json.dumps(state, indent=2))
+        os.replace(scratch, self.home / "state.json")
+
+    # The process -----------------------------------------------------------------------------------------------------
+
+    def pid(self) -> int | None:
+        """The server's process id, if it runs."""
+        try:
+            pid = int((self.home / "pid").read_text())
+            os.kill(pid, 0)
+        except (FileNotFoundError, ValueError, ProcessLookupError):
+            return None
+        try:
+            # A recycled process id must not be taken for our server.
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return pid
+        return pid if b"detection_assets.serving" in command else None
+
+    def command(self) -> list[str]:
+        """The command line of the server."""
+        return [
+            *(sys.executable, "-m", "detection_assets.serving.app"),
+            *("--state", str(self.home / "state.json"), "--key-file", str(self.key_file)),
+            *("--host", self.host, "--port", str(self.chosen_port())),
+        ]
+
+    def ensure_running(self) -> None:
+        """Starts the server unless it runs.
+
+        Raises:
+            EndpointError: If it does not come up; the message holds the end of its log.
+        """
+        if self.pid() is not None and self._healthy():
+            return
+        self.stop()
+        if not (self.home / "state.json").exists():
+            self._write_state(self.state())
+        log = self.home / "server.log"
+        with log.open("ab") as out:
+            # Dagster ends the process group of a run that is cancelled: the server must not be in it.
+            process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, close_fds=True
+            )
+        (self.home / "pid").write_text(str(process.pid))
+        ends = time.monotonic() + START_S
+        while not self._healthy():
+            if process.poll() is not None or time.monotonic() > ends:
+                tail = log.read_text(errors="replace")[-2000:]
+                raise EndpointError(f"{self.detector}: the server at {self.url} did not start. End of {log}:\n{tail}")
+            time.sleep(0.1)
+
+    def stop(self) -> bool:
+        """Ends the server, letting requests in flight finish; returns whether it ran."""
+        pid = self.pid()
+        if pid is None:
+            return False
+        for number, patience in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0)):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                break
+            ends = time.monotonic() + patience
+            while time.monotonic() < ends and self._runs(pid):
+                time.sleep(0.05)
+            if not self._runs(pid):
+                break
+        (self.home / "pid").unlink(missing_ok=True)
+        return True
+
+    @staticmethod
+    def _runs(pid: int) -> bool:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                return False
+        except ChildProcessError:
+            pass  # started by an earlier run
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    # Requests --------------------------------------------------------------------------------------------------------
+
+    def _healthy(self) -> bool:
+        try:
+            return self._call("GET", "/healthz", timeout_s=2).get("detector", self.detector) == self.detector
+        except EndpointError:
+            return False
+
+    def _call(
+        self, method: str, path: str, body: bytes | None = None, slot: str | None = None, timeout_s: float = 30
+    ) -> dict[str, Any]:
+        headers = {"X-API-Key": self.key_file.read_text().strip(), "Content-Type": "application/octet-stream"}
+        if slot:
+            headers["X-Detection-Slot"] = slot
+        request = urllib.request.Request(self.url + path, data=body, headers=headers, method=method)
+        # A proxy of the environment has no business between us and our own server.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=timeout_s) as response:
+                return json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            detail = error.read().decode(errors="replace")[:500]
+            raise EndpointError(f"{self.url}{path} answered {error.code}: {detail}") from error
+        except (OSError, ValueError) as error:
+            raise EndpointError(f"{self.url}{path} did not answer: {error}") from error
+
+    # What every endpoint does ----------------------------------------------------------------------------------------
+
+    def status(self) -> EndpointStatus:
+        """The endpoint as the server says; as the state file says where no server runs."""
+        state = self.state()
+        if not state["slots"]:
+            return EndpointStatus(self.url, self.pid() is not None and self._healthy(), [])
+        told: dict[str, Any] = {}
+        alive = False
+        if self.pid() is not None:
+            try:
+                told = self._call("GET", "/status", timeout_s=5)["slots"]
+                alive = True
+            except EndpointError:
+                alive = False
+        slots = []
+        for name, wanted in state["slots"].items():
+            seen = told.get(name, {})
+            same = seen.get("sha256") == wanted["sha256"] and seen.get("version") == wanted["version"]
+            slots.append(
+                Slot(
+                    name=name,
+                    version=wanted["version"],
+                    sha256=wanted["sha256"],
+                    traffic=int(state["traffic"].get(name, 0)),
+                    state=seen.get("state", "loading") if same else "loading" if alive else "stopped",
+                    error=seen.get("error") or "",
+                )
+            )
+        return EndpointStatus(self.url, alive, slots)
+
+    def deploy(self, slot: str, onnx: str, sha256: str, version: str, settings: Mapping[str, Any]) -> None:
+        """Copies the model beside the server, so that it needs the lake no more, and tells the slot to load it."""
+        model = self.home / "models" / f"{sha256[:16]}.onnx"
+        if not model.exists():
+            model.parent.mkdir(parents=True, exist_ok=True)
+            scratch = model.with_suffix(f".{os.getpid()}.tmp")
+            scratch.write_bytes(self.storage.get(onnx))
+            os.replace(scratch, model)
+        state = self.state()
+        if state["traffic"].get(slot):
+            raise EndpointError(f"{self.detector}: slot {slot} has traffic; a new version goes to an idle slot")
+        state["slots"][slot] = {"model": str(model), "sha256": sha256, "version": version, **settings}
+        self._write_state(state)
+        self.ensure_running()
+
+    def invoke(self, slot: str, image: bytes) -> Mapping[str, Any]:
+        """Sends one picture to one slot."""
+        return self._call("POST", "/score", image, slot)
+
+    def route(self, traffic: Mapping[str, int]) -> None:
+        """Sets the slots' shares, and waits until the server has taken them."""
+        state = self.state()
+        if sum(traffic.values()) != 100 or any(share < 0 for share in traffic.values()):
+            raise EndpointError(f"{self.detector}: shares {dict(traffic)} do not sum to 100")
+        unknown = set(traffic) - set(state["slots"])
+        if unknown:
+            raise EndpointError(f"{self.detector}: no slot {', '.join(sorted(unknown))}")
+        state["traffic"] = dict(traffic)
+        self._write_state(state)
+        ends = time.monotonic() + 10
+        while time.monotonic() < ends:
+            told = self._call("GET", "/status")["traffic"]
+            if all(told.get(name, 0) == share for name, share in traffic.items()):
+                return
+            time.sleep(0.05)
+        raise EndpointError(f"{self.detector}: the server did not take the traffic {dict(traffic)} within 10 s")
+
+    def remove(self, slot: str) -> None:
+        """Removes a slot and its copy of the model."""
+        state = self.state()
+        if state["traffic"].get(slot):
+            raise EndpointError(f"{self.detector}: slot {slot} has traffic; route it away first")
+        gone = state["slots"].pop(slot, None)
+        state["traffic"].pop(slot, None)
+        self._write_state(state)
+        still = {item["model"] for item in state["slots"].values()}
+        if gone and gone["model"] not in still:
+            Path(gone["model"]).unlink(missing_ok=True)

@@ -1,0 +1,35 @@
+"""The one Dagster instance that the command line, the sensors and the UI share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resources.profiles import home
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+
+def dagster_home() -> Path:
+    """The instance's folder: DAGSTER_HOME, or `.dagster/` of the project; made, with our `dagster.yaml`, if missing."""
+    folder = Path(os.environ.get("DAGSTER_HOME") or home() / ".dagster").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "dagster.yaml"
+    if not settings.exists():
+        ours = home() / "dagster.yaml"
+        if not ours.exists():
+            ours = Path(__file__).parents[1] / "dagster.yaml"
+        shutil.copyfile(ours, settings)
+    os.environ["DAGSTER_HOME"] = str(folder)
+    return folder
+
+
+def open_instance() -> DagsterInstance:
+    """The shared instance."""
+    dagster_home()
+    from dagster import DagsterInstance
+
+    return DagsterInstance.get()

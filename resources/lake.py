@@ -1,0 +1,91 @@
+"""What lies in the lake, and how much of it is known: one listing, no file opened.
+
+What has been taken in is remembered as empty objects whose *names* hold the key and its fingerprint, so that "what is
+new?" costs two listings however much is known, and two writers cannot overwrite each other's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import unquote
+
+import dagster as dg
+import obstore
+
+from detection_assets.domain import layout
+from detection_assets.domain.layout import Source, Stored
+from resources.storage import Storage
+
+VIDEOS = dg.DynamicPartitionsDefinition(name="videos")
+"""Stands for "a partition is a video" in the asset modules; each detector puts its own partitions in its place."""
+
+FEW = 20
+"""Up to this many videos are looked up one by one; for more, one listing of everything is cheaper."""
+
+
+def sources_of(storage: Storage, videos: Sequence[str]) -> dict[str, Source | None]:
+    """The given videos as the lake holds them now; None for one that is gone."""
+    if len(videos) > FEW:
+        known = {source.video: source for source in list_sources(storage)[0]}
+        return {video: known.get(video) for video in videos}
+    return {video: _source(storage, video) for video in videos}
+
+
+def _source(storage: Storage, video: str) -> Source | None:
+    key = layout.video(video)
+    try:
+        head = obstore.head(storage.store, key)
+        listing = [Stored(key, head["size"], head["e_tag"] or head["last_modified"].isoformat())]
+    except FileNotFoundError:
+        listing = [item for item in storage.list(key)]
+    return next((source for source in layout.sources(listing)[0] if source.video == video), None)
+
+
+def list_sources(storage: Storage) -> tuple[list[Source], dict[str, str]]:
+    """Every video in the lake, and the paths that cannot be videos with the reason."""
+    return layout.sources(storage.list(layout.VIDEOS))
+
+
+def annotation_files(storage: Storage, videos: Iterable[str]) -> dict[str, list[Stored]]:
+    """The annotation files that speak for each video."""
+    return layout.annotation_files(storage.list(layout.ANNOTATIONS), videos)
+
+
+def remembered(storage: Storage, what: str) -> dict[str, str]:
+    """The fingerprint with which each video's `what` was last taken in."""
+    prefix = layout.known(what)
+    found: dict[str, str] = {}
+    for item in storage.list(prefix):
+        name, _, fingerprint = item.key.removeprefix(prefix + "/").partition("/")
+        found[unquote(name)] = fingerprint
+    return found
+
+
+def remember(storage: Storage, what: str, fingerprints: Mapping[str, str]) -> None:
+    """Notes that each video's `what` was taken in with a fingerprint.
+
+    Args:
+        storage: The detector's storage.
+        what: `videos` or `annotations`.
+        fingerprints: By video.
+    """
+    for video, fingerprint in fingerprints.items():
+        # A folder a video: what to forget is found without listing what is known of the others.
+        folder = layout.known(what, video)
+        older = [item.key for item in storage.list(folder)]
+        now = f"{folder}/{fingerprint}"
+        if older != [now]:
+            storage.put(now, b"")
+            obstore.delete(storage.store, [key for key in older if key != now])
+
+
+def first_with(storage: Storage, sha256: str, video: str) -> str:
+    """Which video was the first with this content: the given one, unless another came before it and is still there."""
+    key = layout.digest_of(sha256)
+    if storage.put_if_absent(key, video.encode()):
+        return video
+    first = storage.get(key).decode()
+    if first != video and _source(storage, first) is None:
+        storage.put(key, video.encode())
+        return video
+    return first

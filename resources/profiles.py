@@ -1,0 +1,91 @@
+"""Which resources belong together: the one place that knows the platforms by name.
+
+A profile is a function from a detector to a matching set. `DETECTION_PLATFORM`, or `platform:` in the detector's
+file, picks it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from resources.compute.local import LocalCompute
+from resources.endpoints.local import LocalEndpoints
+from resources.registry.local import LocalRegistry
+from resources.storage import Storage
+from resources.tables import TableIOManager
+from resources.tracking import Tracking
+
+
+class SettingsError(ValueError):
+    """Settings that do not fit together; the message says which to set and to what."""
+
+
+def home() -> Path:
+    """The project's folder: where `workspace.yaml`, the lake and the Dagster instance lie."""
+    told = os.environ.get("DETECTION_HOME")
+    return Path(told).absolute() if told else Path(__file__).parents[1]
+
+
+def local(detector: str, *, host: str, port: int) -> dict[str, Any]:
+    """Everything on this machine: folders, subprocesses, SQLite, a server process.
+
+    Args:
+        detector: The detector's name; nothing is shared between detectors but the machine.
+        host: Address that the endpoint binds.
+        port: Port that the endpoint binds; 0 for a free one that is kept.
+    """
+    root = home()
+    storage = Storage(root=_setting("DETECTION_LAKE", str(root / "lake")), prefix=detector)
+    tracking = Tracking(
+        uri=_setting("MLFLOW_TRACKING_URI", f"sqlite:///{root / '.mlflow' / 'mlflow.db'}"),
+        experiment=detector,
+        artifacts=(root / ".mlflow" / "artifacts" / detector).as_uri()
+        if "MLFLOW_TRACKING_URI" not in os.environ
+        else "",
+        ui=os.environ.get("DETECTION_MLFLOW_UI", "http://127.0.0.1:5000"),
+    )
+    return {
+        "storage": storage,
+        "io_manager": TableIOManager(storage=storage),
+        "compute": LocalCompute(storage=storage, scratch=str(root / ".scratch" / detector)),
+        "tracking": tracking,
+        "registry": LocalRegistry(tracking=tracking, model=detector),
+        "endpoints": LocalEndpoints(
+            storage=storage, detector=detector, folder=str(root / ".endpoints"), host=host, port=port
+        ),
+    }
+
+
+PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local}
+
+
+def resources_for(detector: str, platform: str | None, *, host: str, port: int) -> dict[str, Any]:
+    """The resources of a detector.
+
+    Args:
+        detector: Its name.
+        platform: What its file says; None leaves it to `DETECTION_PLATFORM`, and that to `local`.
+        host: Address that its endpoint binds.
+        port: Port that its endpoint binds, or 0.
+
+    Raises:
+        SettingsError: If there is no such platform, or settings contradict each other.
+    """
+    chosen = platform or os.environ.get("DETECTION_PLATFORM") or "local"
+    if chosen not in PROFILES:
+        known = ", ".join(sorted(PROFILES))
+        raise SettingsError(
+            f"detector {detector}: platform {chosen!r} is not available in this version; set DETECTION_PLATFORM, or "
+            f"`platform:` in detectors/{detector}.yaml, to one of: {known}"
+        )
+    return PROFILES[chosen](detector, host=host, port=port)
+
+
+def _setting(name: str, default: str) -> Any:
+    # An EnvVar shows in the UI by its name alone, so that a secret inside a URI does not.
+    return dg.EnvVar(name) if os.environ.get(name) else default

@@ -1,0 +1,1 @@
+"""Where models are registered: versions, aliases, lineage and approval."""

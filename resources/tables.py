@@ -1,0 +1,125 @@
+"""The assets' tables: Parquet under their content's hash, and a small pointer that moves.
+
+Today's table is one read away, and every earlier one stays readable. A partitioned asset has one table a video;
+whoever reads several gets one DataFrame, told apart by its `video` column.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import dagster as dg
+import orjson
+import pandas as pd
+
+from detection_assets.domain import layout, schemas
+from resources.storage import Storage
+
+
+def serialize(table: pd.DataFrame) -> tuple[bytes, str]:
+    """A table as Parquet, and the digest of its content.
+
+    The digest is taken over the columns' Arrow buffers and not over the Parquet file, so that a new version of the
+    Parquet writer does not make a new version of the data.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrow = pa.Table.from_pandas(table, preserve_index=False).combine_chunks()
+    sink = io.BytesIO()
+    pq.write_table(arrow, sink, compression="zstd")
+    stripped = io.BytesIO()
+    plain = arrow.replace_schema_metadata(None)
+    with pa.ipc.new_stream(stripped, plain.schema) as writer:
+        writer.write_table(plain)
+    return sink.getvalue(), hashlib.sha256(stripped.getvalue()).hexdigest()
+
+
+def write(storage: Storage, asset: str, partition: str | None, table: pd.DataFrame, run_id: str) -> dict[str, Any]:
+    """Writes a table and moves the pointer to it.
+
+    Args:
+        storage: The detector's storage.
+        asset: The asset's name.
+        partition: The video, or None for an asset without partitions.
+        table: The table; checked against the asset's schema.
+        run_id: The run that made it, kept in the pointer.
+
+    Returns:
+        The pointer.
+    """
+    table = schemas.conform(asset, table)
+    data, digest = serialize(table)
+    key = layout.table(asset, partition, digest)
+    storage.put_if_absent(key, data)
+    pointer = {
+        "table": key,
+        "sha256": digest,
+        "rows": len(table),
+        "run_id": run_id,
+        "written_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    storage.put(layout.table_pointer(asset, partition), orjson.dumps(pointer))
+    return pointer
+
+
+def read(storage: Storage, asset: str, partitions: Sequence[str] | None = None) -> pd.DataFrame:
+    """Reads today's table of an asset.
+
+    Args:
+        storage: The detector's storage.
+        asset: The asset's name.
+        partitions: The videos whose tables to read and put together, or None for an asset without partitions.
+
+    Returns:
+        The table; videos that have none yet contribute no row.
+
+    Raises:
+        FileNotFoundError: If the asset has no partitions and no table yet.
+    """
+    keys = [layout.table_pointer(asset, partition) for partition in partitions or [None]]
+    if partitions is not None and not partitions:
+        return schemas.empty(asset)
+    pointers = [orjson.loads(data) for data in storage.get_many(keys) if data is not None]
+    if partitions is None and not pointers:
+        raise FileNotFoundError(f"{asset} has no table yet in {storage.uri}; run the detector up to {asset} first")
+    return read_versions(storage, asset, [pointer["table"] for pointer in pointers])
+
+
+def read_versions(storage: Storage, asset: str, keys: Sequence[str]) -> pd.DataFrame:
+    """Reads tables by their storage keys, today's or earlier ones, and puts them together."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = [data for data in storage.get_many(keys) if data is not None]
+    if not found:
+        return schemas.empty(asset)
+    arrow = pa.concat_tables([pq.read_table(io.BytesIO(data)) for data in found], promote_options="permissive")
+    return schemas.conform(asset, arrow.to_pandas(strings_to_categorical=False))
+
+
+class TableIOManager(dg.ConfigurableIOManager):
+    """Writes what assets return and reads what they ask for."""
+
+    storage: dg.ResourceDependency[Storage]
+
+    def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame) -> None:
+        """Writes a table; for a run over many videos, each video's rows as its own table."""
+        asset = context.asset_key.path[-1]
+        run_id = context.run_id
+        metadata: dict[str, Any] = {"dagster/row_count": len(obj)}
+        if context.has_asset_partitions:
+            rows = {str(video): table for video, table in obj.groupby("video", sort=False)}
+            for partition in context.asset_partition_keys:
+                write(self.storage, asset, partition, rows.get(partition, schemas.empty(asset)), run_id)
+        else:
+            pointer = write(self.storage, asset, None, obj, run_id)
+            metadata["dagster/uri"] = self.storage.uri_of(pointer["table"])
+        context.add_output_metadata(metadata)
+
+    def load_input(self, context: dg.InputContext) -> pd.DataFrame:
+        """Reads the tables of the partitions that the reader asks for."""
+        partitions = list(context.asset_partition_keys) if context.has_asset_partitions else None
+        return read(self.storage, context.asset_key.path[-1], partitions)

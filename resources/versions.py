@@ -1,0 +1,184 @@
+"""Data versions: written to and read from Dagster's event log, one by one for each video.
+
+A run over many videos would record one data version, computed over all of them, for each. `materialized` therefore
+follows such a result with one materialization a video that carries the video's own version and its own provenance;
+Dagster takes the later event. `stale` is the same rule as Dagster's, asked for thousands of videos in a few queries
+instead of some for each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+from dagster import DagsterEventType, DagsterInstance
+
+DATA = "dagster/data_version"
+CODE = "dagster/code_version"
+PROVIDED = "dagster/data_version_is_user_provided"
+INPUT = "dagster/input_data_version/"
+POINTER = "dagster/input_event_pointer/"
+INPUTS = "detection/inputs"
+"""Tag of an asset without partitions: a digest of the versions of every partition it read."""
+
+CHUNK = 2000
+"""Events fetched in one query."""
+
+
+def combined(versions: Mapping[str, str]) -> str:
+    """One version for many: a digest that changes when any of them does, or when one is added or removed."""
+    digest = hashlib.sha256()
+    for key, version in sorted(versions.items()):
+        digest.update(f"{key}\0{version}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def materialized(
+    context: dg.AssetExecutionContext,
+    table: pd.DataFrame,
+    versions: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    each: Mapping[str, Mapping[str, Any]] | None = None,
+    check_results: Sequence[dg.AssetCheckResult] = (),
+) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+    """The events of a partitioned asset: its table, and for each video its own version and metadata.
+
+    Args:
+        context: Of the asset.
+        table: The rows of all videos of the run.
+        versions: Data version by video; its keys are the run's partitions.
+        metadata: Of the run as a whole.
+        each: Metadata by video.
+        check_results: Results of the asset's checks.
+    """
+    each = each or {}
+    only = next(iter(versions)) if len(versions) == 1 else None
+    yield dg.MaterializeResult(
+        value=table,
+        data_version=dg.DataVersion(versions[only] if only is not None else combined(versions)),
+        metadata={**metadata, **(each.get(only, {}) if only is not None else {})},
+        check_results=check_results,
+    )
+    if only is not None:
+        return
+    rows = table.groupby("video").size().to_dict()
+    upstream = _provenance(context, list(versions))
+    code = context.assets_def.code_versions_by_key[context.asset_key] or ""
+    for video, version in versions.items():
+        tags = {DATA: version, PROVIDED: "true", CODE: code, **upstream.get(video, {})}
+        told = {"dagster/row_count": int(rows.get(video, 0)), **each.get(video, {})}
+        yield dg.AssetMaterialization(context.asset_key, partition=video, tags=tags, metadata=told)
+
+
+def _provenance(context: dg.AssetExecutionContext, videos: list[str]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {video: {} for video in videos}
+    for key in context.assets_def.asset_deps[context.asset_key]:
+        name = key.to_user_string()
+        pointers = _latest_ids(context.instance, key, set(videos))
+        for video, version in data_versions(context.instance, key, videos).items():
+            found[video][INPUT + name] = version
+            found[video][POINTER + name] = str(pointers[video])
+    return found
+
+
+def _latest_ids(instance: DagsterInstance, key: dg.AssetKey, videos: set[str] | None) -> Mapping[str, int]:
+    storage = instance.event_log_storage
+    if videos is not None and len(videos) > CHUNK:
+        videos = None
+    return storage.get_latest_storage_id_by_partition(key, DagsterEventType.ASSET_MATERIALIZATION, videos)
+
+
+def data_versions(instance: DagsterInstance, key: dg.AssetKey, videos: Sequence[str]) -> dict[str, str]:
+    """Today's data version of each of these videos that has one, in one query."""
+    found = instance.event_log_storage.get_latest_tags_by_partition(
+        key, DagsterEventType.ASSET_MATERIALIZATION, [DATA], list(videos) if len(videos) <= CHUNK else None
+    )
+    wanted = set(videos)
+    return {video: tags[DATA] for video, tags in found.items() if video in wanted and DATA in tags}
+
+
+def inputs_digest(instance: DagsterInstance, keys: Iterable[dg.AssetKey], videos: Sequence[str]) -> str:
+    """A digest of the versions of every partition of some assets: what an asset without partitions has read."""
+    return combined(
+        {
+            f"{key.to_user_string()}\0{video}": version
+            for key in keys
+            for video, version in data_versions(instance, key, videos).items()
+        }
+    )
+
+
+def _tags_by_partition(instance: DagsterInstance, key: dg.AssetKey) -> dict[str, dict[str, str]]:
+    ids = list(_latest_ids(instance, key, None).values())
+    found: dict[str, dict[str, str]] = {}
+    for first in range(0, len(ids), CHUNK):
+        chunk = ids[first : first + CHUNK]
+        records = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=key, storage_ids=chunk), limit=len(chunk)
+        ).records
+        for record in records:
+            event = record.asset_materialization
+            if event is not None and event.partition is not None:
+                found[event.partition] = dict(event.tags or {})
+    return found
+
+
+def stale_videos(instance: DagsterInstance, assets: dg.AssetsDefinition, videos: Sequence[str]) -> dict[str, str]:
+    """The partitions of an asset that are not what they would be if they were made now.
+
+    Args:
+        instance: The Dagster instance.
+        assets: The definition of one partitioned asset.
+        videos: The partitions that there are.
+
+    Returns:
+        For each stale partition, why: missing, new code or settings, or which upstream asset changed.
+    """
+    key = assets.key
+    code = assets.code_versions_by_key[key]
+    upstream = {dep.to_user_string(): data_versions(instance, dep, videos) for dep in assets.asset_deps[key]}
+    known = _tags_by_partition(instance, key)
+    stale: dict[str, str] = {}
+    for video in videos:
+        tags = known.get(video)
+        if tags is None:
+            stale[video] = "missing"
+        elif tags.get(CODE) != code:
+            stale[video] = "new code or settings"
+        else:
+            changed = [name for name, now in upstream.items() if tags.get(INPUT + name) != now.get(video)]
+            if changed:
+                stale[video] = f"{changed[0].rsplit('/', 1)[-1]} changed"
+    return stale
+
+
+def stale_asset(
+    instance: DagsterInstance, assets: dg.AssetsDefinition, partitioned: Iterable[dg.AssetKey], videos: Sequence[str]
+) -> str | None:
+    """Why an asset without partitions is not what it would be if it were made now, or None if it is.
+
+    Args:
+        instance: The Dagster instance.
+        assets: The definition of the asset.
+        partitioned: Those of its dependencies that have partitions.
+        videos: The partitions that there are.
+    """
+    key = assets.key
+    event = instance.get_latest_materialization_event(key)
+    tags = (event.asset_materialization.tags if event and event.asset_materialization else None) or {}
+    if not event:
+        return "missing"
+    if tags.get(CODE) != assets.code_versions_by_key[key]:
+        return "new code or settings"
+    partitioned = list(partitioned)
+    if partitioned and tags.get(INPUTS) != inputs_digest(instance, partitioned, videos):
+        return "its videos, frames or annotations changed"
+    for dep in assets.asset_deps[key] - set(partitioned):
+        made = instance.get_latest_materialization_event(dep)
+        now = (made.asset_materialization.tags or {}).get(DATA) if made and made.asset_materialization else None
+        if tags.get(INPUT + dep.to_user_string()) != now:
+            return f"{dep.path[-1]} changed"
+    return None

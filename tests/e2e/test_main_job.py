@@ -1,0 +1,221 @@
+"""The whole graph through the command line, as a newcomer uses it: real files, real training, a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from dagster import AssetKey, DagsterInstance
+from project import make_home, write_detector
+
+from resources import tables
+from resources.storage import Storage
+
+DETECTION = str(Path(sys.executable).with_name("detection"))
+STAGES = [
+    *("raw_videos", "extracted_frames", "annotations", "detection_dataset"),
+    *("trained_weights", "evaluation", "registered_model", "deployed_endpoint"),
+]
+
+
+def detection(*words: str, code: int | None = 0) -> str:
+    done = subprocess.run([DETECTION, *words], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    if code is not None:
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+class World:
+    """A project in which one detector has been taken all the way."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.storage = Storage(root=str(home / "lake"), prefix="fridge")
+
+    @property
+    def videos(self) -> list[str]:
+        with self.instance() as instance:
+            return list(instance.get_dynamic_partitions("fridge_videos"))
+
+    def instance(self) -> DagsterInstance:
+        return DagsterInstance.get()
+
+    def table(self, asset: str) -> pd.DataFrame:
+        return tables.read(self.storage, asset, self.videos if asset in STAGES[:3] else None)
+
+    def materializations(self) -> dict[str, int]:
+        with self.instance() as instance:
+            return {
+                stage: len(instance.fetch_materializations(AssetKey(["fridge", stage]), limit=1000).records)
+                for stage in STAGES
+            }
+
+    def ask(self, path: str, body: bytes | None = None) -> Any:
+        folder = self.home / ".endpoints" / "fridge"
+        url = f"http://127.0.0.1:{(folder / 'port').read_text()}{path}"
+        headers = {"X-API-Key": (folder / "key").read_text(), "Content-Type": "image/jpeg"}
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=20) as answer:
+            return json.loads(answer.read())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with pytest.MonkeyPatch.context() as patch:
+        home = make_home(tmp_path_factory.mktemp("e2e") / "home", patch.setenv)
+        write_detector(home, "fridge", epochs=2)
+        detection("sample", "fridge", "--clips", "4")
+        first = detection("run", "fridge")
+        (home / "first.txt").write_text(first)
+        yield World(home)
+        detection("stop", code=None)
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_stage_has_its_table(world: World) -> None:
+    for stage in STAGES:
+        assert len(world.table(stage)), stage
+    frames = world.table("extracted_frames")
+    assert frames["kept"].any()
+    assert set(frames.loc[frames["kept"], "sha256"].str.len()) == {64}
+    assert world.table("annotations")["source"].str.startswith("annotations/").all()
+    dataset = world.table("detection_dataset")
+    assert dataset["dataset_version"].str.fullmatch("ds-[0-9a-f]{12}").all()
+    assert dataset.groupby("group")["split"].nunique().max() == 1, "no group in two splits"
+
+
+def test_the_lineage_hangs_together(world: World) -> None:
+    dataset = world.table("detection_dataset")["dataset_version"].iloc[0]
+    weights = world.table("trained_weights").iloc[0]
+    model = world.table("registered_model").iloc[0]
+    endpoint = world.table("deployed_endpoint").iloc[0]
+    assert weights["dataset_version"] == model["dataset_version"] == dataset
+    assert weights["sha256"] == model["sha256"] == endpoint["sha256"]
+    assert model["evaluation_version"] == world.table("evaluation")["evaluation_version"].iloc[0]
+    assert endpoint["version"] == model["version"]
+    assert endpoint["traffic"] == 100
+
+
+def test_the_endpoint_goes_on_answering(world: World) -> None:
+    dataset = world.table("detection_dataset")
+    picture = world.storage.get(str(dataset["key"].iloc[0]))
+    answer = world.ask("/score", picture)
+    assert answer["model_version"] == world.table("registered_model")["version"].iloc[0]
+    assert (answer["width"], answer["height"]) == (dataset["width"].iloc[0], dataset["height"].iloc[0])
+
+
+def test_mlflow_has_one_ended_run_with_curves(world: World) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{world.home / '.mlflow' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("fridge")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["imgsz"] == "96"
+    assert len({metric for metric in run.data.metrics if metric.startswith("AP50-95/")}) >= 1
+    history = client.get_metric_history(run.info.run_id, next(m for m in run.data.metrics if "mAP50" in m and "val" not in m))
+    assert len(history) >= 1
+    assert "champion" in client.get_registered_model("fridge").aliases
+
+
+def test_running_again_does_nothing(world: World) -> None:
+    before = world.materializations()
+    assert "up to date: nothing to do" in detection("run", "fridge")
+    assert world.materializations() == before
+
+
+def test_dagster_agrees_that_nothing_is_stale(world: World) -> None:
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+    from dagster._core.loader import LoadingContextForTest
+
+    from detection_assets import definitions, detector
+
+    graph = definitions.build(detector.find("fridge")).resolve_asset_graph()
+    with world.instance() as instance:
+        resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+        for stage in STAGES:
+            for video in world.videos if stage in STAGES[:3] else [None]:
+                assert resolver.get_status(AssetKey(["fridge", stage]), video) == StaleStatus.FRESH, (stage, video)
+
+
+def test_status_shows_what_is_there(world: World) -> None:
+    told = detection("status", "fridge")
+    assert told.count("fresh") == len(STAGES)
+    assert "answers with version" in told
+
+
+def test_a_detector_sees_nothing_of_another(world: World) -> None:
+    write_detector(world.home, "other")
+    assert "no videos in" in detection("run", "other", code=2)
+    assert list(Storage(root=str(world.home / "lake"), prefix="other").list("")) == []
+    before = world.materializations()
+    detection("add", "other", str(world.home / "lake" / "fridge" / "videos"))
+    detection("run", "other", "--until", "extracted_frames")
+    assert world.materializations() == before
+    with world.instance() as instance:
+        assert set(instance.get_dynamic_partitions("other_videos")).isdisjoint(world.videos)
+        assert instance.get_latest_materialization_event(AssetKey(["other", "extracted_frames"]))
+
+
+def test_one_new_video_is_all_that_is_extracted(world: World) -> None:
+    before = world.materializations()
+    source = world.storage.local_path(f"videos/{world.videos[0]}")
+    assert source is not None
+    frames = world.table("extracted_frames").set_index("frame")["key"].to_dict()
+    new = world.home / "store-99" / "new.mp4"
+    new.parent.mkdir()
+    new.write_bytes(source.read_bytes() + b"\0" * 8)
+    detection("add", "fridge", str(new.parent))
+    told = detection("run", "fridge", "--until", "annotations")
+    assert "for 1 videos" in told
+    after = world.materializations()
+    assert {stage: after[stage] - before[stage] for stage in STAGES[:3]} == dict.fromkeys(STAGES[:3], 1)
+    now = world.table("extracted_frames").set_index("frame")["key"].to_dict()
+    assert {frame: now[frame] for frame in frames} == frames, "no other video's frames were touched"
+
+
+def test_a_changed_annotation_makes_its_video_stale_and_no_other(world: World) -> None:
+    files = sorted(item.key for item in world.storage.list("annotations") if item.key.endswith((".json", ".xml")))
+    path = world.storage.local_path(files[0])
+    assert path is not None
+    path.write_bytes(path.read_bytes() + b"\n")
+    before = world.materializations()
+    told = detection("run", "fridge", "--until", "annotations")
+    after = world.materializations()
+    assert "changed in the lake" in told
+    assert after["annotations"] == before["annotations"] + 1
+    assert after["extracted_frames"] == before["extracted_frames"]
+
+
+def test_a_killed_training_is_completed_by_the_next_run(world: World) -> None:
+    path = write_detector(world.home, "fridge", epochs=6)
+    running = subprocess.Popen([DETECTION, "run", "fridge"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    checkpoints = world.home / ".scratch" / "fridge"
+    ends = time.monotonic() + 120
+    while time.monotonic() < ends and not list(checkpoints.glob("train-*/checkpoint/last.pt")):
+        time.sleep(0.1)
+        assert running.poll() is None, running.stdout.read() if running.stdout else ""
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    versions = len(world.table("registered_model"))
+    told = detection("run", "fridge")
+    assert "killed is marked as failed" in told
+    weights = world.table("trained_weights").iloc[0]
+    assert weights["epochs"] == 6
+    assert len(world.table("registered_model")) == versions
+    assert world.ask("/status")["slots"], "the endpoint never stopped"
+    assert not list(checkpoints.glob("*")), "nothing is left of the killed step"
+    write_detector(world.home, "fridge", epochs=6)
+    assert path.exists()

@@ -1,0 +1,46 @@
+"""A project of its own for a test: a folder, its environment, a detector that trains in seconds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+TINY = """\
+name: {name}
+classes: [{classes}]
+sampling: {{rate: 2.0, min_sharpness: 0, near_duplicate: 0}}
+dataset: {{split: {{train: 0.5, val: 0.25, test: 0.25}}, min_images: 1, near_duplicate: 0}}
+training: {{imgsz: 96, epochs: {epochs}, batch: 8, nbs: 8}}
+evaluation: {{bootstrap: 20}}
+gates: {{map50: 0.0, latency_ms: 10000}}
+"""
+
+
+def make_home(folder: Path, setenv: Callable[[str, str], object]) -> Path:
+    """Makes a project folder and points the environment at it."""
+    (folder / "detectors").mkdir(parents=True)
+    shutil.copyfile(ROOT / "dagster.yaml", folder / "dagster.yaml")
+    (folder / "workspace.yaml").write_text("load_from:\n")
+    for name, value in {
+        "DETECTION_HOME": str(folder),
+        "DETECTION_DETECTORS": str(folder / "detectors"),
+        "DAGSTER_HOME": str(folder / ".dagster"),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }.items():
+        setenv(name, value)
+    for name in ("DETECTION_PLATFORM", "DETECTION_LAKE", "MLFLOW_TRACKING_URI"):
+        os.environ.pop(name, None)
+    return folder
+
+
+def write_detector(folder: Path, name: str, classes: str = "apple, banana, cola, water", epochs: int = 1) -> Path:
+    """Writes a detector that trains in seconds and passes whatever it scores."""
+    path = folder / "detectors" / f"{name}.yaml"
+    path.write_text(TINY.format(name=name, classes=classes, epochs=epochs))
+    return path

@@ -1,0 +1,86 @@
+"""A real server in a process of its own, and models to put into it."""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+KEY = "a-key-for-tests"
+ROOT = Path(__file__).parents[2]
+
+
+def spec(model: Path, version: str, **changes: object) -> dict[str, object]:
+    """One slot of a state file."""
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    return {"model": str(model), "sha256": digest, "version": version, "confidence": 0.25, "iou": 0.7} | changes
+
+
+def poisoned(model: Path, out: Path) -> Path:
+    """A copy of a model whose answers are not numbers."""
+    import onnx
+    from onnx import numpy_helper
+
+    network = onnx.load(model)
+    for tensor in network.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and list(tensor.dims) == [3]:  # the bias of a class branch
+            tensor.CopyFrom(numpy_helper.from_array(np.full(3, np.nan, np.float32), tensor.name))
+    onnx.save(network, out)
+    return out
+
+
+class Server:
+    """An endpoint in a process of its own."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.state_file, self.log = folder / "state.json", folder / "log.jsonl"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        command = [sys.executable, "-m", "detection_assets.serving.app", "--state", str(self.state_file)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port), *options],
+                stderr=log, cwd=ROOT, env={**os.environ, "DETECTION_ENDPOINT_KEY": KEY},
+            )  # fmt: skip
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = httpx.Client(base_url=self.url, headers={"X-API-Key": KEY}, timeout=30)
+
+    def write(self, slots: dict[str, dict[str, object]], **traffic: float) -> None:
+        """Replaces the state file, as a controller does."""
+        fresh = self.state_file.with_suffix(".new")
+        fresh.write_text(json.dumps({"detector": "fridge", "slots": slots, "traffic": traffic}))
+        fresh.replace(self.state_file)
+
+    def status(self) -> dict:
+        return self.client.get("/status").json()
+
+    def until(self, condition: Callable[[], bool], what: str, seconds: float = 30) -> float:
+        """Waits for a condition and returns how long it took."""
+        started = time.monotonic()
+        while time.monotonic() - started < seconds:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if condition():
+                    return time.monotonic() - started
+            except httpx.TransportError:
+                pass
+            time.sleep(0.02)
+        raise AssertionError(f"not within {seconds} s: {what}\n{self.log.read_text()[-3000:]}")
+
+    def until_ready(self) -> None:
+        self.until(lambda: self.client.get("/readyz").status_code == 200, "ready")
+
+    def stop(self) -> int:
+        """Ends the server gently and returns its exit status."""
+        self.client.close()
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)

@@ -1,0 +1,183 @@
+"""The predictor answers what ultralytics answers, and refuses what it cannot read."""
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from served import poisoned
+
+from detection_assets.domain.problems import InputError
+from detection_assets.serving.boxes import overlaps
+from detection_assets.serving.images import decode
+from detection_assets.serving.predictor import Detections, ModelError, Predictor
+
+MAX_PIXELS, MAX_CONFIDENCE, SHARE = 1.0, 0.01, 0.995
+
+
+def agreeing(found: Detections, reference: np.ndarray) -> int:
+    """How many boxes of the reference (x1 y1 x2 y2 confidence class) have a partner of their own."""
+    free = set(range(len(found)))
+    for row in reference:
+        for index in sorted(free):
+            same = found.class_id[index] == row[5] and abs(found.confidence[index] - row[4]) <= MAX_CONFIDENCE
+            if same and np.abs(found.boxes[index] - row[:4]).max() <= MAX_PIXELS:
+                free.remove(index)
+                break
+    return len(found) - len(free)
+
+
+@pytest.mark.parametrize("reference_model", ["best.pt", "best.onnx"])
+@pytest.mark.parametrize(("confidence", "iou", "max_det"), [(0.25, 0.7, 300), (0.01, 0.45, 300), (0.001, 0.7, 20)])
+def test_boxes_are_those_of_ultralytics(
+    detector: Path, reference_model: str, confidence: float, iou: float, max_det: int
+) -> None:
+    predictor = Predictor(detector / "best.onnx", confidence=confidence, iou=iou, max_det=max_det)
+    boxes = agreed = found_in_all = 0
+    for case in json.loads((detector / "reference.json").read_text()):
+        if (case["model"], case["confidence"], case["iou"]) != (reference_model, confidence, iou):
+            continue
+        reference = np.array(case["boxes"]).reshape(-1, 6)
+        found = predictor.predict(decode((detector / "pictures" / case["picture"]).read_bytes()))
+        boxes, found_in_all = boxes + len(reference), found_in_all + len(found)
+        agreed += agreeing(found, reference)
+    assert boxes > 400
+    assert agreed / max(boxes, found_in_all) >= SHARE
+
+
+def test_metadata_is_read(detector: Path) -> None:
+    predictor = Predictor(detector / "best.onnx")
+    assert predictor.classes == ["apple, red", "box 'o' \"tea\"", "Gurke"]
+    assert (predictor.size, predictor.stride) == ((96, 96), 32)
+    assert predictor.metadata["task"] == "detect"
+
+
+def test_answers_are_sorted_clipped_and_apart(detector: Path) -> None:
+    predictor = Predictor(detector / "best.onnx", confidence=0.05, iou=0.5, max_det=30)
+    image = np.random.default_rng(0).integers(0, 255, (301, 64, 3), dtype=np.uint8)
+    found = predictor.predict(image)
+    assert 0 < len(found) <= 30
+    assert (np.diff(found.confidence) <= 0).all()
+    assert (found.confidence > 0.05).all()
+    assert found.boxes.min() >= 0
+    assert (found.boxes[:, 2] <= 64).all()
+    assert (found.boxes[:, 3] <= 301).all()
+    assert (found.boxes.dtype, found.confidence.dtype) == (np.float32, np.float32)
+    stricter = predictor.predict(image, confidence=0.9)
+    assert len(stricter) == (found.confidence > 0.9).sum()
+    assert len(predictor.predict(image, confidence=1.0)) == 0
+
+
+def test_threads_get_their_own_answers(detector: Path) -> None:
+    predictor = Predictor(detector / "best.onnx", threads=1)
+    pictures = [decode(path.read_bytes()) for path in sorted((detector / "pictures").iterdir())[:8]]
+    expected = predictor.predict_many(pictures)
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(10):
+            if not np.array_equal(predictor.predict(pictures[index]).boxes, expected[index].boxes):
+                wrong.append(index)
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((10, 10), np.uint8),
+        np.zeros((10, 10, 4), np.uint8),
+        np.zeros((10, 10, 3), np.float32),
+        np.zeros((0, 10, 3), np.uint8),
+    ],
+)
+def test_other_arrays_are_refused(detector: Path, image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="height x width x 3"):
+        Predictor(detector / "best.onnx").predict(image)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [({"confidence": 1.5}, "confidence"), ({"iou": float("nan")}, "iou"), ({"max_det": 0}, "max_det")],
+)
+def test_senseless_thresholds_are_refused(detector: Path, thresholds: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Predictor(detector / "best.onnx", **thresholds)
+
+
+def edited(model: Path, out: Path, **metadata: str | None) -> Path:
+    """A copy of a model with other metadata; None removes a key."""
+    import onnx
+
+    network = onnx.load(model)
+    kept = [one for one in network.metadata_props if one.key not in metadata]
+    del network.metadata_props[:]
+    network.metadata_props.extend(kept)
+    for key, value in metadata.items():
+        if value is not None:
+            network.metadata_props.add(key=key, value=value)
+    onnx.save(network, out)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": None}, "lacks names"),
+        ({"task": "segment"}, "task 'segment'"),
+        ({"names": "{0: __import__('os').getcwd()}"}, "not a dict"),
+        ({"names": "{1: 'a', 2: 'b', 3: 'c'}"}, "not a dict"),
+        ({"names": "{0: 'a'}"}, "1,5,anchors"),
+    ],
+)
+def test_other_models_are_refused(detector: Path, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        Predictor(edited(detector / "best.onnx", tmp_path / "other.onnx", **changes))
+    assert "other.onnx" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x07\x12\x04"])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "weights.onnx"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"weights\.onnx"):
+        Predictor(file)
+
+
+def test_a_truncated_model_is_refused(detector: Path, tmp_path: Path) -> None:
+    file = tmp_path / "half.onnx"
+    file.write_bytes((detector / "best.onnx").read_bytes()[:1_000_000])
+    with pytest.raises(InputError, match=r"half\.onnx"):
+        Predictor(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.onnx: cannot be read"):
+        Predictor(tmp_path / "gone.onnx")
+
+
+def test_the_digest_is_checked(detector: Path, tmp_path: Path) -> None:
+    file = tmp_path / "best.onnx"
+    shutil.copy(detector / "best.onnx", file)
+    right = Predictor(file).sha256
+    assert Predictor(file, sha256=right.upper()).sha256 == right
+    with pytest.raises(InputError, match="not the expected"):
+        Predictor(file, sha256="0" * 64)
+
+
+def test_answers_that_are_not_numbers_are_an_error(detector: Path, tmp_path: Path) -> None:
+    predictor = Predictor(poisoned(detector / "best.onnx", tmp_path / "nan.onnx"))
+    with pytest.raises(ModelError, match=r"nan\.onnx.*not finite"):
+        predictor.warm_up()
+
+
+def test_overlaps_of_empty_boxes_are_zero() -> None:
+    empty = np.zeros((1, 4), np.float32)
+    assert overlaps(empty, empty).tolist() == [[0.0]]

@@ -1,0 +1,219 @@
+"""Who knows whom, what loading costs, and what the graph looks like: the rules of the house, checked."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("detection_assets", "resources", "jobs")
+STAGES = [
+    *("raw_videos", "extracted_frames", "annotations", "detection_dataset"),
+    *("trained_weights", "evaluation", "registered_model", "deployed_endpoint"),
+]
+HEAVY = (
+    *("torch", "ultralytics", "mlflow", "dagster_mlflow", "azure", "sagemaker", "boto3", "botocore"),
+    *("cv2", "onnxruntime", "openvino", "onnx", "matplotlib", "fastapi", "hotcoco"),
+)
+
+# A room, and what of ours it may import. The longest prefix that fits decides.
+MAY_KNOW = {
+    "detection_assets.domain": ("detection_assets.domain",),
+    "detection_assets.programs": (
+        "detection_assets.domain",
+        "detection_assets.programs",
+        # What is scored is what is served: one predictor (docs/decisions).
+        "detection_assets.serving.predictor",
+    ),
+    "detection_assets.serving": ("detection_assets.domain", "detection_assets.serving"),
+    "detection_assets.samples": ("detection_assets.domain", "detection_assets.samples"),
+    "detection_assets.detector": ("detection_assets.domain",),
+    "detection_assets.pictures": ("resources.storage",),
+    **{
+        f"detection_assets.{stage}": (
+            *("detection_assets.domain", "detection_assets.detector", "detection_assets.pictures", "resources"),
+        )
+        for stage in STAGES
+    },
+    "detection_assets.definitions": ("detection_assets", "resources", "jobs"),
+    # The command line is a face over everything; nothing imports it.
+    "detection_assets.cli": ("detection_assets", "resources", "jobs"),
+    "detection_assets.commands": ("detection_assets", "resources", "jobs"),
+    "resources": ("resources", "detection_assets.domain"),
+    "jobs": ("jobs", "resources", "detection_assets.domain"),
+    "detection_assets": (),
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield name.removesuffix(".__init__"), path
+
+
+def imports(path: Path, *, top_only: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text())
+    guarded = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    inside = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if top_only and (id(node) in inside or id(node) in guarded):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: a relative import hides which room is meant"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_of(module: str) -> str:
+    return max((room for room in MAY_KNOW if f"{module}.".startswith(f"{room}.")), key=len)
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_room_knows_only_whom_it_may(module: str, path: Path) -> None:
+    allowed = MAY_KNOW[room_of(module)]
+    for name in imports(path):
+        if name.split(".")[0] in ROOMS:
+            assert any(f"{name}.".startswith(f"{room}.") for room in allowed), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_only_programs_know_the_trainer(module: str, path: Path) -> None:
+    if not module.startswith("detection_assets.programs"):
+        assert not {name.split(".")[0] for name in imports(path)} & {"torch", "ultralytics", "torchvision"}
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_the_domain_is_pure(module: str, path: Path) -> None:
+    if module.startswith("detection_assets.domain"):
+        assert not {name.split(".")[0] for name in imports(path)} & {
+            *("dagster", "mlflow", "boto3", "azure", "sagemaker", "obstore", "torch", "ultralytics")
+        }
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_heavy_packages_are_imported_where_they_are_used(module: str, path: Path) -> None:
+    if module == "detection_assets.serving.app":
+        return  # the program that is the server; nothing imports it
+    assert not {name.split(".")[0] for name in imports(path, top_only=True)} & set(HEAVY), module
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_platforms_are_named_in_profiles_alone(module: str, path: Path) -> None:
+    if module == "resources.profiles":
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Compare):
+            words = {getattr(part, "value", None) for part in [node.left, *node.comparators]}
+            assert not words & {"local", "aws", "azure"}, f"{module}:{node.lineno} switches on the platform"
+
+
+def test_modules_say_what_they_are_for_and_stay_readable() -> None:
+    for module, path in modules():
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{module} has no docstring"
+        assert len(path.read_text().splitlines()) <= 420, f"{module} is too long to be read at once"
+        assert path.stem != "utils", module
+
+
+def test_resource_folders_have_the_same_files() -> None:
+    names = {
+        folder.name: {path.name for path in folder.glob("*.py")}
+        for folder in (ROOT / "resources").iterdir()
+        if folder.is_dir() and (folder / "__init__.py").exists()
+    }
+    assert names
+    assert len(set(map(frozenset, names.values()))) == 1, names
+
+
+def test_the_lock_pins_and_names_no_index() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    assert lines
+    assert all(re.match(r"^[A-Za-z0-9_.-]+==[^ ]+( ; .*)?$", line) for line in lines)
+
+
+LOAD = """
+import json, sys
+from detection_assets import definitions
+found = {}
+for name in ("fridge", "surgical"):
+    graph = getattr(definitions, name).resolve_asset_graph()
+    found[name] = {
+        key.to_user_string(): {
+            "group": graph.get(key).group_name,
+            "upstream": sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
+            "checks": sorted(check.name for check in graph.get(key).check_keys),
+            "partitioned": graph.get(key).is_partitioned,
+            "kinds": sorted(graph.get(key).kinds),
+        }
+        for key in graph.toposorted_asset_keys
+    }
+print(json.dumps({"graph": found, "modules": sorted({name.split(".")[0] for name in sys.modules})}))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict:
+    env = {key: value for key, value in os.environ.items() if not key.startswith("DETECTION_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOAD], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_loading_the_definitions_imports_nothing_heavy(loaded: dict) -> None:
+    assert not set(loaded["modules"]) & set(HEAVY)
+
+
+def test_edges_point_from_an_earlier_stage_to_a_later_one(loaded: dict) -> None:
+    for assets in loaded["graph"].values():
+        for asset, about in assets.items():
+            place = STAGES.index(asset.split("/")[-1])
+            assert all(STAGES.index(parent.split("/")[-1]) < place for parent in about["upstream"]), asset
+
+
+def test_two_detectors_have_nothing_in_common(loaded: dict) -> None:
+    fridge, surgical = loaded["graph"]["fridge"], loaded["graph"]["surgical"]
+    assert not set(fridge) & set(surgical)
+    assert all(key.startswith("fridge/") for key in fridge)
+
+
+def test_the_graph_is_the_one_that_was_agreed_on(loaded: dict) -> None:
+    """A change of the graph is made on purpose: run with UPDATE_SNAPSHOTS=1 and read the difference."""
+    frozen = ROOT / "tests" / "snapshots" / "definitions.json"
+    found = json.dumps(loaded["graph"], indent=1, sort_keys=True) + "\n"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        frozen.write_text(found)
+    assert found == frozen.read_text()
+
+
+@pytest.mark.slow
+def test_the_workspace_validates(tmp_path: Path) -> None:
+    dagster = Path(sys.executable).parent / "dagster"
+    done = subprocess.run(
+        [dagster, "definitions", "validate", "-w", "workspace.yaml"],
+        cwd=ROOT,
+        env={**os.environ, "DAGSTER_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All code locations passed validation" in done.stdout + done.stderr
