@@ -23,6 +23,7 @@ from resources.storage import Storage
 
 
 @dg.asset(
+    dagster_type=tables.TABLE,
     partitions_def=lake.VIDEOS,
     backfill_policy=dg.BackfillPolicy.single_run(),
     code_version="1",
@@ -44,13 +45,18 @@ def annotations(
     context: dg.AssetExecutionContext,
     detector: dg.ResourceParam[Detector],
     storage: Storage,
+    raw_videos: pd.DataFrame,
     extracted_frames: pd.DataFrame,
 ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
     """A row a box: frame, class, corners in pixels, track, file, annotator; and one for each frame found empty."""
     videos = list(context.partition_keys)
     files = lake.annotation_files(storage, videos)
-    frames = {str(video): of_video for video, of_video in extracted_frames.groupby("video")}
-    none = extracted_frames.iloc[:0]
+    named = extracted_frames.assign(file=extracted_frames["key"].fillna("").str.rsplit("/", n=1).str[-1])
+    frames = {str(video): of_video for video, of_video in named.groupby("video")}
+    none = named.iloc[:0]
+    # Images are told apart by name: a folder has no frame numbers to be out of range.
+    counted = raw_videos[(raw_videos["kind"] == "video") & raw_videos["frames_decodable"].notna()]
+    lengths = {str(row.video): int(row.frames_decodable) for row in counted.itertuples()}
     parts: list[pd.DataFrame] = []
     problems: list[Problem] = []
     counts: dict[str, Mapping[str, int]] = {}
@@ -63,7 +69,7 @@ def annotations(
         parsed = _load(storage, keys, of_videos.values())
         problems += parsed.problems
         for video, of_video in of_videos.items():
-            matched = matching.match(parsed, of_video, video, detector.classes, None)
+            matched = matching.match(parsed, of_video, video, detector.classes, lengths.get(video))
             parts.append(matched.boxes)
             problems += matched.problems
             counts[video] = matched.counts
@@ -78,11 +84,10 @@ def annotations(
     kept = extracted_frames[extracted_frames["kept"]]
     shown = kept[kept["frame"].isin(table["frame"])]
     rows = {str(video): of_video for video, of_video in table.groupby("video")}
-    no_rows = table.iloc[:0]
     yield from versions.materialized(
         context,
         table,
-        {video: tables.serialize(rows.get(video, no_rows))[1][:16] for video in videos},
+        {video: tables.serialize(rows.get(video, schemas.empty("annotations")))[1][:16] for video in videos},
         metadata={
             "boxes by class": dg.MetadataValue.md(card.frame_table(_by_class(table))),
             "counts": dict(total),

@@ -14,6 +14,7 @@ import pandas as pd
 
 from detection_assets.detector import Detector
 from detection_assets.domain import card, layout, rollout
+from resources import tables
 from resources.compute.base import version_of
 from resources.endpoints.base import EndpointError, Endpoints
 from resources.registry.base import CHAMPION, Registry
@@ -25,6 +26,7 @@ GOLDEN = 8
 
 
 @dg.asset(
+    dagster_type=tables.TABLE,
     code_version="1",
     kinds={"python"},
     metadata={"settings": ["endpoint"]},

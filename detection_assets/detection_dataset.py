@@ -20,6 +20,7 @@ from resources.storage import Storage
 
 
 @dg.asset(
+    dagster_type=tables.TABLE,
     code_version="1",
     kinds={"python", "dataset"},
     metadata={"settings": ["dataset", "classes", "videos"]},

@@ -280,7 +280,9 @@ class Detector(_Part):
         unknown = [section for section in sections if section not in Detector.model_fields]
         if unknown or not sections:
             raise ValueError(f"sections {unknown or '()'}: expected some of {', '.join(Detector.model_fields)}")
-        values = self.model_dump(mode="json", include=set(sections))
+        # Where a step runs does not change what comes of it.
+        where = {"sampling": {"hardware"}, "training": {"hardware"}}
+        values = self.model_dump(mode="json", include=set(sections), exclude=where)
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

@@ -12,8 +12,9 @@ import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, layout
+from detection_assets.domain import card, layout, schemas
 from detection_assets.pictures import published_pictures
+from resources import tables
 from resources.compute.base import Compute, Input, Step, version_of
 from resources.registry.base import CHAMPION, Registry
 from resources.storage import Storage
@@ -22,6 +23,7 @@ CODE = "1"
 
 
 @dg.asset(
+    dagster_type=tables.TABLE,
     code_version=CODE,
     kinds={"python", "table"},
     metadata={"settings": ["evaluation", "gates", "classes"]},
@@ -72,10 +74,10 @@ def evaluation(
     digests = {"challenger": weights["sha256"], "champion": rival}
     table = table.assign(
         evaluation_version=version, dataset_version=dataset, sha256=table["model"].map(digests).astype("string")
-    )
+    ).reindex(columns=list(schemas.SCHEMAS["evaluation"]))
     summary = json.loads(storage.get(made.key("summary.json")))
-    worst = {name.split("/")[-1]: made.key(name) for name in sorted(made.files) if name.startswith("worst/")}
-    charts = {name: made.key(f"{name}.png") for name in ("confusion", "pr") if f"{name}.png" in made.files}
+    names = {"confusion": "confusion.png", "pr": "pr.png", "worst": "worst.jpg"}
+    drawn = published_pictures(storage, {name: made.key(file) for name, file in names.items() if file in made.files})
     overall = table[(table["model"] == "challenger") & (table["slice_kind"] == "all")].iloc[0]
     return dg.MaterializeResult(
         value=table,
@@ -86,20 +88,20 @@ def evaluation(
             "95 % interval": f"{overall['low']:.3f} to {overall['high']:.3f}",
             "images": int(overall["n_images"]),
             "boxes": int(overall["n_boxes"]),
-            "latency_ms": float(summary["latency_ms"]["median"]),
+            "latency_ms": float(summary["challenger"]["latency_ms"]),
             "optimistic": bool(published_dataset.notes["optimistic"]),
             "by slice": dg.MetadataValue.md(card.frame_table(by_slice(table), 60)),
             "confusion and precision-recall": dg.MetadataValue.md(
-                " ".join(published_pictures(storage, charts).values())
+                f"{drawn.get('confusion', '')} {drawn.get('pr', '')}".strip() or "nothing to draw"
             ),
-            "worst frames": dg.MetadataValue.md(" ".join(published_pictures(storage, worst).values())),
+            "worst frames": dg.MetadataValue.md(drawn.get("worst", "nothing to show")),
             "champion": f"version {champion.version}" if champion else "none",
             "seconds": result.seconds,
             "cost_usd": result.cost_usd,
             "evaluation_version": version,
             "dagster/uri": storage.uri_of(made.folder),
         },
-        check_results=[gates(summary["verdicts"])],
+        check_results=[gates(summary["gates"])],
     )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from detection_assets.detector import Detector
 from detection_assets.domain import card, layout, schemas
 from detection_assets.pictures import thumbnails
-from resources import lake, versions
+from resources import lake, tables, versions
 from resources.compute.base import Compute, Input, Step, version_of
 from resources.storage import Published, Storage
 
@@ -22,6 +22,7 @@ FEW_KEPT = 0.2
 
 
 @dg.asset(
+    dagster_type=tables.TABLE,
     partitions_def=lake.VIDEOS,
     backfill_policy=dg.BackfillPolicy.single_run(),
     code_version=CODE,
@@ -42,7 +43,7 @@ def extracted_frames(
     raw_videos: pd.DataFrame,
 ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
     """A row a frame that was looked at: time, size, digest, hash, sharpness, brightness, kept or why dropped."""
-    sampling = detector.sampling.model_dump(mode="json")
+    sampling = detector.sampling.model_dump(mode="json", exclude={"hardware"})
     usable = raw_videos[raw_videos["frames_decodable"].fillna(0) > 0]
     made = {row.video: version_of("extract", CODE, row.sha256, row.kind, sampling) for row in usable.itertuples()}
     prefixes = {video: layout.frames(video, version) for video, version in made.items()}

@@ -11,11 +11,12 @@ import pandas as pd
 
 from detection_assets.detector import Detector
 from detection_assets.domain import card, layout, probe, schemas
-from resources import lake, versions
+from resources import lake, tables, versions
 from resources.storage import Storage
 
 
 @dg.asset(
+    dagster_type=tables.TABLE,
     partitions_def=lake.VIDEOS,
     backfill_policy=dg.BackfillPolicy.single_run(),
     code_version="1",

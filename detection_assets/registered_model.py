@@ -10,11 +10,13 @@ import pandas as pd
 
 from detection_assets.detector import Detector
 from detection_assets.domain import card
+from resources import tables
 from resources.registry.base import CHALLENGER, Registry
 from resources.storage import Storage
 
 
 @dg.asset(
+    dagster_type=tables.TABLE,
     code_version="1",
     kinds={"mlflow"},
     metadata={"settings": []},

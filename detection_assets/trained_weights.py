@@ -4,6 +4,7 @@ Version: the digest of `best.onnx`, which is what is served. A training with the
 run twice; one that was killed goes on from its last epoch.
 """
 
+import hashlib
 import io
 import json
 import tempfile
@@ -17,6 +18,7 @@ import pandas as pd
 from detection_assets.detector import Detector
 from detection_assets.domain import card, layout
 from detection_assets.pictures import published_pictures
+from resources import tables
 from resources.compute.base import Compute, Input, Step, StepResult, version_of
 from resources.storage import Published, Storage
 from resources.tracking import TrackedRun, Tracking
@@ -27,6 +29,7 @@ AGREE = 0.99
 
 
 @dg.asset(
+    dagster_type=tables.TABLE,
     code_version=CODE,
     kinds={"pytorch", "mlflow"},
     metadata={"settings": ["training", "classes"]},
@@ -84,7 +87,7 @@ def trained_weights(
             run_id = tracked.run_id
     table = _table(storage, detector, weights, training, result, dataset, version, run_id)
     curves = published_pictures(storage, {"curves": weights.key("curves.png")})
-    per_class = pd.DataFrame(sorted(training["per_class"].items()), columns=["class", "AP50-95 on val"])
+    per_class = pd.DataFrame(training["per_class"]).T.rename_axis("class").reset_index()
     row = table.iloc[0]
     return dg.MaterializeResult(
         value=table,
@@ -123,7 +126,8 @@ def _log(
         for row in results.rename(columns=str.strip).to_dict("records"):
             tracked.log_metrics({str(key): value for key, value in row.items()}, step=int(row["epoch"]))
     tracked.log_metrics({f"final/{key}": value for key, value in training["metrics"].items()})
-    tracked.log_metrics({f"AP50-95/{name}": value for name, value in training["per_class"].items()})
+    for name, figures in training["per_class"].items():
+        tracked.log_metrics({f"AP50/{name}": figures["ap50"], f"AP50-95/{name}": figures["ap50_95"]})
     with tempfile.TemporaryDirectory() as scratch:
         for name in ("curves.png", "results.csv", "training.json"):
             path = Path(scratch) / name
@@ -145,8 +149,8 @@ def _table(
         [
             {
                 "weights_version": version,
-                "sha256": training["sha256"]["best.onnx"],
-                "sha256_pt": training["sha256"]["best.pt"],
+                "sha256": _digest(storage, weights.key("best.onnx")),
+                "sha256_pt": _digest(storage, weights.key("best.pt")),
                 "onnx": weights.key("best.onnx"),
                 "pt": weights.key("best.pt"),
                 "base_weights": detector.training.model,
@@ -154,7 +158,7 @@ def _table(
                 "code_version": CODE,
                 "classes": json.dumps(list(detector.classes)),
                 "imgsz": detector.training.imgsz,
-                "epochs": training["epochs"],
+                "epochs": training["epochs_run"],
                 "map50": training["metrics"]["map50"],
                 "map50_95": training["metrics"]["map50_95"],
                 "bytes": weights.files["best.onnx"],
@@ -164,6 +168,10 @@ def _table(
             }
         ]
     )
+
+
+def _digest(storage: Storage, key: str) -> str:
+    return hashlib.sha256(storage.get(key)).hexdigest()
 
 
 def onnx_agrees(agreement: Mapping[str, Any]) -> dg.AssetCheckResult:

@@ -153,8 +153,8 @@ def plan_deploy(detector: str, why: str) -> Planned:
     return Planned(f"{detector}_deploy", ("deployed_endpoint",), None, None, 0, why)
 
 
-def execute(instance: DagsterInstance, defs: dg.Definitions, detector: str, planned: Planned) -> bool:
-    """Runs what was planned in this process, so that Ctrl-C stops it, and returns whether it succeeded."""
+def execute(instance: DagsterInstance, defs: dg.Definitions, detector: str, planned: Planned) -> tuple[bool, str]:
+    """Runs what was planned in this process, so that Ctrl-C stops it; returns whether it succeeded, and its id."""
     tags = {PROCESS: f"{socket.gethostname()}/{os.getpid()}"}
     if planned.first is not None and planned.last is not None:
         tags |= sensors.range_tags(planned.first, planned.last)
@@ -165,7 +165,7 @@ def execute(instance: DagsterInstance, defs: dg.Definitions, detector: str, plan
         run_config={"loggers": {"progress": {}}},
         raise_on_error=False,
     )
-    return result.success
+    return result.success, result.run_id
 
 
 def close_dead_runs(instance: DagsterInstance, detector: str) -> int:

@@ -17,6 +17,9 @@ import pandas as pd
 from detection_assets.domain import layout, schemas
 from resources.storage import Storage
 
+TABLE = dg.PythonObjectDagsterType(pd.DataFrame, name="Table", description="A DataFrame with the asset's schema.")
+"""The type of every asset's value."""
+
 
 def serialize(table: pd.DataFrame) -> tuple[bytes, str]:
     """A table as Parquet, and the digest of its content.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,7 +54,9 @@ class TrackedRun:
             book = SimpleNamespace(
                 log=self.context.log, dagster_run=self.context.run, run_id=self.context.run_id, resource_config=config
             )
-            self._mlflow = MlFlow(book)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", dg.BetaWarning)  # used knowingly; pinned in requirements.lock
+                self._mlflow = MlFlow(book)
             self._run_id = self._mlflow.active_run().info.run_id
         return self._mlflow
 

@@ -40,9 +40,7 @@ def demo(out: Console, report: Path) -> int:
     seconds["total"] = round(time.monotonic() - started, 2)
     written = figures(project) | {"seconds": seconds}
     report.write_text(json.dumps(written, indent=2) + "\n")
-    out.print(
-        f"figures in [bold]{report}[/bold]; [bold]make dev[/bold] opens the UI, [bold]make stop[/bold] ends it"
-    )
+    out.print(f"figures in [bold]{report}[/bold]; [bold]make dev[/bold] opens the UI, [bold]make stop[/bold] ends it")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
@@ -116,35 +116,35 @@ def run(out: Console, name: str, until: str, watch: Watch | None = None) -> int:
             raise InputError(
                 f"{name}: no videos in {project.storage.uri_of('videos')}; `detection add {name} FILES...`"
             )
-        good = True
-        ran = 0
+        runs: dict[str, bool] = {}
         with progress.listening(watch):
             for planned in update.plan_ingest(instance, defs, name, project.storage, until):
-                ran += 1
-                good &= _execute(out, instance, defs, name, planned, watch)
-            planned = update.plan_build(instance, defs, name, until)
-            if planned is None and until == "deployed_endpoint":
+                good, run_id = _execute(out, instance, defs, name, planned, watch)
+                runs[run_id] = good
+            # What could not be taken in must not be missing from a dataset unnoticed.
+            planned = update.plan_build(instance, defs, name, until) if all(runs.values()) else None
+            if planned is None and until == "deployed_endpoint" and all(runs.values()):
                 planned = _revive(project)
             if planned is not None:
-                ran += 1
-                good &= _execute(out, instance, defs, name, planned, watch)
-        if not ran:
+                good, run_id = _execute(out, instance, defs, name, planned, watch)
+                runs[run_id] = good
+        if not runs:
             out.print(f"{name} is up to date: nothing to do")
-        tell_problems(out, instance, name, watch)
+        tell_problems(out, instance, name, runs)
         summary(out, project, instance, until, watch)
-    return 0 if good else 1
+    return 0 if all(runs.values()) else 1
 
 
-def _execute(out: Console, instance: Any, defs: Any, name: str, planned: Any, watch: Watch) -> bool:
+def _execute(out: Console, instance: Any, defs: Any, name: str, planned: Any, watch: Watch) -> tuple[bool, str]:
     from jobs import update
 
     what = f" for {planned.count} videos" if planned.count else ""
     out.print(f"[bold]{planned.stages[0]}[/bold] to [bold]{planned.stages[-1]}[/bold]{what}: {planned.why}")
     if out.is_terminal:
         with out.status("starting ...") as watch.status:
-            good = update.execute(instance, defs, name, planned)
+            done = update.execute(instance, defs, name, planned)
         watch.status = None
-        return good
+        return done
     return update.execute(instance, defs, name, planned)
 
 
@@ -162,38 +162,22 @@ def _revive(project: Project) -> Any:
     return update.plan_deploy(project.detector.name, "the endpoint is gone")
 
 
-def tell_problems(out: Console, instance: Any, name: str, watch: Watch) -> None:
-    """Shows why a stage failed, and what checks had to say, once each."""
+def tell_problems(out: Console, instance: Any, name: str, runs: Iterable[str]) -> None:
+    """Shows why a stage failed, and what the checks of these runs had to say, once each."""
     import dagster as dg
 
-    failed = [stage for stage, what in watch.stages.items() if what.state == "failed"]
-    if failed:
-        runs = instance.get_runs(
-            dg.RunsFilter(tags={"detection/detector": name}, statuses=[dg.DagsterRunStatus.FAILURE]), limit=1
-        )
-        for record in instance.all_logs(runs[0].run_id, of_type=dg.DagsterEventType.STEP_FAILURE) if runs else ():
+    for run_id in runs:
+        for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
             error = record.dagster_event.event_specific_data.error
             while error.cause is not None:
                 error = error.cause
             out.print(error.message.strip(), style="red", markup=False)
-    for stage in watch.stages:
-        for check, found in _failed_checks(instance, name, stage).items():
-            out.print(f"check {stage}/{check}: {found}", style="yellow", markup=False)
-
-
-def _failed_checks(instance: Any, name: str, stage: str) -> dict[str, str]:
-    import dagster as dg
-
-    found: dict[str, str] = {}
-    event = instance.get_latest_materialization_event(dg.AssetKey([name, stage]))
-    runs = [event.run_id] if event else []
-    for run_id in runs:
         for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
-            evaluation = record.dagster_event.event_specific_data
-            if evaluation.asset_key == dg.AssetKey([name, stage]) and not evaluation.passed:
-                told = [evaluation.description or "", *(_plain(value) for value in evaluation.metadata.values())]
-                found[evaluation.check_name] = "\n  ".join(part for part in told if part)[:1500]
-    return found
+            found = record.dagster_event.event_specific_data
+            if not found.passed:
+                told = [found.description or "", *(_plain(value) for value in found.metadata.values())]
+                text = "\n  ".join(part for part in told if part)[:1500]
+                out.print(f"check {found.asset_key.path[-1]}/{found.check_name}: {text}", style="yellow", markup=False)
 
 
 def _plain(value: Any) -> str:

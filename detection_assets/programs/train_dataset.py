@@ -91,6 +91,8 @@ def write_layout(
         InputError: No image or no box is left to train on, or a box is of an unknown class.
     """
     shutil.rmtree(folder, ignore_errors=True)
+    # Test frames are not even sent along: nothing may learn from them.
+    images = images.loc[images["split"].isin(SPLITS)]
     boxes = boxes.loc[boxes["class"].notna() & boxes["frame"].isin(images["frame"])]
     unknown = sorted(set(boxes["class"]) - set(classes))
     if unknown:

@@ -48,7 +48,7 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a
             "century.xml",
             "<annotations><meta><task><start_frame>0</start_frame><stop_frame>2147483647</stop_frame></task>"
             "</meta>"
-            '<track id="0" label="a"><box frame="0" outside="0" xtl="0" ytl="0" xbr="1" ybr="1"/></track></annotations>',
+            '<track id="0" label="a"><box frame="0" xtl="0" ytl="0" xbr="1" ybr="1"/></track></annotations>',
             "frames",
         ),
     ],

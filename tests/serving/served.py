@@ -18,7 +18,7 @@ KEY = "a-key-for-tests"
 ROOT = Path(__file__).parents[2]
 
 
-def spec(model: Path, version: str, **changes: object) -> dict[str, object]:
+def spec(model: Path, version: str, /, **changes: object) -> dict[str, object]:
     """One slot of a state file."""
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     return {"model": str(model), "sha256": digest, "version": version, "confidence": 0.25, "iou": 0.7} | changes

@@ -66,10 +66,14 @@ def ink(page) -> int:
 def test_a_chosen_picture_shows_its_boxes(page, server: Server, detector: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    grey = tmp_path / "grey.png"
-    Image.open(detector / "pictures" / "01.png").convert("L").save(grey)
-    expected = server.client.post("/score?confidence=0.05", content=grey.read_bytes()).json()
-    sure = [box for box in expected["boxes"] if box["confidence"] >= 0.25]
+    best: tuple[int, Path, list[dict]] = (0, tmp_path, [])
+    for file in sorted((detector / "pictures").iterdir()):
+        grey = tmp_path / file.name
+        Image.open(file).convert("L").save(grey)
+        found = server.client.post("/score?confidence=0.05", content=grey.read_bytes()).json()["boxes"]
+        best = max(best, (sum(0.25 <= box["confidence"] < 0.95 for box in found), grey, found))
+    _, grey, found = best
+    sure = [box for box in found if box["confidence"] >= 0.25]
     assert len(sure) > 1
 
     assert KEY not in page.url
@@ -84,9 +88,9 @@ def test_a_chosen_picture_shows_its_boxes(page, server: Server, detector: Path, 
     with_boxes = ink(page)
 
     page.locator("#confidence").fill("0.95")
-    boxes_shown(page, sum(box["confidence"] >= 0.95 for box in expected["boxes"]))
+    boxes_shown(page, sum(box["confidence"] >= 0.95 for box in found))
     page.locator("#confidence").fill("0.05")
-    boxes_shown(page, len(expected["boxes"]))
+    boxes_shown(page, len(found))
     assert with_boxes > 1000
 
 

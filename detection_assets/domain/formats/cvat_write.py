@@ -106,7 +106,8 @@ def _by_track(boxes: pd.DataFrame) -> Iterator[tuple[str, list[dict[str, Any]]]]
     """The rows of each object in the order of frames; rows without a track get a number no track has."""
     tracks: dict[str, list[dict[str, Any]]] = {}
     single: list[dict[str, Any]] = []
-    for row in boxes.to_dict("records"):
+    records: list[Any] = boxes.to_dict("records")
+    for row in records:
         if optional_text(row["class"]) is None:
             continue
         name = optional_text(row.get("track"))

@@ -1,7 +1,7 @@
 "use strict";
 // Scores once at a low threshold and filters while the slider moves: no request for each step of the slider.
 const LOWEST = 0.05;
-const MARK = { key: "detection-key", line: 2.5, font: 14 };
+const MARK = { key: "detection-key", line: 2, font: 12 };
 const $ = (id) => document.getElementById(id);
 const state = { file: null, image: null, answer: null, hovered: null, turn: 0 };
 
@@ -122,33 +122,43 @@ function draw(boxes) {
   const scale = Math.max(1, Math.min(1400 / image.width, 1000 / image.height));
   canvas.width = Math.round(image.width * scale);
   canvas.height = Math.round(image.height * scale);
-  const unit = Math.max(1, canvas.width / 1100);
+  // Lines and letters keep their size on the screen, however small the picture is shown.
+  const unit = canvas.width / (canvas.clientWidth || canvas.width);
   const pen = canvas.getContext("2d");
   pen.drawImage(image, 0, 0, canvas.width, canvas.height);
-  pen.font = `600 ${MARK.font * unit}px system-ui, sans-serif`;
-  pen.textBaseline = "middle";
-  for (const box of [...boxes].reverse()) mark(pen, box, scale, unit);
+  const last = [...boxes].reverse();
+  for (const box of last) outline(pen, box, scale, unit);
+  for (const box of last) label(pen, box, scale, unit);
 }
 
-function mark(pen, box, scale, unit) {
-  const [x, y] = [box.x1 * scale, box.y1 * scale];
-  const [width, height] = [(box.x2 - box.x1) * scale, (box.y2 - box.y1) * scale];
+const faded = (box) => (state.hovered && state.hovered !== box ? 0.2 : 1);
+
+function outline(pen, box, scale, unit) {
+  const place = [box.x1, box.y1, box.x2 - box.x1, box.y2 - box.y1].map((side) => side * scale);
   const chosen = state.hovered === box;
-  pen.globalAlpha = state.hovered && !chosen ? 0.25 : 1;
+  pen.globalAlpha = faded(box);
   pen.lineWidth = MARK.line * unit * (chosen ? 1.6 : 1);
   pen.strokeStyle = colour(box.class_id);
   pen.fillStyle = colour(box.class_id, chosen ? 0.22 : 0.08);
-  pen.fillRect(x, y, width, height);
-  pen.strokeRect(x, y, width, height);
+  pen.fillRect(...place);
+  pen.strokeRect(...place);
+  pen.globalAlpha = 1;
+}
+
+function label(pen, box, scale, unit) {
   const text = `${box.class} ${Math.round(box.confidence * 100)}%`;
-  const tall = (MARK.font + 8) * unit;
-  const wide = pen.measureText(text).width + 12 * unit;
+  pen.font = `600 ${MARK.font * unit}px system-ui, sans-serif`;
+  pen.textBaseline = "middle";
+  const tall = (MARK.font + 7) * unit;
+  const wide = pen.measureText(text).width + 10 * unit;
+  const y = box.y1 * scale;
   const top = y >= tall ? y - tall : y;
-  const left = Math.max(0, Math.min(x - pen.lineWidth / 2, pen.canvas.width - wide));
+  const left = Math.max(0, Math.min(box.x1 * scale - (MARK.line * unit) / 2, pen.canvas.width - wide));
+  pen.globalAlpha = faded(box);
   pen.fillStyle = colour(box.class_id);
   pen.fillRect(left, top, wide, tall);
   pen.fillStyle = "#fff";
-  pen.fillText(text, left + 6 * unit, top + tall / 2 + unit * 0.5);
+  pen.fillText(text, left + 5 * unit, top + tall / 2 + unit * 0.5);
   pen.globalAlpha = 1;
 }
 
@@ -220,6 +230,7 @@ function listen() {
     say("");
     if (state.file) score();
   });
+  window.addEventListener("resize", () => draw(visible()));
   window.addEventListener("hashchange", takeKeyFromAddress);
 }
 
