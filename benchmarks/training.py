@@ -89,7 +89,8 @@ def run(images: int = 300, size: int = 160, epochs: int = 12, repeats: int = 3) 
     """Measures both sides.
 
     Returns:
-        One row: `name, ours, anchor, ratio, limit` (median seconds), and the mAP50 that ours reached.
+        One row: `name, ours, anchor, ratio, limit` (median seconds), the same for the processors' time, and the mAP50
+        that ours reached.
     """
     from detection_assets.programs.train_dataset import read_snapshot, write_layout
 
@@ -128,7 +129,8 @@ def run(images: int = 300, size: int = 160, epochs: int = 12, repeats: int = 3) 
             {
                 "name": f"training of {images} images, {epochs} epochs at {size} px", "ours": fast, "anchor": slow,
                 "ratio": fast / slow, "limit": LIMIT,
-                "ours_cpu": fast_cpu, "anchor_cpu": slow_cpu, "ratio_cpu": fast_cpu / slow_cpu, "map50": summary["metrics"]["map50"],
+                "ours_cpu": fast_cpu, "anchor_cpu": slow_cpu, "ratio_cpu": fast_cpu / slow_cpu,
+                "map50": summary["metrics"]["map50"],
             }
         ]  # fmt: skip
 

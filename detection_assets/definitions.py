@@ -13,7 +13,7 @@ from detection_assets import (
     annotations,
     deployed_endpoint,
     detection_dataset,
-    detector,
+    detector_file,
     evaluation,
     extracted_frames,
     raw_videos,
@@ -77,6 +77,6 @@ def build(of: Detector) -> dg.Definitions:
 
 
 def __getattr__(name: str) -> dg.Definitions:
-    if name.startswith("_") or name not in detector.available(detector.detectors_folder()):
+    if name.startswith("_") or name not in detector_file.available(detector_file.detectors_folder()):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; there is no detectors/{name}.yaml")
-    return build(detector.find(name))
+    return build(detector_file.find(name))

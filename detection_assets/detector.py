@@ -1,23 +1,21 @@
 """A detector: what it detects, how its frames are taken, what it must reach and where it answers.
 
-Each `detectors/NAME.yaml` is read into a `Detector`; whatever is wrong with the file is told at once, each with its
-line and what to write instead. The descriptions here are the documentation: they become the comments of a new file.
+Each `detectors/NAME.yaml` is read into a `Detector` by `detector_file`. The descriptions here are the documentation:
+they become the comments of a new file.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, TypeGuard
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from detection_assets.domain.cron import cron_problem
 from detection_assets.domain.problems import InputError
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -31,7 +29,9 @@ class DetectorError(InputError):
     """A detector file that cannot be used. The message has a line for each problem: file, line, key and remedy."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A section of a detector's file: unknown keys are refused, values are not coerced."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
@@ -40,7 +40,7 @@ def _key(default: Any, description: str, **limits: Any) -> Any:
     return Field(default=default, description=description, **limits)
 
 
-class Videos(_Part):
+class Videos(Part):
     """How videos belong together."""
 
     group: str | None = _key(
@@ -62,7 +62,7 @@ class Videos(_Part):
         return value
 
 
-class Sampling(_Part):
+class Sampling(Part):
     """Which frames are taken from a video. Photographs are all taken."""
 
     method: Literal["rate", "scene", "keyframes"] = _key(
@@ -77,7 +77,7 @@ class Sampling(_Part):
     hardware: Literal["here", "cpu", "gpu"] = _key("here", "here (beside the run), cpu or gpu (a job of the platform)")
 
 
-class Shares(_Part):
+class Shares(Part):
     """How much of the data teaches, tunes and judges. Together 1."""
 
     train: Share = _key(0.7, "the share of the images that teaches")
@@ -94,7 +94,7 @@ class Shares(_Part):
         return self
 
 
-class Dataset(_Part):
+class Dataset(Part):
     """How the data set is put together."""
 
     split: Shares = _key(Shares(), "shares of the images; groups stay whole")
@@ -103,7 +103,7 @@ class Dataset(_Part):
     min_images: Positive = _key(20, "the fewest annotated images worth training on")
 
 
-class Training(_Part):
+class Training(Part):
     """How the network is trained."""
 
     model: str = _key(
@@ -133,7 +133,7 @@ class Training(_Part):
         return value
 
 
-class Evaluation(_Part):
+class Evaluation(Part):
     """How the model is scored."""
 
     confidence: Fraction = _key(0.001, "the least confidence of a prediction that is scored")
@@ -143,7 +143,7 @@ class Evaluation(_Part):
     seed: int = _key(0, "the seed of the resampling", ge=0)
 
 
-class Gates(_Part):
+class Gates(Part):
     """What a model must reach before it is registered."""
 
     map50: Fraction = _key(0.5, "the least mAP50 on the test split")
@@ -154,7 +154,7 @@ class Gates(_Part):
     size_mb: float = _key(100.0, "the most megabytes of the ONNX file", gt=0)
 
 
-class Endpoint(_Part):
+class Endpoint(Part):
     """Where it answers."""
 
     host: str = _key("127.0.0.1", "the address to listen on; 0.0.0.0 lets others in", min_length=1)
@@ -167,7 +167,7 @@ class Endpoint(_Part):
     p95_ms: float = _key(1000.0, "the milliseconds within which 95 of 100 requests are answered", gt=0)
 
 
-class Retraining(_Part):
+class Retraining(Part):
     """When it is trained again."""
 
     schedule: str = _key("0 3 * * 1", "a cron schedule of minute, hour, day, month, weekday; off until switched on")
@@ -184,7 +184,7 @@ class Retraining(_Part):
 SECTIONS = ("videos", "sampling", "dataset", "training", "evaluation", "gates", "endpoint", "retraining")
 
 
-class Detector(_Part):
+class Detector(Part):
     """A detector, as its file says."""
 
     name: str = _key(..., "the detector's name, as its file's; prefix of all its assets", examples=["fridge"])
@@ -285,269 +285,3 @@ class Detector(_Part):
         values = self.model_dump(mode="json", include=set(sections), exclude=where)
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def detectors_folder() -> Path:
-    """Where the detector files are: DETECTION_DETECTORS if it is set, else `detectors/` of the project."""
-    return Path(os.environ.get("DETECTION_DETECTORS") or Path(__file__).parents[1] / "detectors")
-
-
-def available(folder: Path) -> list[str]:
-    """Names of the detectors in a folder, sorted."""
-    return sorted(path.stem for path in folder.glob("*.yaml"))
-
-
-def find(name: str, folder: Path | None = None) -> Detector:
-    """Loads a detector by its name.
-
-    Args:
-        name: The detector's name.
-        folder: Where to look; `detectors_folder()` if None.
-
-    Raises:
-        DetectorError: If there is none of that name (the message lists those there are), or its file cannot be used.
-    """
-    folder = detectors_folder() if folder is None else folder
-    names = available(folder)
-    if name in names:
-        return load(folder / f"{name}.yaml")
-    there = f"There are: {', '.join(names)}." if names else "There are none."
-    raise DetectorError(
-        f"{_shown(folder)}: no detector {name!r}.{_guess(name, names)} {there} `detection init NAME` makes one."
-    )
-
-
-def load(path: Path) -> Detector:
-    """Reads a detector's file.
-
-    Args:
-        path: A YAML file, called as the detector is.
-
-    Raises:
-        DetectorError: If it cannot be used; one line for each problem, with file, line and remedy.
-    """
-    shown = _shown(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DetectorError(f"{shown}: there is no such file. `detection init {path.stem}` makes one.") from None
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise DetectorError(f"{shown}:{line}: is not UTF-8 text. Save it as UTF-8.") from None
-    except OSError as error:
-        raise DetectorError(f"{shown}: cannot be read: {error.strerror}.") from None
-    return _parse(text, shown, path.stem)
-
-
-def template(name: str, classes: Sequence[str] | None = None) -> str:
-    """A commented detector file with every setting and its default.
-
-    Args:
-        name: The detector's name.
-        classes: What it detects; one placeholder if None.
-
-    Raises:
-        DetectorError: If the name or the classes cannot be used.
-    """
-    own = {"name": name, "classes": classes or ["object"]}
-    lines = [
-        f"# What `{name}` detects, how it learns and where it answers.",
-        "# Only name and classes must be there; for any other key that is left out, the value here is taken.",
-        *_rendered(Detector, own, ""),
-    ]
-    text = "\n".join(lines) + "\n"
-    _parse(text, f"detectors/{name}.yaml", name)
-    return text
-
-
-def cron_problem(text: str) -> str | None:
-    """Says what is wrong with a cron schedule of five fields or a word such as `@weekly`; None if it is right."""
-    if text in {"@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"}:
-        return None
-    fields = text.lower().split()
-    if len(fields) != 5:
-        return f"has {len(fields)} fields, not the five of minute, hour, day, month and weekday: {text!r}"
-    taken: list[set[int]] = []
-    for field, (what, low, high, names) in zip(fields, CRON, strict=True):
-        values: set[int] = set()
-        for part in field.split(","):
-            match = re.fullmatch(r"(?:\*|([a-z]+|[0-9]{1,4})(?:-([a-z]+|[0-9]{1,4}))?)(?:/([0-9]{1,4}))?", part)
-            if not match:
-                return f"cannot be read: {what} {part!r}"
-            first, last, step = match.groups()
-            ends = [
-                names.index(end) + low if end in names else int(end) if end.isdigit() else -1
-                for end in (first, last)
-                if end
-            ]
-            start, stop = (ends[0], ends[-1]) if ends else (low, high)
-            if not low <= start <= stop <= high or step == "0":
-                return f"has {what} {part!r}, which is not within {low} to {high}"
-            values.update(range(start, (high if step and not last else stop) + 1, int(step or 1)))
-        taken.append(values)
-    if min(taken[2]) > max((29 if month == 2 else 30 if month in {4, 6, 9, 11} else 31) for month in taken[3]):
-        return f"names a day that its months do not have: {text!r}"
-    return None
-
-
-CRON: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
-    ("minute", 0, 59, ()),
-    ("hour", 0, 23, ()),
-    ("day", 1, 31, ()),
-    ("month", 1, 12, ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")),
-    ("weekday", 0, 7, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
-)
-
-
-def _shown(path: Path) -> str:
-    """The path as a user would type it here."""
-    try:
-        return path.resolve().relative_to(Path.cwd()).as_posix()
-    except (ValueError, OSError):
-        return str(path)
-
-
-def _guess(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean `{close[0]}`?" if close else ""
-
-
-def _parse(text: str, shown: str, stem: str) -> Detector:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    try:
-        node = YAML(typ="rt").compose(text)
-        plain = YAML(typ="safe", pure=True)
-        plain.allow_duplicate_keys = True  # Told below, with the lines of both.
-        data = plain.load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        begin = "".join(text.split("\n")[mark.line : mark.line + 1]) if mark else ""
-        tab = "\t" in begin[: len(begin) - len(begin.lstrip())]
-        why = "a tab. Indent with spaces" if tab else f"not YAML: {error.problem or error.context}"
-        raise DetectorError(f"{shown}{f':{mark.line + 1}' if mark else ''}: {why}.") from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise DetectorError(f"{shown}: not YAML: {str(error).splitlines()[0]}.") from None
-    if not isinstance(data, dict):
-        what = "is empty" if data is None else "must be keys and values, such as `name: fridge`"
-        raise DetectorError(f"{shown}: {what}. `detection init NAME` makes a file to start from.")
-    lines: dict[tuple[str, ...], int] = {}
-    problems: list[tuple[int, str]] = []
-    _locate(node, (), lines, problems, set())
-    found: Detector | None = None
-    try:
-        found = Detector.model_validate(data)
-    except ValidationError as error:
-        for one in error.errors(include_url=False):
-            for loc, what in _explained(one):
-                key = tuple(str(part) for part in loc)
-                line = next((lines[key[:end]] for end in range(len(key), 0, -1) if key[:end] in lines), 1)
-                problems.append((line, f"{_dotted(loc)}: {what}"))
-    if isinstance(data.get("name"), str) and data["name"] != stem:
-        what = f"name: is {data['name']!r}, but the file is called {stem}.yaml. Make them the same."
-        problems.append((lines.get(("name",), 1), what))
-    if problems or found is None:
-        raise DetectorError("\n".join(f"{shown}:{line}: {what}" for line, what in sorted(problems)))
-    return found
-
-
-def _locate(
-    node: Any, at: tuple[str, ...], lines: dict[tuple[str, ...], int], problems: list[tuple[int, str]], seen: set[int]
-) -> None:
-    """Notes the line of each key and list item, and tells doubled keys."""
-    if not isinstance(node.value, list) or id(node) in seen:
-        return
-    seen.add(id(node))
-    for number, item in enumerate(node.value):
-        key, value = item if isinstance(item, tuple) else (None, item)
-        path = (*at, str(number) if key is None else str(key.value))
-        line = (key or value).start_mark.line + 1
-        if path in lines:
-            problems.append((line, f"{_dotted(path)}: doubled key (first on line {lines[path]}). Remove one."))
-        else:
-            lines[path] = line
-            _locate(value, path, lines, problems, seen)
-
-
-def _dotted(loc: Sequence[int | str]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
-
-
-WORDS = (
-    ("Input should be", "must be"),
-    ("greater than or equal to", "at least"),
-    ("less than or equal to", "at most"),
-    ("greater than", "above"),
-    ("less than", "below"),
-    ("a valid string", "text"),
-    ("a valid tuple", "a list"),
-    ("a valid ", "a "),
-    ("a integer", "a whole number"),
-)
-
-
-def _explained(error: Any) -> list[tuple[tuple[int | str, ...], str]]:
-    """Where a validation error lies, and what is wrong and what to do, in our words."""
-    loc, kind, context = error["loc"], error["type"], error.get("ctx", {})
-    model: Any = Detector
-    info: Any = None
-    for part in loc:
-        fields = getattr(model, "model_fields", {})
-        if part in fields:
-            info = fields[part]
-            model = info.annotation
-        elif kind in {"extra_forbidden", "invalid_key"}:
-            known = f" Known here: {', '.join(fields)}."
-            return [(loc, f"unknown key.{_guess(str(part), fields) or known}")]
-    if kind == "items":
-        return [((*loc, at), text) for at, text in context["items"]]
-    what, given = error["msg"], f"{error['input']!r:.60}"
-    if kind == "missing":
-        what = "is missing"
-    elif kind in {"too_short", "string_too_short"}:
-        what = "must not be empty"
-    elif _is_part(model):
-        known = f" Known here: {', '.join(model.model_fields)}." if kind == "model_type" else ""
-        return [(loc, f"must be keys and values, got {given}.{known}" if known else f"{what}.")]
-    elif what.startswith("Input should"):
-        for theirs, ours in WORDS:
-            what = what.replace(theirs, ours)
-        what += f", got {given}"
-    return [(loc, f"{what}. {_remedy(info)}".strip())]
-
-
-def _is_part(annotation: Any) -> TypeGuard[type[_Part]]:
-    return isinstance(annotation, type) and issubclass(annotation, _Part)
-
-
-def _remedy(info: Any) -> str:
-    default = info.get_default(call_default_factory=True)
-    example = info.examples[0] if info.examples else None if info.is_required() else default
-    # What comes after a semicolon explains the default, not the value to write.
-    return f"Set {info.description.partition(';')[0]}" + (f", such as {example}." if example not in (None, "") else ".")
-
-
-def _rendered(model: type[_Part], own: dict[str, Any], at: str) -> Iterable[str]:
-    """The lines of a section: each key with its default (or our own value) and its description as a comment."""
-    indent = "  " * at.count(".")
-    for key, info in model.model_fields.items():
-        if _is_part(info.annotation):
-            yield from [""] * (not at)
-            yield f"{indent}{key}:  # {info.description}"
-            yield from _rendered(info.annotation, own, f"{at}{key}.")
-            continue
-        value = own[at + key] if at + key in own else info.get_default(call_default_factory=True)
-        if isinstance(value, (list, tuple)):
-            yield f"{indent}{key}:  # {info.description}"
-            yield from (f"{indent}  - {_scalar(item)}" for item in value)
-        else:
-            yield f"{indent}{key}: {_scalar(value)}  # {info.description}"
-
-
-def _scalar(value: Any) -> str:
-    # JSON is YAML; a word that YAML cannot take for anything else needs no quotes.
-    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", value)
-    if plain and value.lower() not in {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}:
-        return value
-    return json.dumps(value, ensure_ascii=False)

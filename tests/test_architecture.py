@@ -36,6 +36,7 @@ MAY_KNOW = {
     "detection_assets.serving": ("detection_assets.domain", "detection_assets.serving"),
     "detection_assets.samples": ("detection_assets.domain", "detection_assets.samples"),
     "detection_assets.detector": ("detection_assets.domain",),
+    "detection_assets.detector_file": ("detection_assets.detector",),
     "detection_assets.pictures": ("resources.storage",),
     **{
         f"detection_assets.{stage}": (
@@ -88,7 +89,7 @@ def room_of(module: str) -> str:
     return max((room for room in MAY_KNOW if f"{module}.".startswith(f"{room}.")), key=len)
 
 
-@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
 def test_a_room_knows_only_whom_it_may(module: str, path: Path) -> None:
     allowed = MAY_KNOW[room_of(module)]
     for name in imports(path):
@@ -96,13 +97,13 @@ def test_a_room_knows_only_whom_it_may(module: str, path: Path) -> None:
             assert any(f"{name}.".startswith(f"{room}.") for room in allowed), f"{module} imports {name}"
 
 
-@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
 def test_only_programs_know_the_trainer(module: str, path: Path) -> None:
     if not module.startswith("detection_assets.programs"):
         assert not {name.split(".")[0] for name in imports(path)} & {"torch", "ultralytics", "torchvision"}
 
 
-@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
 def test_the_domain_is_pure(module: str, path: Path) -> None:
     if module.startswith("detection_assets.domain"):
         assert not {name.split(".")[0] for name in imports(path)} & {
@@ -110,14 +111,14 @@ def test_the_domain_is_pure(module: str, path: Path) -> None:
         }
 
 
-@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
 def test_heavy_packages_are_imported_where_they_are_used(module: str, path: Path) -> None:
     if module == "detection_assets.serving.app":
         return  # the program that is the server; nothing imports it
     assert not {name.split(".")[0] for name in imports(path, top_only=True)} & set(HEAVY), module
 
 
-@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
 def test_platforms_are_named_in_profiles_alone(module: str, path: Path) -> None:
     if module == "resources.profiles":
         return

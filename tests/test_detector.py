@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from detection_assets import detector as module
-from detection_assets.detector import Detector, DetectorError, available, cron_problem, find, load, template
+from detection_assets import detector_file as module
+from detection_assets.detector import Detector, DetectorError
+from detection_assets.detector_file import available, find, load, template
+from detection_assets.domain.cron import cron_problem
 from detection_assets.domain.problems import InputError
 
 ROOT = Path(__file__).parents[1]

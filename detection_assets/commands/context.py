@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from detection_assets import detector as detectors
+from detection_assets import detector_file as detectors
 from detection_assets.detector import Detector
 from detection_assets.domain.problems import InputError
 from resources import profiles

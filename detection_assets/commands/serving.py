@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from detection_assets import detector as detectors
+from detection_assets import detector_file as detectors
 from detection_assets.commands.context import Project
 from detection_assets.domain.problems import InputError
 from resources.instance import dagster_home

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from detection_assets import detector as detectors
+from detection_assets import detector_file as detectors
 from detection_assets.commands.context import Project
 from detection_assets.domain import layout
 from detection_assets.domain.problems import InputError

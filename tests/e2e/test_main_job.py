@@ -140,9 +140,9 @@ def test_dagster_agrees_that_nothing_is_stale(world: World) -> None:
     from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
     from dagster._core.loader import LoadingContextForTest
 
-    from detection_assets import definitions, detector
+    from detection_assets import definitions, detector_file
 
-    graph = definitions.build(detector.find("fridge")).resolve_asset_graph()
+    graph = definitions.build(detector_file.find("fridge")).resolve_asset_graph()
     with world.instance() as instance:
         resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
         for stage in STAGES:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from project import write_detector
 from dagster import DagsterInstance
+from project import write_detector
 
-from detection_assets import definitions, detector
+from detection_assets import definitions, detector_file
 from jobs import sensors
 from resources import lake
 from resources.storage import Storage
@@ -68,7 +68,7 @@ class Ticker:
     """Ticks one sensor as the daemon would, carrying the cursor over."""
 
     def __init__(self, instance: DagsterInstance, storage: Storage, name: str) -> None:
-        self.defs = definitions.build(detector.find("tiny"))
+        self.defs = definitions.build(detector_file.find("tiny"))
         self.sensor = self.defs.resolve_sensor_def(name)
         self.instance, self.storage = instance, storage
         self.cursor: str | None = None
