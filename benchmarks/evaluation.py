@@ -80,7 +80,7 @@ def anchor(frames: pd.DataFrame, truth: pd.DataFrame, guess: pd.DataFrame, class
     return float(result.stats[1]), float(result.stats[0])
 
 
-def run(images: int = 5_000, truths: int = 35_000, found: int = 250_000, classes: int = 80, repeats: int = 3):
+def main(images: int = 5_000, truths: int = 35_000, found: int = 250_000, classes: int = 80, repeats: int = 3):
     """Measures both sides.
 
     Returns:
@@ -115,5 +115,5 @@ if __name__ == "__main__":
     parser.add_argument("--found", type=int, default=250_000)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    for row in run(images=given.images, found=given.found, repeats=given.repeats):
+    for row in main(images=given.images, found=given.found, repeats=given.repeats):
         print(json.dumps(row))

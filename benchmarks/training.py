@@ -85,7 +85,7 @@ def timed(command: list[str]) -> tuple[float, float]:
     return time.perf_counter() - began, cpu
 
 
-def run(images: int = 300, size: int = 160, epochs: int = 12, repeats: int = 3) -> list[dict[str, object]]:
+def main(images: int = 300, size: int = 160, epochs: int = 12, repeats: int = 3) -> list[dict[str, object]]:
     """Measures both sides.
 
     Returns:
@@ -142,5 +142,5 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    for row in run(given.images, given.size, given.epochs, given.repeats):
+    for row in main(given.images, given.size, given.epochs, given.repeats):
         print(json.dumps(row))

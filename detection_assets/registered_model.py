@@ -59,7 +59,7 @@ def registered_model(
         "approved_at": entry.tags.get("approved_at") or datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "approval_reason": entry.tags.get("approval_reason") or "every gate passed",
     }
-    registry.tag(entry.version, {**approval, "dagster_run_id": context.run_id})
+    registry.tag(entry.version, {**approval, "dagster_run_id": context.run.run_id})
     registry.point(CHALLENGER, entry.version)
     table = pd.DataFrame(
         [

@@ -52,7 +52,7 @@ class TrackedRun:
                 "extra_tags": dict(self.tags),
             }
             book = SimpleNamespace(
-                log=self.context.log, dagster_run=self.context.run, run_id=self.context.run_id, resource_config=config
+                log=self.context.log, dagster_run=self.context.run, run_id=self.context.run.run_id, resource_config=config
             )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", dg.BetaWarning)  # used knowingly; pinned in requirements.lock

@@ -1,4 +1,4 @@
-"""Fixtures that every layer of tests shares: a project of its own in a temporary folder, and the real data beside us."""
+"""Fixtures that every layer of tests shares: a project of its own in a temporary folder, and the real data."""
 
 from __future__ import annotations
 

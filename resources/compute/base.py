@@ -172,7 +172,7 @@ class Compute(dg.ConfigurableResource, ABC):
             "instance": instance,
             "seconds": round(seconds, 3),
             "cost_usd": cost_usd,
-            "run_id": context.run_id,
+            "run_id": context.run.run_id,
         }
         outputs: dict[str, Published] = {}
         for name, prefix in step.outputs.items():

@@ -144,6 +144,9 @@ class LocalCompute(Compute):
 
     def cleanup(self, handle: LocalHandle, *, succeeded: bool) -> None:
         """Removes the step's folder; a failed step keeps its checkpoint."""
+        handle.pump.join(timeout=GRACE_S)
+        if handle.process.stdout and not handle.pump.is_alive():
+            handle.process.stdout.close()
         if succeeded:
             shutil.rmtree(handle.folder, ignore_errors=True)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,24 @@ import dagster as dg
 import pytest
 
 from resources import profiles
+from resources.tracking import Tracking
 
 PLATFORMS = ["local"]
 
 
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MLflow database with its tables and nothing in them: making one takes seconds, copying it none."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    Tracking(uri=f"sqlite:///{path}", experiment="tiny").client().search_experiments()
+    return path
+
+
 @pytest.fixture(params=PLATFORMS)
-def platform(request: pytest.FixtureRequest, home: Path) -> Iterator[Any]:
+def platform(request: pytest.FixtureRequest, home: Path, empty_mlflow: Path) -> Iterator[Any]:
     """A platform's matching set of resources, opened, by attribute."""
+    (home / ".mlflow").mkdir()
+    shutil.copyfile(empty_mlflow, home / ".mlflow" / "mlflow.db")
     made = profiles.PROFILES[request.param]("tiny", host="127.0.0.1", port=0)
     with dg.build_resources(made) as opened:
         yield opened

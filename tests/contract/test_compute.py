@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import threading
 import time
 from pathlib import Path
@@ -47,8 +45,9 @@ def run(platform: Any, wanted: Step, reports: list | None = None) -> StepResult:
     kept: list[StepResult] = []
 
     @dg.asset
-    def made(context: dg.AssetExecutionContext) -> None:
+    def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         kept.append(platform.compute.run(context, wanted, reports.append if reports is not None else None))
+        return dg.MaterializeResult()
 
     dg.materialize([made])
     return kept[0]

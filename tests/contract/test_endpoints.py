@@ -76,7 +76,7 @@ def test_a_model_with_another_digest_is_refused_and_the_serving_slot_untouched(
 @pytest.mark.parametrize("traffic", [{"blue": 50}, {"blue": 150, "green": -50}, {"red": 100}])
 def test_shares_that_make_no_sense_are_refused(platform: Any, model: dict[str, str], traffic: dict[str, int]) -> None:
     platform.endpoints.deploy("blue", **model, version="1", settings=SETTINGS)
-    with pytest.raises(EndpointError, match="do not sum|no slot"):
+    with pytest.raises(EndpointError, match=r"do not sum|no slot"):
         platform.endpoints.route(traffic)
 
 

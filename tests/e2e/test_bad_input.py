@@ -136,7 +136,7 @@ def test_a_detector_file_with_mistakes_names_each_with_its_line(home: Path) -> N
     assert "Traceback" not in told
 
 
-@pytest.mark.parametrize("words", [("run", "nobody"), ("status", "nobody"), ("serve", "nobody"), ("add", "nobody", "x")])
+@pytest.mark.parametrize("words", [("run", "nobody"), ("status", "nobody"), ("add", "nobody", "x")])
 def test_a_detector_that_does_not_exist_is_named(home: Path, words: tuple[str, ...]) -> None:
     write_detector(home, "tiny")
     code, told = detection(*words)

@@ -51,7 +51,7 @@ def test_labels_links_and_yaml(frames, tmp_path):
         [1, 0.5, 0.5, 0.5, 0.5],
         [0, 0.5, 0.5, 1, 1],
     ]
-    assert (tmp_path / "out/labels/train/000003.txt").read_text() == ""
+    assert (tmp_path / "out/labels/train/000002.txt").read_text() == ""
     assert [path.name for path in layout.files] == ["000001.jpg"]
     assert layout.files[0].resolve() == (frames / "b.JPG").resolve()
     yaml = json.loads(layout.yaml.read_text())
@@ -63,7 +63,7 @@ def test_labels_links_and_yaml(frames, tmp_path):
 def test_a_picture_that_ultralytics_would_repair_is_copied(frames, tmp_path):
     write_layout(images(*ALL), boxes(("a.jpg", "no", 0, 0, 9, 9)), frames, CLASSES, tmp_path / "out")
     links = {path.name: path.is_symlink() for path in (tmp_path / "out/images/train").iterdir()}
-    assert links == {"000000.jpg": True, "000003.jpg": False}
+    assert links == {"000000.jpg": True, "000002.jpg": False}
 
 
 def test_without_boxes_to_validate_on_the_training_images_stand_in(frames, tmp_path):
@@ -75,6 +75,7 @@ def test_without_boxes_to_validate_on_the_training_images_stand_in(frames, tmp_p
 
 def test_a_missing_picture_is_told_and_the_rest_is_used(frames, tmp_path):
     os.remove(frames / "b.JPG")
+    os.remove(frames / "c.png")  # a test frame: it is not even looked for
     layout = write_layout(images(*ALL), boxes(("a.jpg", "no", 0, 0, 9, 9)), frames, CLASSES, tmp_path / "out")
     assert [problem.file for problem in layout.problems] == ["b.JPG"]
     assert layout.images["train"] == 2

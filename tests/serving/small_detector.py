@@ -64,10 +64,10 @@ def build(out: Path) -> None:
     with torch.no_grad():
         network(torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255)
         for branch in network.model[-1].cv3:
-            branch[-1].weight *= 8
-            branch[-1].bias.fill_(-3.0)
-        for branch in network.model[-1].cv2:
             branch[-1].weight *= 4
+            branch[-1].bias.fill_(-2.0)
+        for branch in network.model[-1].cv2:
+            branch[-1].weight *= 2
     network.eval()
     model.model = network
     model.ckpt = {}
@@ -86,7 +86,7 @@ def main(out: Path) -> None:
     pictures = out / "pictures"
     pictures.mkdir()
     names = []
-    for index in range(24):
+    for index in range(18):
         names.append(f"{index:02d}.png")
         cv2.imwrite(str(pictures / names[-1]), draw(rng, *SHAPES[index % len(SHAPES)])[0])
     reference = []
