@@ -51,9 +51,8 @@ class TrackedRun:
                 "env": {},
                 "extra_tags": dict(self.tags),
             }
-            book = SimpleNamespace(
-                log=self.context.log, dagster_run=self.context.run, run_id=self.context.run.run_id, resource_config=config
-            )
+            run = self.context.run
+            book = SimpleNamespace(log=self.context.log, dagster_run=run, run_id=run.run_id, resource_config=config)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", dg.BetaWarning)  # used knowingly; pinned in requirements.lock
                 self._mlflow = MlFlow(book)

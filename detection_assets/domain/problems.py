@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class InputError(ValueError):
@@ -41,4 +43,6 @@ PROBLEM_COLUMNS = ["file", "place", "what", "done"]
 
 def problems_table(problems: Iterable[Problem]) -> pd.DataFrame:
     """Puts problems in a table, one a row, with columns `file, place, what, done`."""
+    import pandas as pd
+
     return pd.DataFrame([asdict(problem) for problem in problems], columns=PROBLEM_COLUMNS)

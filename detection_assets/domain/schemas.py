@@ -115,9 +115,10 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         sha256=("string", "Digest of the model."),
         slice_kind=("string", "all, class, size, group or video."),
         slice=("string", "Which class, size, group or video; `all` for the whole split."),
+        class_=("string", "The class within a size or group; empty for all classes."),
         ap50=("float64", "Average precision at IoU 0.50 (mean over classes where there are several)."),
         ap50_95=("float64", "The same, averaged over IoU 0.50:0.05:0.95."),
-        recall=("float64", "Best recall at 100 detections an image, averaged over IoU."),
+        recall=("float64", "Best recall at IoU 0.50."),
         n_images=("Int64", "Images in the slice."),
         n_boxes=("Int64", "True boxes in the slice."),
         low=("float64", "Lower end of ap50's 95 % bootstrap interval."),
@@ -172,7 +173,8 @@ def conform(asset: str, frame: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, Any] = {}
     for name, column in schema.items():
         try:
-            columns[name] = frame[name].reset_index(drop=True).astype(column.dtype)
+            kind: Any = column.dtype
+            columns[name] = frame[name].reset_index(drop=True).astype(kind)
         except (TypeError, ValueError) as error:
             raise ValueError(f"table of {asset}: column {name} does not fit {column.dtype}: {error}") from error
     return pd.DataFrame(columns)

@@ -250,10 +250,11 @@ class FridgeScene:
         return [self._numbered(item, kind, k) for k, (item, kind) in enumerate(placed)]
 
     def _column(self, kind: str, x: float, upper: bool, rng: np.random.Generator) -> list[tuple[Item, str]]:
-        """One facing: a product at the front, often another behind it."""
+        """One facing: a product at the front, sometimes another behind it, or one at the back alone."""
         rows = [rng.uniform(4, 11)] if rng.random() > self.shop.empty else []
-        if rng.random() < 0.45:
-            rows.append(rng.uniform(20, 28))
+        # Rarely straight behind another: a shop pulls its goods forward.
+        if rng.random() < (0.16 if rows else 0.6):
+            rows.append(rng.uniform(18, 26))
         foot = UPPER if upper else 0.0
         return [
             (Item(self._draw_product(kind, upper, rng), np.array([x + rng.normal(0, 0.5), foot, z]), 0, upper), kind)

@@ -82,9 +82,7 @@ class Ticker:
         for request in data.dynamic_partitions_requests or ():
             self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         tags = [request.tags for request in data.run_requests or ()]
-        return [
-            (tag["dagster/asset_partition_range_start"], tag["dagster/asset_partition_range_end"]) for tag in tags
-        ]
+        return [(tag["dagster/asset_partition_range_start"], tag["dagster/asset_partition_range_end"]) for tag in tags]
 
 
 def test_many_new_videos_make_one_run(instance: DagsterInstance, place: Storage) -> None:

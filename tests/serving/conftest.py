@@ -37,3 +37,8 @@ def server(detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     one.until_ready()
     yield one
     one.stop()
+
+
+@pytest.fixture(scope="session")
+def picture(detector: Path) -> bytes:
+    return (detector / "pictures" / "01.png").read_bytes()
