@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -19,12 +19,21 @@ if TYPE_CHECKING:
     from PIL import Image
 
 WIDTH = 200
-COLORS = ["#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#000075", "#f032e6"]
+COLORS = {
+    "🟥": "#dd2e44",
+    "🟦": "#3b88f5",
+    "🟩": "#3cb44b",
+    "🟧": "#f58231",
+    "🟪": "#aa66dd",
+    "🟨": "#f5d033",
+    "🟫": "#9a6324",
+}
+"""Box colours, by the sign that stands for them in a legend: the UI's markdown shows no colours of its own."""
 
 
 def color_of(name: str, classes: Sequence[str]) -> str:
     """A class's colour: the same wherever it is drawn."""
-    return COLORS[classes.index(name) % len(COLORS)] if name in classes else "#666666"
+    return list(COLORS.values())[classes.index(name) % len(COLORS)] if name in classes else "#666666"
 
 
 def embed(jpeg: bytes, alt: str) -> str:
@@ -87,15 +96,11 @@ def _thumbnail(raw: bytes, boxes: pd.DataFrame | None, classes: Sequence[str]) -
 
 def legend(classes: Sequence[str]) -> str:
     """Which colour stands for which class, as markdown."""
-    return " · ".join(f"<span style='color:{color_of(name, classes)}'>■</span> {name}" for name in classes)
+    signs = list(COLORS)
+    return " · ".join(f"{signs[index % len(signs)]} {name}" for index, name in enumerate(classes))
 
 
 def published_pictures(storage: Storage, keys: Mapping[str, str]) -> dict[str, str]:
     """Pictures that a program made, as markdown by name; missing ones are left out."""
     data = storage.get_many(list(keys.values()))
     return {name: embed(raw, name) for name, raw in zip(keys, data, strict=True) if raw is not None}
-
-
-def side_by_side(pictures: Iterable[str]) -> str:
-    """Pictures on one line."""
-    return " ".join(pictures)

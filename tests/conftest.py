@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from project import SHARED, make_home
+from project import ROOT, SHARED, make_home
 
 
 @pytest.fixture
@@ -20,3 +24,18 @@ def shared_data() -> Path:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder with no detector, which everything that is run from here on takes for its own."""
     return make_home(tmp_path / "home", monkeypatch.setenv)
+
+
+@pytest.fixture(scope="session")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with best.onnx, best.pt, pictures/ and reference.json; built once, also for parallel workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    out = shared / "small-detector"
+    with (shared / "small-detector.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / "reference.json").exists():
+            script = ROOT / "tests" / "serving" / "small_detector.py"
+            done = subprocess.run([sys.executable, str(script), str(out)], capture_output=True, text=True, cwd=shared)
+            assert done.returncode == 0, done.stderr[-4000:]
+    return out

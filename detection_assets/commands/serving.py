@@ -60,7 +60,12 @@ def dev(out: Console, port: int, mlflow_port: int) -> int:
     """Runs the Dagster UI with its daemon, and the MLflow pages, until Ctrl-C."""
     dagster_home()
     root = home()
-    env = {**os.environ, "DETECTION_MLFLOW_UI": f"http://127.0.0.1:{mlflow_port}"}
+    env = {
+        **os.environ,
+        "DETECTION_MLFLOW_UI": f"http://127.0.0.1:{mlflow_port}",
+        # Used knowingly, and pinned: no need to tell a person at each start.
+        "PYTHONWARNINGS": "ignore:Parameter `backfill_policy`",
+    }
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / '.mlflow' / 'mlflow.db'}"
     (root / ".mlflow").mkdir(exist_ok=True)
     binaries = Path(sys.executable).parent

@@ -15,8 +15,8 @@ SETTINGS = {"confidence": 0.25, "iou": 0.7, "max_det": 300}
 
 
 @pytest.fixture(scope="session")
-def onnx(small_model: Path) -> bytes:
-    return small_model.read_bytes()
+def onnx(detector: Path) -> bytes:
+    return (detector / "best.onnx").read_bytes()
 
 
 @pytest.fixture
