@@ -30,7 +30,7 @@ stop: setup ## Stop every endpoint
 	@$(BIN)/detection stop
 
 test: setup ## The whole test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup ## ruff and pyright
 	@$(BIN)/ruff check .

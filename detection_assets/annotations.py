@@ -50,7 +50,7 @@ def annotations(
 ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
     """A row a box: frame, class, corners in pixels, track, file, annotator; and one for each frame found empty."""
     videos = list(context.partition_keys)
-    files = lake.annotation_files(storage, videos)
+    files = lake.annotation_files(storage, videos, lake.known_videos(context.instance, detector.name))
     named = extracted_frames.assign(file=extracted_frames["key"].fillna("").str.rsplit("/", n=1).str[-1])
     frames = {str(video): of_video for video, of_video in named.groupby("video")}
     none = named.iloc[:0]

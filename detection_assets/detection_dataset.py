@@ -5,7 +5,6 @@ every machine. The snapshot holds tables, not pictures: those stay where extract
 """
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -15,7 +14,7 @@ from detection_assets.detector import Detector
 from detection_assets.domain import card, layout, near_duplicates, snapshot, splitting
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import legend, thumbnails
-from resources import tables, versions
+from resources import lake, tables, versions
 from resources.storage import Storage
 
 
@@ -68,14 +67,15 @@ def detection_dataset(
         boxes=made.images["frame"].map(made.boxes["frame"].value_counts()).fillna(0),
     ).drop(columns=["file", "phash"])
     deps = context.assets_def.asset_deps[context.asset_key]
-    videos = sorted(groups)
+    known = lake.known_videos(context.instance, detector.name)
     test = table[table["split"] == "test"]
     shown = test if len(test) else table
     pictures = f"{thumbnails(storage, shown, 6, made.boxes, detector.classes)}\n\n{legend(detector.classes)}"
     return dg.MaterializeResult(
         value=table,
         data_version=dg.DataVersion(made.version),
-        tags={versions.INPUTS: versions.inputs_digest(context.instance, deps, _partitions(context, videos))},
+        # Of every video, also one that gave no frames: that it comes or goes is a change, too.
+        tags={versions.INPUTS: versions.inputs_digest(context.instance, deps, known)},
         metadata={
             "card": dg.MetadataValue.md(card.card(made)),
             "preview": dg.MetadataValue.md(pictures),
@@ -93,12 +93,6 @@ def detection_dataset(
             size(made, settings.min_images),
         ],
     )
-
-
-def _partitions(context: dg.AssetExecutionContext, fallback: list[str]) -> Sequence[str]:
-    """Every video that the detector knows, also one that gave no frames: that it comes or goes is a change, too."""
-    name = f"{context.asset_key.path[0]}_videos"
-    return context.instance.get_dynamic_partitions(name) or fallback
 
 
 def _history(storage: Storage) -> splitting.History | None:

@@ -8,6 +8,7 @@ alike, so one that is still being written waits.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import dagster as dg
 
@@ -86,15 +87,17 @@ def ranges(wanted: Iterable[str], order: Sequence[str]) -> list[tuple[str, str]]
     return [(order[first], order[last]) for first, last in found]
 
 
-def range_tags(first: str, last: str) -> dict[str, str]:
-    """The tags of a run over a range of partitions."""
-    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+def partitions(first: str, last: str) -> dict[str, Any]:
+    """What makes a run, or the request for one, be over these partitions: a key for one, tags for a range."""
+    if first == last:
+        return {"partition_key": first}
+    return {"tags": {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}}
 
 
 def sensors_of(detector: str, videos: dg.DynamicPartitionsDefinition) -> list[dg.SensorDefinition]:
     """The sensors of a detector: new videos, new annotations, and MLflow runs that a dead process left open."""
-    partitions = videos.name
-    assert partitions is not None, "the partitions of videos have a name"
+    name = videos.name
+    assert name is not None, "the partitions of videos have a name"
 
     @dg.sensor(
         name=f"{detector}_new_videos",
@@ -117,13 +120,11 @@ def sensors_of(detector: str, videos: dg.DynamicPartitionsDefinition) -> list[dg
         if not ready:
             context.update_cursor(cursor.dump())
             return dg.SkipReason(f"{len(cursor.waiting)} files are still changing" if cursor.waiting else "nothing new")
-        order = context.instance.get_dynamic_partitions(partitions)
+        order = context.instance.get_dynamic_partitions(name)
         known = set(order)
         added = [video for video in ready if video not in known]
         return dg.SensorResult(
-            run_requests=[
-                dg.RunRequest(tags=range_tags(first, last)) for first, last in ranges(ready, [*order, *added])
-            ],
+            run_requests=[dg.RunRequest(**partitions(first, last)) for first, last in ranges(ready, [*order, *added])],
             dynamic_partitions_requests=[videos.build_add_request(added)] if added else [],
             cursor=cursor.dump(),
         )
@@ -137,14 +138,14 @@ def sensors_of(detector: str, videos: dg.DynamicPartitionsDefinition) -> list[dg
     def new_annotations(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult | dg.SkipReason:
         cursor = Cursor.load(context.cursor)
         listing = list(storage.list(layout.ANNOTATIONS))
-        order = context.instance.get_dynamic_partitions(partitions)
+        order = context.instance.get_dynamic_partitions(name)
         digest = f"{layout.listing_digest(listing)}-{len(order)}"
         if digest == cursor.listing:
             return dg.SkipReason("nothing new")
         # A video that no run has read annotations for yet is taken in with them; here only what came later counts.
         known = lake.remembered(storage, "annotations")
-        files = layout.annotation_files(listing, [video for video in order if video in known])
-        now = {video: layout.fingerprint(items) for video, items in files.items()}
+        files = layout.annotation_files(listing, order)
+        now = {video: layout.fingerprint(items) for video, items in files.items() if video in known}
         ready = cursor.settle(now, known)
         cursor.listing = "" if cursor.waiting or len(known) < len(order) else digest
         if not ready:
@@ -152,7 +153,7 @@ def sensors_of(detector: str, videos: dg.DynamicPartitionsDefinition) -> list[dg
             return dg.SkipReason(f"{len(cursor.waiting)} files are still changing" if cursor.waiting else "nothing new")
         return dg.SensorResult(
             run_requests=[
-                dg.RunRequest(tags=range_tags(first, last), asset_selection=jobs.keys(detector, ("annotations",)))
+                dg.RunRequest(**partitions(first, last), asset_selection=jobs.keys(detector, ("annotations",)))
                 for first, last in ranges(ready, order)
             ],
             cursor=cursor.dump(),

@@ -128,7 +128,9 @@ def _changed(storage: Storage, stage: str, videos: Sequence[str]) -> list[str]:
         now = {source.video: source.fingerprint for source in lake.list_sources(storage)[0]}
     elif stage == "annotations":
         known = lake.remembered(storage, "annotations")
-        now = {video: layout.fingerprint(files) for video, files in lake.annotation_files(storage, videos).items()}
+        now = {
+            video: layout.fingerprint(files) for video, files in lake.annotation_files(storage, videos, videos).items()
+        }
     else:
         return []
     return [video for video in videos if video in now and known.get(video) != now[video]]
@@ -154,14 +156,14 @@ def plan_deploy(detector: str, why: str) -> Planned:
 
 
 def execute(instance: DagsterInstance, defs: dg.Definitions, detector: str, planned: Planned) -> tuple[bool, str]:
-    """Runs what was planned in this process, so that Ctrl-C stops it; returns whether it succeeded, and its id."""
+    """Runs what was planned in this process, so that Ctrl-C stops it; returns success and the run's id."""
     tags = {PROCESS: f"{socket.gethostname()}/{os.getpid()}"}
-    if planned.first is not None and planned.last is not None:
-        tags |= sensors.range_tags(planned.first, planned.last)
+    which = sensors.partitions(planned.first, planned.last) if planned.first and planned.last else {}
     result = defs.resolve_job_def(planned.job).execute_in_process(
         instance=instance,
         asset_selection=jobs.keys(detector, planned.stages),
-        tags=tags,
+        partition_key=which.get("partition_key"),
+        tags=tags | which.get("tags", {}),
         run_config={"loggers": {"progress": {}}},
         raise_on_error=False,
     )

@@ -46,9 +46,21 @@ def list_sources(storage: Storage) -> tuple[list[Source], dict[str, str]]:
     return layout.sources(storage.list(layout.VIDEOS))
 
 
-def annotation_files(storage: Storage, videos: Iterable[str]) -> dict[str, list[Stored]]:
-    """The annotation files that speak for each video."""
-    return layout.annotation_files(storage.list(layout.ANNOTATIONS), videos)
+def annotation_files(storage: Storage, videos: Sequence[str], known: Iterable[str]) -> dict[str, list[Stored]]:
+    """The annotation files that speak for some videos.
+
+    Args:
+        storage: The detector's storage.
+        videos: The videos that are asked about.
+        known: All videos that there are: a file that names one of them speaks for no other.
+    """
+    found = layout.annotation_files(storage.list(layout.ANNOTATIONS), {*videos, *known})
+    return {video: found[video] for video in videos}
+
+
+def known_videos(instance: dg.DagsterInstance, detector: str) -> Sequence[str]:
+    """All video partitions of a detector, in Dagster's order."""
+    return instance.get_dynamic_partitions(f"{detector}_videos")
 
 
 def remembered(storage: Storage, what: str) -> dict[str, str]:

@@ -10,7 +10,6 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import time
 import urllib.error
@@ -139,15 +138,25 @@ class LocalEndpoints(Endpoints):
         if not (self.home / "state.json").exists():
             self._write_state(self.state())
         log = self.home / "server.log"
-        with log.open("ab") as out:
-            # Dagster ends the process group of a run that is cancelled: the server must not be in it.
-            process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, close_fds=True
-            )
-        (self.home / "pid").write_text(str(process.pid))
+        command = self.command()
+        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        # A process that outlives us is spawned, not opened: nobody here waits for it. It has a session of its own,
+        # because Dagster ends the process group of a run that is cancelled.
+        pid = os.posix_spawn(
+            command[0],
+            command,
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+        (self.home / "pid").write_text(str(pid))
         ends = time.monotonic() + START_S
         while not self._healthy():
-            if process.poll() is not None or time.monotonic() > ends:
+            if not self._runs(pid) or time.monotonic() > ends:
                 tail = log.read_text(errors="replace")[-2000:]
                 raise EndpointError(f"{self.detector}: the server at {self.url} did not start. End of {log}:\n{tail}")
             time.sleep(0.1)

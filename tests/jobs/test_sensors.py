@@ -81,8 +81,13 @@ class Ticker:
         self.cursor = data.cursor
         for request in data.dynamic_partitions_requests or ():
             self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
-        tags = [request.tags for request in data.run_requests or ()]
-        return [(tag["dagster/asset_partition_range_start"], tag["dagster/asset_partition_range_end"]) for tag in tags]
+        return [
+            (
+                request.partition_key or request.tags["dagster/asset_partition_range_start"],
+                request.partition_key or request.tags["dagster/asset_partition_range_end"],
+            )
+            for request in data.run_requests or ()
+        ]
 
 
 def test_many_new_videos_make_one_run(instance: DagsterInstance, place: Storage) -> None:
