@@ -8,7 +8,6 @@ alike, so one that is still being written waits.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import dagster as dg
 
@@ -87,11 +86,9 @@ def ranges(wanted: Iterable[str], order: Sequence[str]) -> list[tuple[str, str]]
     return [(order[first], order[last]) for first, last in found]
 
 
-def partitions(first: str, last: str) -> dict[str, Any]:
-    """What makes a run, or the request for one, be over these partitions: a key for one, tags for a range."""
-    if first == last:
-        return {"partition_key": first}
-    return {"tags": {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}}
+def range_tags(first: str, last: str) -> dict[str, str]:
+    """The tags that make a run be over a range of partitions."""
+    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
 
 
 def sensors_of(detector: str, videos: dg.DynamicPartitionsDefinition) -> list[dg.SensorDefinition]:
@@ -124,7 +121,9 @@ def sensors_of(detector: str, videos: dg.DynamicPartitionsDefinition) -> list[dg
         known = set(order)
         added = [video for video in ready if video not in known]
         return dg.SensorResult(
-            run_requests=[dg.RunRequest(**partitions(first, last)) for first, last in ranges(ready, [*order, *added])],
+            run_requests=[
+                dg.RunRequest(tags=range_tags(first, last)) for first, last in ranges(ready, [*order, *added])
+            ],
             dynamic_partitions_requests=[videos.build_add_request(added)] if added else [],
             cursor=cursor.dump(),
         )
@@ -153,7 +152,7 @@ def sensors_of(detector: str, videos: dg.DynamicPartitionsDefinition) -> list[dg
             return dg.SkipReason(f"{len(cursor.waiting)} files are still changing" if cursor.waiting else "nothing new")
         return dg.SensorResult(
             run_requests=[
-                dg.RunRequest(**partitions(first, last), asset_selection=jobs.keys(detector, ("annotations",)))
+                dg.RunRequest(tags=range_tags(first, last), asset_selection=jobs.keys(detector, ("annotations",)))
                 for first, last in ranges(ready, order)
             ],
             cursor=cursor.dump(),

@@ -158,12 +158,12 @@ def plan_deploy(detector: str, why: str) -> Planned:
 def execute(instance: DagsterInstance, defs: dg.Definitions, detector: str, planned: Planned) -> tuple[bool, str]:
     """Runs what was planned in this process, so that Ctrl-C stops it; returns success and the run's id."""
     tags = {PROCESS: f"{socket.gethostname()}/{os.getpid()}"}
-    which = sensors.partitions(planned.first, planned.last) if planned.first and planned.last else {}
+    if planned.first is not None and planned.last is not None:
+        tags |= sensors.range_tags(planned.first, planned.last)
     result = defs.resolve_job_def(planned.job).execute_in_process(
         instance=instance,
         asset_selection=jobs.keys(detector, planned.stages),
-        partition_key=which.get("partition_key"),
-        tags=tags | which.get("tags", {}),
+        tags=tags,
         run_config={"loggers": {"progress": {}}},
         raise_on_error=False,
     )

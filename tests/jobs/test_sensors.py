@@ -83,8 +83,8 @@ class Ticker:
             self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         return [
             (
-                request.partition_key or request.tags["dagster/asset_partition_range_start"],
-                request.partition_key or request.tags["dagster/asset_partition_range_end"],
+                request.tags["dagster/asset_partition_range_start"],
+                request.tags["dagster/asset_partition_range_end"],
             )
             for request in data.run_requests or ()
         ]
