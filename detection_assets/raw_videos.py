@@ -40,7 +40,6 @@ def raw_videos(
             continue
         with storage.local_copy(layout.video(video)) as path:
             row |= {**probe.probe(path, source.kind), "kind": source.kind, "bytes": source.size}
-            row["sha256"] = probe.sha256(path, source.kind)
         rows.append(row)
         context.log.info(f"[{done}/{len(sources)}] videos read")
     table = schemas.conform("raw_videos", pd.DataFrame(rows).reindex(columns=list(schemas.SCHEMAS["raw_videos"])))
