@@ -26,7 +26,8 @@ import json, os, sys
 job = json.load(open(sys.argv[1]))
 os.environ.update(YOLO_CONFIG_DIR=job["config"], YOLO_OFFLINE="true", YOLO_VERBOSE="false")
 import torch
-from ultralytics import YOLO
+from ultralytics import YOLO, settings
+settings.update({"mlflow": False})  # else it starts a store of its own, which plain training does not need
 model = YOLO(job["settings"].pop("model"))
 model.add_callback("on_train_start", lambda trainer: torch.set_num_threads(job["threads"]))
 model.add_callback("on_val_start", lambda validator: torch.set_num_threads(job["threads"]))
