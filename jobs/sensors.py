@@ -1,8 +1,8 @@
 """What happens when the lake changes.
 
-A tick costs one listing. Only when the listing differs from the last one is it compared with what is known, and only
-what is new or changed is asked for: many new videos make few runs. A file is taken in when two ticks in a row saw it
-alike, so one that is still being written waits.
+A tick that finds nothing new costs one listing. Only when the listing differs from the last one is it compared with
+what is known, and only what is new or changed is asked for: many new videos make few runs. A file is taken in when two
+ticks in a row saw it alike, so one that is still being written waits.
 """
 
 import json
@@ -104,11 +104,11 @@ def sensors_of(detector: str, videos: dg.DynamicPartitionsDefinition) -> list[dg
     )
     def new_videos(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult | dg.SkipReason:
         cursor = Cursor.load(context.cursor)
-        listing = list(storage.list(layout.VIDEOS))
-        digest = layout.listing_digest(listing)
+        # Taken before the listing that is compared: what comes between the two is looked at again, never missed.
+        digest = storage.glance(layout.VIDEOS)
         if digest == cursor.listing:
             return dg.SkipReason("nothing new")
-        sources, refused = layout.sources(listing)
+        sources, refused = layout.sources(storage.list(layout.VIDEOS))
         now = {source.video: source.fingerprint for source in sources}
         ready = cursor.settle(now, lake.remembered(storage, "videos"))
         cursor.listing = "" if cursor.waiting else digest
@@ -136,14 +136,13 @@ def sensors_of(detector: str, videos: dg.DynamicPartitionsDefinition) -> list[dg
     )
     def new_annotations(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult | dg.SkipReason:
         cursor = Cursor.load(context.cursor)
-        listing = list(storage.list(layout.ANNOTATIONS))
         order = context.instance.get_dynamic_partitions(name)
-        digest = f"{layout.listing_digest(listing)}-{len(order)}"
+        digest = f"{storage.glance(layout.ANNOTATIONS)}-{len(order)}"
         if digest == cursor.listing:
             return dg.SkipReason("nothing new")
         # A video that no run has read annotations for yet is taken in with them; here only what came later counts.
         known = lake.remembered(storage, "annotations")
-        files = layout.annotation_files(listing, order)
+        files = layout.annotation_files(storage.list(layout.ANNOTATIONS), order)
         now = {video: layout.fingerprint(items) for video, items in files.items() if video in known}
         ready = cursor.settle(now, known)
         cursor.listing = "" if cursor.waiting or len(known) < len(order) else digest

@@ -5,6 +5,7 @@ with create-if-absent. Whoever finds the manifest finds everything; a killed ste
 version.
 """
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -145,6 +146,14 @@ class Storage(dg.ConfigurableResource):
             for item in batch:
                 tag = item["e_tag"] or item["last_modified"].isoformat()
                 yield Stored(item["path"], item["size"], tag)
+
+    def glance(self, prefix: str) -> str:
+        """A digest of a listing, for "has anything changed at all?": it costs no more than the listing itself."""
+        lines: list[str] = []
+        for batch in obstore.list(self.store, prefix, chunk_size=1000):
+            lines += [f"{item['path']}\0{item['size']}\0{item['e_tag'] or item['last_modified']}" for item in batch]
+        lines.sort()
+        return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
     def delete(self, prefix: str) -> int:
         """Deletes every object below a prefix; returns how many."""

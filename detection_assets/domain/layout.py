@@ -183,14 +183,6 @@ def fingerprint(items: Iterable[Stored]) -> str:
     return digest.hexdigest()[:16]
 
 
-def listing_digest(items: Iterable[Stored]) -> str:
-    """A digest of a whole listing that does not depend on its order, for "has anything changed at all?"."""
-    total = 0
-    for item in items:
-        total ^= hash_int(f"{item.key}\0{item.size}\0{item.tag}")
-    return f"{total:032x}"
-
-
 def hash_int(text: str) -> int:
     """128 bits of a text's BLAKE2 digest, as a number."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")

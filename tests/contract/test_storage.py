@@ -31,6 +31,22 @@ def test_a_listing_tells_when_content_changes(storage: Storage) -> None:
     assert {item.key: item.tag for item in storage.list("")} != before
 
 
+def test_a_glance_changes_with_the_listing_and_with_nothing_else(storage: Storage) -> None:
+    assert storage.glance("x") == storage.glance("x")
+    empty = storage.glance("x")
+    storage.put("x/a", b"one")
+    storage.put("x/b", b"one")
+    storage.put("elsewhere", b"one")
+    first = storage.glance("x")
+    assert first == storage.glance("x") != empty
+    storage.put("elsewhere", b"two")
+    assert storage.glance("x") == first
+    storage.put("x/a", b"more")
+    assert storage.glance("x") != first
+    storage.delete("x/b")
+    assert storage.glance("x") != first
+
+
 def test_what_is_missing_says_so(storage: Storage) -> None:
     assert not storage.exists("nothing")
     assert storage.get_many(["nothing", "nor this"]) == [None, None]
