@@ -31,6 +31,9 @@ class Picture(BaseModel):
     width: int
     height: int
     boxes: list[Box]
+    annotated: str | None = Field(
+        None, description="The picture with its boxes drawn on it, a JPEG in base64; if it was asked for"
+    )
 
 
 class Unreadable(BaseModel):

@@ -1,11 +1,12 @@
 """The endpoint: one detector behind HTTP, on a stable address, whatever model serves behind it.
 
-`python -m detection_assets.serving.app --state FILE` runs it; `create_app` is for other servers.
+`python -m detection_assets.serving.app --state FILE` runs it and follows what a controller writes; with `--model PATH`
+it serves one model, as a container of SageMaker or Azure ML. `create_app` is for other servers.
 """
 
 from __future__ import annotations
 
-import argparse
+import base64
 import hashlib
 import hmac
 import logging
@@ -19,19 +20,20 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
-from starlette.exceptions import HTTPException
+from starlette.background import BackgroundTask
 
 from detection_assets.serving import answers
-from detection_assets.serving.bodies import read_pictures
-from detection_assets.serving.observe import Call, Metrics, Observed, log_to_stderr
-from detection_assets.serving.predictor import ModelError
+from detection_assets.serving.answering import SCORING, Answered, Desk
+from detection_assets.serving.bodies import media_type
+from detection_assets.serving.document import ANSWERS, BODY, ERRORS
+from detection_assets.serving.errors import HANDLERS, Gate
+from detection_assets.serving.observe import Call, Metrics, Observed, Presence, log_to_stderr
+from detection_assets.serving.options import KEY_VARIABLE, read_options
 from detection_assets.serving.refusals import Refused
-from detection_assets.serving.scoring import Limits, Scorer
+from detection_assets.serving.scoring import Limits
 from detection_assets.serving.slots import Slots
 
-KEY_VARIABLE = "DETECTION_ENDPOINT_KEY"
 KEY_HEADER = APIKeyHeader(name="X-API-Key", auto_error=False)
 KEY_BEARER = HTTPBearer(auto_error=False)
 PAGE = Path(__file__).parent / "page"
@@ -42,84 +44,36 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-BODY: dict[str, Any] = {
-    "required": True,
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {
-                    "image": {"type": "string", "contentEncoding": "base64", "description": "one picture"},
-                    "images": {
-                        "type": "array",
-                        "minItems": 1,
-                        "items": {"type": "string", "contentEncoding": "base64"},
-                    },
-                    "confidence": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
-                },
-                "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
-            }
-        },
-        "image/*": {"schema": {"type": "string", "format": "binary"}},
-        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["file"],
-                "properties": {
-                    "file": {"type": "string", "format": "binary"},
-                    "confidence": {"type": "number", "minimum": 0, "maximum": 1},
-                },
-            }
-        },
-    },
-}
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": answers.Error, "description": description}
-    for status, description in {
-        400: "The body is empty or cannot be parsed",
-        401: "The key is missing or wrong",
-        404: "There is no such slot",
-        408: "The body arrived too slowly",
-        413: "The body or the batch is too large",
-        415: "A content type that is not understood",
-        422: "The picture or a value cannot be used",
-        429: "Too many requests wait already; see Retry-After",
-        500: "The model failed",
-        503: "No model is ready; see Retry-After",
-        504: "Not answered in time",
-    }.items()
-}
-
 logger = logging.getLogger("detection.app")
 
 
-def create_app(slots: Slots, *, key: str, limits: Limits | None = None) -> FastAPI:
+def create_app(slots: Slots, *, key: str | None, limits: Limits | None = None) -> FastAPI:
     """Builds the HTTP app around slots; the app starts and stops following their state file.
 
     Args:
         slots: The models; not yet started.
-        key: What callers must send as `X-API-Key` or as a bearer token.
+        key: What callers must send as `X-API-Key` or as a bearer token; None where something in front of the endpoint
+            knows its callers.
         limits: What the endpoint takes on.
 
     Returns:
-        The app. `app.state.scorer` and `app.state.metrics` are what other routes for scoring would share.
+        The app. `app.state.presence` tells whether requests are there.
 
     Raises:
         ValueError: The key is empty.
     """
-    if not key:
+    if key == "":
         raise ValueError(f"an endpoint needs a key: set {KEY_VARIABLE} or pass --key-file")
-    scorer, metrics, started = Scorer(limits or Limits()), Metrics(), time.time()
-    metrics.in_flight.set_function(lambda: scorer.admitted)
+    metrics, presence, started = Metrics(), Presence(), time.time()
+    desk = Desk(slots, limits or Limits(), metrics)
+    metrics.in_flight.set_function(lambda: desk.in_flight)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         slots.start()
         yield
         slots.stop()
-        scorer.close()
+        desk.close()
 
     app = FastAPI(
         title="Detection endpoint",
@@ -127,84 +81,86 @@ def create_app(slots: Slots, *, key: str, limits: Limits | None = None) -> FastA
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.state.scorer, app.state.metrics = scorer, metrics
-    app.add_middleware(Observed, metrics=metrics)
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(ModelError, _model_failed)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(RequestValidationError, _bad_value)
-    keyed = [Depends(_key_check(key))]
+    app.state.presence = presence
+    app.add_middleware(Gate, desk=desk)
+    app.add_middleware(Observed, metrics=metrics, presence=presence)  # added last, so around all else
+    for kind, handler in HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    keyed = [Depends(_key_check(key))] if key is not None else []
 
-    @app.post(
-        "/score",
-        dependencies=keyed,
-        response_model=answers.Answer | answers.BatchAnswer,
-        responses=ERRORS,
-        openapi_extra={"requestBody": BODY},
-        summary="Find objects in one picture or several",
-    )
     async def score(
         request: Request,
         confidence: Annotated[float | None, Query(ge=0, le=1, description="Overrides the slot's threshold")] = None,
+        annotated: Annotated[bool, Query(description="Adds the picture with its boxes, a JPEG in base64")] = False,
         x_detection_slot: Annotated[str | None, Header(description="Address one slot, whatever its traffic")] = None,
     ) -> Response:
         call: Call = request.state.call
         call.scoring = True
-        chosen = slots.choose(x_detection_slot)
-        call.slot = chosen.name
-        with scorer.admit():
-            given = await read_pictures(
-                request,
-                max_bytes=scorer.limits.body_bytes,
-                max_pictures=scorer.limits.pictures,
-                timeout_s=scorer.limits.body_timeout_s,
-            )
-            threshold = confidence if given.confidence is None else given.confidence
-            results, timing = await scorer.score(chosen.predictor, given.encoded, threshold)
-        problems = [one for one in results if isinstance(one, str)]
-        if len(problems) == len(results):
-            raise Refused(422, "; ".join(problems))
-        pictures: list[dict[str, Any]] = []
-        for one in results:
-            if isinstance(one, str):
-                pictures.append({"error": one})
-                continue
-            pictures.append(answers.picture(one, chosen.predictor.classes))
-            metrics.count_boxes(chosen.name, chosen.predictor.classes, one.detections)
-        call.fields = {
-            "version": chosen.spec.version,
-            "pictures": len(pictures),
-            "boxes": sum(len(one.get("boxes", ())) for one in pictures),
-            "decode_ms": round(timing.decode * 1000, 2),
-            "predict_ms": round(timing.predict * 1000, 2),
-        }
+        as_picture = wants_picture(request.headers.get("accept", ""))
+        answered = await desk.answer(
+            request, call, confidence=confidence, addressed=x_detection_slot, keep_pixels=annotated or as_picture
+        )
+        later = BackgroundTask(_note, desk, answered, call, round(call.seconds * 1000, 3))
+        if as_picture:
+            return await _picture_alone(desk, answered, later)
+        if annotated:
+            for scored, picture in zip(answered.results, answered.pictures, strict=True):
+                if not isinstance(scored, str):
+                    drawn = await desk.scorer.annotate(scored, answered.loaded.predictor.classes)
+                    picture["annotated"] = base64.b64encode(drawn).decode()
         answer = {
             "request_id": call.request_id,
             "detector": slots.detector,
-            "slot": chosen.name,
-            "model_version": chosen.spec.version,
+            "slot": answered.loaded.name,
+            "model_version": answered.loaded.spec.version,
             "latency_ms": round(call.seconds * 1000, 3),
-        } | ({"results": pictures} if given.batch else pictures[0])
-        return Response(orjson.dumps(answer), media_type="application/json")
+        } | ({"results": answered.pictures} if answered.given.batch else answered.pictures[0])
+        return Response(orjson.dumps(answer), media_type="application/json", background=later)
+
+    for path, summary in (
+        (SCORING[0], "Find objects in one picture or several"),
+        (SCORING[1], "The same, where SageMaker asks for it"),
+    ):
+        app.add_api_route(
+            path,
+            score,
+            methods=["POST"],
+            dependencies=keyed,
+            response_model=answers.Answer | answers.BatchAnswer,
+            responses=ANSWERS,
+            openapi_extra={"requestBody": BODY},
+            summary=summary,
+        )
 
     @app.get("/healthz", summary="The process is alive")
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", responses={503: ERRORS[503]}, summary="A model with traffic is loaded and warm")
     async def readyz() -> dict[str, str]:
+        if presence.leaving:
+            raise Refused(503, "the server is about to end: ask another one", retry_after=1)
         if not slots.ready:
             raise Refused(503, "no slot with traffic is loaded yet; see GET /status", retry_after=1)
         return {"status": "ready"}
+
+    for path, summary in (
+        ("/readyz", "A model with traffic is loaded and warm"),
+        ("/ping", "The same, where SageMaker asks for it"),
+    ):
+        app.add_api_route(path, readyz, methods=["GET"], responses={503: ERRORS[503]}, summary=summary)
 
     @app.get("/metrics", response_class=Response, summary="Metrics in Prometheus' text format")
     async def metrics_text() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/status", dependencies=keyed, responses={401: ERRORS[401]}, summary="Slots, versions, traffic, errors")
+    @app.get("/status", dependencies=keyed, responses={401: ERRORS[401]}, summary="Slots, versions, traffic, counters")
     async def status() -> dict[str, Any]:
-        queue = {"in_flight": scorer.admitted, "queue": scorer.limits.queue}
-        return slots.status() | queue | {"uptime_s": round(time.time() - started, 1)}
+        return slots.status() | {
+            "capture": desk.capture.status(slots.capture),
+            "in_flight": desk.in_flight,
+            "queue": desk.queue,
+            "uptime_s": round(time.time() - started, 1),
+        }
 
     for path, file, kind in (
         ("/", "index.html", "html"),
@@ -213,6 +169,32 @@ def create_app(slots: Slots, *, key: str, limits: Limits | None = None) -> FastA
     ):
         app.add_api_route(path, _page_part(PAGE / file, f"text/{kind}"), include_in_schema=False)
     return app
+
+
+async def _note(desk: Desk, answered: Answered, call: Call, latency_ms: float) -> None:
+    desk.note(answered, call, latency_ms)
+
+
+def wants_picture(accept: str) -> bool:
+    """Whether a caller would rather have the annotated picture than JSON: the first type of the two it names."""
+    for part in accept.split(","):
+        kind = media_type(part)
+        if kind in ("image/jpeg", "image/jpg", "image/*"):
+            return True
+        if kind in ("application/json", "application/*", "*/*"):
+            return False
+    return False
+
+
+async def _picture_alone(desk: Desk, answered: Answered, later: BackgroundTask) -> Response:
+    if answered.given.batch:
+        raise Refused(406, "a JPEG can show one picture, not several: accept application/json, or send one picture")
+    (scored,) = answered.results
+    assert not isinstance(scored, str)  # then there would be no answer
+    content = await desk.scorer.annotate(scored, answered.loaded.predictor.classes)
+    served = {"X-Detection-Slot": answered.loaded.name, "X-Model-Version": answered.loaded.spec.version}
+    boxes = {"X-Detection-Boxes": str(len(scored.detections))}
+    return Response(content, media_type="image/jpeg", headers=served | boxes, background=later)
 
 
 def _key_check(key: str) -> Any:
@@ -240,67 +222,18 @@ def _page_part(file: Path, media_type: str) -> Any:
     return part
 
 
-def _error(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    call: Call = request.state.call
-    call.fields = {"error": message}
-    body = orjson.dumps({"error": message, "request_id": call.request_id})
-    return Response(body, status, headers, media_type="application/json")
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
-    headers: dict[str, str] = {}
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return _error(request, error.status, str(error), headers)
-
-
-async def _model_failed(request: Request, error: Exception) -> Response:
-    return _error(request, 500, str(error))
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}; see /docs for what there is"
-    return _error(request, error.status_code, message, dict(error.headers or {}))
-
-
-async def _bad_value(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    return _error(request, 422, f"{' '.join(str(part) for part in first['loc'])}: {first['msg']}; see /docs")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Runs the endpoint until SIGTERM or SIGINT; requests in flight are still answered."""
     import uvicorn
 
-    usual = Limits()
-    parser = argparse.ArgumentParser(prog="detection_assets.serving.app", description=__doc__)
-    parser.add_argument("--state", type=Path, required=True, help="state file to follow")
-    parser.add_argument("--host", default="127.0.0.1", help="address to bind; loopback unless told otherwise")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--key-file", type=Path, help=f"file that holds the key; else the environment's {KEY_VARIABLE}")
-    parser.add_argument("--threads", type=int, help="cores for a model; all if left out")
-    parser.add_argument("--queue", type=int, default=usual.queue, help="requests that may wait")
-    parser.add_argument("--max-body", type=int, default=usual.body_bytes, help="bytes")
-    parser.add_argument("--max-pixels", type=int, default=usual.pixels)
-    parser.add_argument("--timeout", type=float, default=usual.timeout_s, help="seconds from admission to answer")
-    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
-    options = parser.parse_args(arguments)
-    try:
-        key = options.key_file.read_text().strip() if options.key_file else os.environ.get(KEY_VARIABLE, "")
-    except OSError as error:
-        parser.error(f"--key-file {options.key_file}: {error.strerror}")
-    if not key:
-        parser.error(f"an endpoint needs a key: set {KEY_VARIABLE} or pass --key-file with a file that is not empty")
+    from detection_assets.serving.drain import Server
+
+    options, key, slots = read_options(sys.argv[1:] if arguments is None else arguments)
     log_to_stderr(options.log_level)
     limits = Limits(
         body_bytes=options.max_body, pixels=options.max_pixels, queue=options.queue, timeout_s=options.timeout
     )
-    app = create_app(Slots(options.state.absolute(), threads=options.threads), key=key, limits=limits)
+    app = create_app(slots, key=key, limits=limits)
     config = uvicorn.Config(
         app,
         host=options.host,
@@ -312,8 +245,8 @@ def main(arguments: list[str] | None = None) -> None:
         timeout_graceful_shutdown=int(options.timeout) + 1,
     )
     logger.info("starting", extra={"fields": {"url": f"http://{options.host}:{options.port}", "pid": os.getpid()}})
-    uvicorn.Server(config).run()
+    Server(config, app.state.presence).run()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

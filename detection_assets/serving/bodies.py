@@ -18,6 +18,7 @@ from starlette.types import Message
 from detection_assets.serving.refusals import Refused
 
 JSON_HINT = 'send {"image": "<base64>"} or {"images": ["<base64>", ...]}, and optionally "confidence" between 0 and 1'
+BYTES = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +49,52 @@ async def read_pictures(request: Request, *, max_bytes: int, max_pictures: int, 
         Refused: 400, 408, 413, 415 or 422, with the reason and the remedy.
     """
     body = await _read(request, max_bytes, timeout_s)
-    content_type = request.headers.get("content-type", "application/octet-stream")
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == "application/json":
-        pictures = _from_json(body)
-    elif kind == "multipart/form-data":
+    content_type = request.headers.get("content-type", BYTES)
+    if media_type(content_type) == "multipart/form-data":
         pictures = await _from_form(request, body, max_pictures)
-    elif kind.startswith("image/") or kind == "application/octet-stream":
-        pictures = Pictures([body])
     else:
-        raise Refused(
-            415, f"cannot read {kind!r}: send the picture's bytes as image/*, a multipart file, or JSON: {JSON_HINT}"
-        )
+        pictures = unwrap(body, content_type)
+    return check_number(pictures, max_pictures)
+
+
+def unwrap(body: bytes, content_type: str = BYTES) -> Pictures:
+    """Takes the pictures out of a body that is no form.
+
+    Args:
+        body: The whole body.
+        content_type: Its content type, parameters included.
+
+    Raises:
+        Refused: 400, 415 or 422, with the reason and the remedy.
+    """
+    kind = media_type(content_type)
+    if not body:
+        raise Refused(400, f"the body is empty: send the picture's bytes, a multipart file, or JSON: {JSON_HINT}")
+    if kind == "application/json":
+        return _from_json(body)
+    if kind.startswith("image/") or kind == BYTES:
+        return Pictures([body])
+    raise Refused(
+        415, f"cannot read {kind[:80]!r}: send the picture's bytes as image/*, a multipart file, or JSON: {JSON_HINT}"
+    )
+
+
+def check_number(pictures: Pictures, max_pictures: int) -> Pictures:
+    """Returns what it is given.
+
+    Raises:
+        Refused: 413 if there are more pictures than may be in a request.
+    """
     if len(pictures.encoded) > max_pictures:
         raise Refused(
             413, f"{len(pictures.encoded)} pictures in a request, more than {max_pictures}: send fewer at once"
         )
     return pictures
+
+
+def media_type(content_type: str) -> str:
+    """The content type without its parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
 
 
 async def _read(request: Request, max_bytes: int, timeout_s: float) -> bytes:
@@ -82,8 +112,6 @@ async def _read(request: Request, max_bytes: int, timeout_s: float) -> bytes:
                 chunks.append(chunk)
     except TimeoutError:
         raise Refused(408, f"the body did not arrive within {timeout_s:g} seconds: send it again") from None
-    if not total:
-        raise Refused(400, f"the body is empty: send the picture's bytes, a multipart file, or JSON: {JSON_HINT}")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

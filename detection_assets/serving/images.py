@@ -64,6 +64,14 @@ def decode(
         raise InputError(f"{name} is cut short or damaged ({detail}): send the whole file again") from error
 
 
+def extension(data: bytes) -> str:
+    """The usual extension, without a dot, of a picture that `decode` has read."""
+    for start, name in ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"), (b"BM", "bmp")):
+        if data.startswith(start):
+            return name
+    return "bin"
+
+
 def warm_up() -> None:
     """Decodes a pixel of each format, so that no request pays for loading the decoders."""
     pixel = Image.new("RGB", (1, 1))

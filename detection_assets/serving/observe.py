@@ -12,6 +12,7 @@ from collections import Counter as Tally
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.datastructures import MutableHeaders
@@ -24,7 +25,10 @@ from detection_assets.serving.predictor import Detections
 CLIENT_GONE = 499
 """Status in the log of a request whose sender went away; nobody receives it."""
 
-PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+LAST_BODY_S = 2.0
+"""Seconds for which a server that ends waits for the rest of a body that it refuses."""
+
+PROBES = frozenset({"/healthz", "/readyz", "/ping", "/metrics"})
 """Asked every few seconds by machines: an answer that they expect is not logged."""
 
 BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30)
@@ -51,6 +55,35 @@ class Call:
         return time.perf_counter() - self.started
 
 
+class Presence:
+    """Whether requests are there, and whether the server is about to leave.
+
+    Attributes:
+        leaving: The server ends: each answer tells its sender to come back on another connection.
+        requests: Requests that are being answered.
+        quiet_since: `time.monotonic` of the last request's arrival or end.
+    """
+
+    def __init__(self) -> None:
+        self.leaving = False
+        self.requests = 0
+        self.quiet_since = time.monotonic()
+
+    def arrived(self) -> None:
+        """A request has come."""
+        self.requests += 1
+        self.quiet_since = time.monotonic()
+
+    def answered(self) -> None:
+        """A request has gone."""
+        self.requests -= 1
+        self.quiet_since = time.monotonic()
+
+    def quiet(self, seconds: float) -> bool:
+        """Whether nobody was here for so long."""
+        return not self.requests and time.monotonic() - self.quiet_since >= seconds
+
+
 class Metrics:
     """The endpoint's Prometheus metrics, in a registry of their own."""
 
@@ -71,6 +104,21 @@ class Metrics:
         self.in_flight = Gauge(
             "detection_in_flight", "Scoring requests being answered or waiting", registry=self.registry
         )
+        self.failures = Counter(
+            "detection_model_failures", "Requests that a slot failed, also if another answered", ["slot"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.mirrored = Counter(
+            "detection_mirrored", "Copies of requests that a shadow slot saw", ["slot", "outcome"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.captured = Counter(
+            "detection_captured", "Pictures kept, by the reason why", ["why"], registry=self.registry
+        )
+        self.capture_lost = Counter(
+            "detection_capture_lost", "Pictures not kept: no room to wait, or not to be written", ["cause"],
+            registry=self.registry,
+        )  # fmt: skip
 
     def count(self, call: Call) -> None:
         """Counts one scoring request."""
@@ -94,8 +142,8 @@ class Observed:
     An id that the caller sends as `X-Request-ID` is kept, if it is of harmless characters.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, presence: Presence) -> None:
+        self.app, self.metrics, self.presence = app, metrics, presence
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on and watches the answer; see https://asgi.readthedocs.io."""
@@ -105,14 +153,30 @@ class Observed:
         call = Call(_request_id(scope))
         scope.setdefault("state", {})["call"] = call
 
+        arriving = True
+
+        async def observed_receive() -> Message:
+            nonlocal arriving
+            message = await receive()
+            arriving = message.get("more_body", False)
+            return message
+
         async def observed_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 call.status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = call.request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = call.request_id
+                if self.presence.leaving:
+                    headers["Connection"] = "close"
+                    # Hanging up on a body that nobody has read resets the connection, and the answer is lost with it.
+                    with anyio.move_on_after(LAST_BODY_S):
+                        while arriving:
+                            await observed_receive()
             await send(message)
 
+        self.presence.arrived()
         try:
-            await self.app(scope, receive, observed_send)
+            await self.app(scope, observed_receive, observed_send)
         except ClientDisconnect:
             call.status = CLIENT_GONE
         except Exception:
@@ -122,8 +186,9 @@ class Observed:
                     "error": "unexpected error; the log has it under this request id",
                     "request_id": call.request_id,
                 }
-                await JSONResponse(body, 500)(scope, receive, observed_send)
+                await JSONResponse(body, 500)(scope, observed_receive, observed_send)
         finally:
+            self.presence.answered()
             self._tell(call, scope)
 
     def _tell(self, call: Call, scope: Scope) -> None:

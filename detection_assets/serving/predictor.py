@@ -6,6 +6,7 @@ The network runs on OpenVINO in float32; docs/decisions/0005-onnx-runtime.md say
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import os
 import threading
@@ -24,12 +25,17 @@ PADDING = 114
 """Grey value around a picture that does not fill the input; the one used in training."""
 
 WARM_UP_ROUNDS = 3
+NO_LIMIT_MS = 2**31 - 1
 
 EXPORT_HINT = "export the detector with ultralytics, format=onnx, task detect, dynamic=False, batch=1"
 
 
 class ModelError(RuntimeError):
     """The model itself failed or answered nonsense; the picture is not to blame."""
+
+
+class ModelTimeout(ModelError):
+    """The model did not answer in the time it had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,9 @@ class Predictor:
         self.classes = _class_names(self.path, self.metadata)
         self._end_to_end = self.metadata.get("end2end", "False") == "True"
         _check_output(self.path, network, len(self.classes), self._end_to_end)
-        self._request = _compile(network, threads or available_cores())
+        self._threads = threads or available_cores()
+        self._network = _fed_with_pixels(network)
+        self._request, self._broken = _compile(self._network, self._threads), False
         self._busy = threading.Lock()
 
     def predict(self, image: NDArray[np.uint8], confidence: float | None = None) -> Detections:
@@ -166,18 +174,36 @@ class Predictor:
         pixels[0, rows, columns] = scaled
         return Prepared(pixels, place)
 
-    def run(self, prepared: Prepared, confidence: float | None = None) -> Detections:
-        """Runs the network on a prepared picture; see `predict`."""
+    def run(self, prepared: Prepared, confidence: float | None = None, timeout_s: float | None = None) -> Detections:
+        """Runs the network on a prepared picture; see `predict`.
+
+        Raises:
+            ModelTimeout: It took longer than `timeout_s`; the network was stopped and can be asked again.
+        """
         threshold = self.confidence if confidence is None else confidence
         check_thresholds(threshold, self.iou, self.max_det)
         with self._busy:  # the output is the network's own memory, gone with the next picture
-            try:
-                output = self._request.infer({0: prepared.pixels}, share_inputs=True, share_outputs=True)[0][0]
-            except RuntimeError as error:
-                raise ModelError(f"{self.path.name}: the network failed: {error}") from error
+            output = self._infer(prepared.pixels, timeout_s)
             select = self._select_final if self._end_to_end else self._select
             boxes, scores, classes = select(output, threshold)
         return Detections(prepared.letterbox.restore(boxes), scores, classes)
+
+    def _infer(self, pixels: NDArray[np.uint8], timeout_s: float | None) -> NDArray[np.float32]:
+        """The network's output for one picture: a view of its own memory, gone with the next picture."""
+        milliseconds = NO_LIMIT_MS if timeout_s is None else max(1, round(timeout_s * 1000))
+        try:
+            if self._broken:
+                self._request, self._broken = _compile(self._network, self._threads), False
+            self._request.start_async({0: pixels}, share_inputs=True)
+            if self._request.wait_for(milliseconds):
+                return self._request.get_output_tensor(0).data[0]
+        except RuntimeError as error:
+            self._broken = True  # a network that raised once may go on raising, whatever it is given
+            raise ModelError(f"{self.path.name}: the network failed: {error}") from error
+        self._request.cancel()
+        with contextlib.suppress(RuntimeError):  # says that it was cancelled
+            self._request.wait()
+        raise ModelTimeout(f"{self.path.name}: the network did not answer within {milliseconds / 1000:g} seconds")
 
     def _select(self, output: NDArray[np.float32], threshold: float) -> _Selected:
         """Takes (4 + classes) x anchors, boxes as centre and size, to the boxes that survive."""
@@ -289,20 +315,28 @@ def _check_output(path: Path, network: Any, classes: int, end_to_end: bool) -> N
         raise InputError(f"{path}: output has shape {shape} where {needed} is needed; {EXPORT_HINT}")
 
 
-def _compile(network: Any, threads: int) -> Any:
+def _fed_with_pixels(network: Any) -> Any:
+    """Makes layout and scaling a part of the graph.
+
+    So there is no float copy of the picture in Python, and a quarter of the memory for each one that waits.
+    """
     import openvino
     from openvino.preprocess import PrePostProcessor
 
-    # Layout and scaling become part of the graph: no float copy of the picture in Python, and a quarter of the memory
-    # for each one that waits.
     steps = PrePostProcessor(network)
     steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
     steps.input().model().set_layout(openvino.Layout("NCHW"))
     steps.input().preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
+    return steps.build()
+
+
+def _compile(network: Any, threads: int) -> Any:
+    import openvino
+
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",  # the default is bf16 where the processor has it: other boxes
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # two slots and their neighbours share the cores
         "INFERENCE_NUM_THREADS": threads,
     }
-    return openvino.Core().compile_model(steps.build(), "CPU", settings).create_infer_request()
+    return openvino.Core().compile_model(network, "CPU", settings).create_infer_request()

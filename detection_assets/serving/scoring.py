@@ -1,28 +1,31 @@
-"""The way of a picture through the endpoint: admitted, decoded, scored; each step bounded.
+"""The way of a picture through the endpoint: decoded, scored, each step bounded.
 
-Decoding runs on a few threads, the network on one at a time, since it uses all the cores by itself. What waits between
-the two is the small input of the network, never a decoded photograph.
+Decoding runs on a few threads, each model's network on one of its own, since a network uses all the cores by itself.
+What waits between the two is the small input of the network, never a decoded photograph.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import anyio
+import numpy as np
+from numpy.typing import NDArray
 
 from detection_assets.domain.problems import InputError
-from detection_assets.serving import images
-from detection_assets.serving.predictor import Detections, Predictor, Prepared, available_cores
-from detection_assets.serving.refusals import Refused
+from detection_assets.serving import drawing, images
+from detection_assets.serving.predictor import Detections, ModelTimeout, Predictor, Prepared, available_cores
+from detection_assets.serving.slots import Loaded
 
 DECODERS = 4
 """Most pictures decoded at a time: each may take `Limits.pixels` times three bytes, twice."""
+
+MODEL_SHARE = 1 / 3
+"""Of a request's time, what one model may take: a second one can still answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,9 @@ class Limits:
         body_bytes: Most bytes in a request's body.
         pixels: Most pixels in a picture.
         pictures: Most pictures in a request.
-        queue: Most requests that wait while one is scored; the next is refused with 429.
+        queue: Most requests with a model beside the one that its network runs; the next is refused with 429.
+            docs/decisions/0008-queue-and-batching.md says why so few.
+        reading: Most requests whose bodies arrive at the same time: slow senders hold no model up.
         timeout_s: Seconds from admission to answer.
         body_timeout_s: Seconds within which a body must have arrived.
     """
@@ -41,7 +46,8 @@ class Limits:
     body_bytes: int = images.MAX_BYTES
     pixels: int = images.MAX_PIXELS
     pictures: int = 16
-    queue: int = 16
+    queue: int = 2
+    reading: int = 32
     timeout_s: float = 30.0
     body_timeout_s: float = 10.0
 
@@ -54,11 +60,13 @@ class Scored:
         width: Width of the picture in pixels, as displayed.
         height: Height of the picture in pixels, as displayed.
         detections: What was found.
+        pixels: The picture itself, if it was asked for.
     """
 
     width: int
     height: int
     detections: Detections
+    pixels: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,90 +77,85 @@ class Timing:
     predict: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A picture that waits for the network."""
+
+    prepared: Prepared
+    pixels: NDArray[np.uint8] | None
+
+
 class Scorer:
     """Scores pictures under limits; one for each endpoint, shared by its slots."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.admitted = 0
         self._decoders = ThreadPoolExecutor(min(DECODERS, available_cores()), thread_name_prefix="decode")
-        self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
-        self._seconds = 0.1
-
-    @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Holds one place from a request's arrival, before its body is read, to its answer.
-
-        Raises:
-            Refused: 429 if every place is taken.
-        """
-        if self.admitted > self.limits.queue:
-            wait = max(1, math.ceil(self._seconds * self.admitted))
-            raise Refused(429, f"{self.admitted} requests are already waiting: try again later", retry_after=wait)
-        self.admitted += 1
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            # A slow average, for Retry-After only: seconds one request adds to the queue.
-            share = (time.perf_counter() - started) / self.admitted
-            self._seconds += 0.1 * (share - self._seconds)
-            self.admitted -= 1
 
     async def score(
-        self, predictor: Predictor, encoded: Sequence[bytes | str], confidence: float | None
+        self, loaded: Loaded, encoded: Sequence[bytes | str], confidence: float | None, *, keep_pixels: bool = False
     ) -> tuple[list[Scored | str], Timing]:
         """Decodes and scores pictures.
 
         Args:
-            predictor: The model that answers.
+            loaded: The model that answers.
             encoded: The bytes of each picture; a reason in place of bytes is passed through.
             confidence: The caller's own threshold.
+            keep_pixels: Whether the decoded pictures are wanted, too.
 
         Returns:
             For each picture what was found or why it could not be read, and how long it took.
 
         Raises:
-            Refused: 504 if it took longer than the limit.
-            ModelError: The model failed.
+            ModelError: The model failed; `ModelTimeout` if it did not answer in its time.
         """
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
+        names = ["the picture"] if len(encoded) == 1 else [f"picture {i}" for i in range(len(encoded))]
+        ready = await asyncio.gather(
+            *(
+                loop.run_in_executor(self._decoders, self._prepare, loaded.predictor, data, name, keep_pixels)
+                for data, name in zip(encoded, names, strict=True)
+            )
+        )
+        decoded = time.perf_counter()
+        limit = self.limits.timeout_s * MODEL_SHARE
         try:
-            with anyio.fail_after(self.limits.timeout_s):
-                names = ["the picture"] if len(encoded) == 1 else [f"picture {i}" for i in range(len(encoded))]
-                prepared = await asyncio.gather(
-                    *(
-                        loop.run_in_executor(self._decoders, self._prepare, predictor, data, name)
-                        for data, name in zip(encoded, names, strict=True)
-                    )
-                )
-                decoded = time.perf_counter()
-                scored = await loop.run_in_executor(self._network, _run_all, predictor, prepared, confidence)
+            with anyio.fail_after(limit):
+                scored = await loaded.lane.run(_run_all, loaded.predictor, ready, confidence, limit)
         except TimeoutError:
-            limit = self.limits.timeout_s
-            raise Refused(504, f"not answered within {limit:g} seconds: try again later", retry_after=1) from None
+            raise ModelTimeout(f"{loaded.predictor.path.name}: no answer within {limit:g} seconds") from None
         return scored, Timing(decoded - started, time.perf_counter() - decoded)
+
+    async def annotate(self, scored: Scored, classes: list[str]) -> bytes:
+        """Draws what was found on a picture whose pixels were kept; see `drawing.annotated`."""
+        assert scored.pixels is not None
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._decoders, drawing.annotated, scored.pixels, scored.detections, classes)
 
     def close(self) -> None:
         """Ends the threads, once they have finished what they do."""
         self._decoders.shutdown(cancel_futures=True)
-        self._network.shutdown(cancel_futures=True)
 
-    def _prepare(self, predictor: Predictor, data: bytes | str, name: str) -> Prepared | str:
+    def _prepare(self, predictor: Predictor, data: bytes | str, name: str, keep_pixels: bool) -> _Ready | str:
         if isinstance(data, str):
             return data
         try:
             image = images.decode(data, name=name, max_bytes=self.limits.body_bytes, max_pixels=self.limits.pixels)
         except InputError as error:
             return str(error)
-        return predictor.prepare(image)
+        return _Ready(predictor.prepare(image), image if keep_pixels else None)
 
 
-def _run_all(predictor: Predictor, prepared: Sequence[Prepared | str], confidence: float | None) -> list[Scored | str]:
-    return [
-        one
-        if isinstance(one, str)
-        else Scored(one.letterbox.width, one.letterbox.height, predictor.run(one, confidence))
-        for one in prepared
-    ]
+def _run_all(
+    predictor: Predictor, ready: Sequence[_Ready | str], confidence: float | None, timeout_s: float
+) -> list[Scored | str]:
+    scored: list[Scored | str] = []
+    for one in ready:
+        if isinstance(one, str):
+            scored.append(one)
+            continue
+        place = one.prepared.letterbox
+        found = predictor.run(one.prepared, confidence, timeout_s)
+        scored.append(Scored(place.width, place.height, found, one.pixels))
+    return scored

@@ -13,17 +13,18 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from detection_assets.domain.problems import InputError
 from detection_assets.serving import images
-from detection_assets.serving.predictor import Predictor, check_thresholds
+from detection_assets.serving.lanes import Lane
+from detection_assets.serving.predictor import Predictor
 from detection_assets.serving.refusals import Refused
+from detection_assets.serving.state import CaptureSpec, SlotSpec, State, parse_state
+from detection_assets.serving.tally import RECENT, TOO_MANY, Tally
 
 POLL_S = 0.25
 """Between two looks at the state file; a change of route must take effect within a second."""
@@ -31,84 +32,25 @@ POLL_S = 0.25
 logger = logging.getLogger("detection.slots")
 
 
-@dataclass(frozen=True, slots=True)
-class SlotSpec:
-    """What a slot is to hold.
-
-    Attributes:
-        model: Absolute path of the .onnx file.
-        sha256: Digest that the file must have.
-        version: The registry's version, repeated in each answer.
-        confidence: Boxes must be more confident than this.
-        iou: Limit of overlap within a class.
-        max_det: Most boxes in an answer.
-    """
-
-    model: Path
-    sha256: str
-    version: str
-    confidence: float = 0.25
-    iou: float = 0.7
-    max_det: int = 300
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """The state file: which slots there are and how requests are shared among them.
-
-    Attributes:
-        detector: The detector's name.
-        slots: What each slot is to hold.
-        traffic: Weight of each slot; a slot that is not named gets none.
-    """
-
-    detector: str
-    slots: Mapping[str, SlotSpec] = field(default_factory=dict)
-    traffic: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Loaded:
-    """A model that is loaded and warm."""
+    """A model that is loaded and warm.
+
+    Attributes:
+        name: Its slot.
+        spec: What the slot was to hold.
+        predictor: The model.
+        seconds: How long loading took.
+        lane: Where its requests run.
+        tally: What it did so far.
+    """
 
     name: str
     spec: SlotSpec
     predictor: Predictor
     seconds: float
-
-
-def parse_state(content: bytes, file: Path) -> State:
-    """Reads a state file.
-
-    Args:
-        content: Its bytes: `{"detector", "slots": {name: {model, sha256, version, ...}}, "traffic": {name: weight}}`.
-        file: Its path, for errors.
-
-    Raises:
-        InputError: Not JSON, a field is missing or has a bad value, or traffic goes to a slot that is not there.
-    """
-    try:
-        raw = orjson.loads(content)
-        slots = {str(name): _parse_spec(spec) for name, spec in raw.get("slots", {}).items()}
-        traffic = {str(name): float(weight) for name, weight in raw.get("traffic", {}).items()}
-        state = State(str(raw["detector"]), slots, traffic)
-    except KeyError as error:
-        raise InputError(f"{file}: {error.args[0]!r} is missing; write the state again") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: not a state file ({error}); write the state again") from None
-    for name, weight in traffic.items():
-        if name not in slots and weight:
-            raise InputError(f"{file}: traffic goes to the slot {name!r}, which is not among the slots {sorted(slots)}")
-        if not 0 <= weight < float("inf"):
-            raise InputError(f"{file}: the traffic of {name!r} is {weight}; it must be 0 or more")
-    return state
-
-
-def _parse_spec(raw: Mapping[str, Any]) -> SlotSpec:
-    given = {key: raw[key] for key in ("confidence", "iou", "max_det") if key in raw}
-    spec = SlotSpec(Path(raw["model"]), str(raw["sha256"]), str(raw["version"]), **given)
-    check_thresholds(spec.confidence, spec.iou, spec.max_det)
-    return spec
+    lane: Lane
+    tally: Tally = field(default_factory=Tally)
 
 
 @dataclass(slots=True)
@@ -118,9 +60,12 @@ class _Slot:
     wanted: SlotSpec
     loaded: Loaded | None = None
     error: str | None = None
+    tripped: bool = False
 
     @property
     def state(self) -> str:
+        if self.tripped:
+            return "tripped"
         if self.loaded is not None and self.loaded.spec == self.wanted:
             return "ready"
         return "loading" if self.error is None else "failed"
@@ -128,12 +73,21 @@ class _Slot:
 
 @dataclass(frozen=True, slots=True)
 class _Routes:
-    """What `choose` needs, replaced as a whole so that it needs no lock."""
+    """What a request needs to know, replaced as a whole so that it needs no lock.
+
+    Attributes:
+        names: All slots.
+        loaded: Those with a model.
+        sharing: Those that share the traffic, the most weight first; of equal ones the oldest first.
+        bounds: Their weights, summed up from the first to each.
+        shadow: The one that sees copies, and the share of them.
+    """
 
     names: frozenset[str] = frozenset()
     loaded: Mapping[str, Loaded] = field(default_factory=dict)
     sharing: tuple[Loaded, ...] = ()
     bounds: tuple[float, ...] = ()
+    shadow: tuple[Loaded, float] | None = None
 
 
 class Slots:
@@ -143,18 +97,19 @@ class Slots:
     the old one stays and the status says `failed`, with the error and with the version that still answers.
     """
 
-    def __init__(self, state_file: Path, *, threads: int | None = None, poll_s: float = POLL_S) -> None:
-        """Takes the file to follow; nothing is read before `start`.
+    def __init__(self, source: Path | State, *, threads: int | None = None, poll_s: float = POLL_S) -> None:
+        """Takes the file to follow, or a state that stays as it is; nothing is read before `start`.
 
         Args:
-            state_file: The state file; it may appear later.
+            source: The state file, which may appear later; or a state, where no controller writes one.
             threads: Cores for each model; all if None.
             poll_s: Seconds between two looks at the file.
         """
-        self.state_file = state_file
+        self.state_file = source if isinstance(source, Path) else None
+        self._fixed = source if isinstance(source, State) else None
         self._threads, self._poll_s = threads, poll_s
         self._state: State | None = None
-        self._state_error: str | None = f"{state_file} does not exist yet: deploy a model to this endpoint"
+        self._state_error = None if self._fixed else f"{source} does not exist yet: deploy a model to this endpoint"
         self._slots: dict[str, _Slot] = {}
         self._routes = _Routes()
         self._lock = threading.Lock()
@@ -163,9 +118,12 @@ class Slots:
         self._watcher: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begins to follow the state file, in a thread."""
-        self._watcher = threading.Thread(target=self._watch, name="slots", daemon=True)
-        self._watcher.start()
+        """Loads the fixed state, or begins to follow the state file, in a thread."""
+        if self._fixed is not None:
+            self._apply(self._fixed)
+        if self.state_file is not None:
+            self._watcher = threading.Thread(target=self._watch, args=(self.state_file,), name="slots", daemon=True)
+            self._watcher.start()
 
     def stop(self) -> None:
         """Stops following the state file; what is loaded goes on answering."""
@@ -177,6 +135,11 @@ class Slots:
     def detector(self) -> str:
         """The detector's name; empty until a state file was read."""
         return self._state.detector if self._state else ""
+
+    @property
+    def capture(self) -> CaptureSpec | None:
+        """What is to be kept of requests."""
+        return self._state.capture if self._state else None
 
     @property
     def ready(self) -> bool:
@@ -206,38 +169,80 @@ class Slots:
             return routes.sharing[0]
         return routes.sharing[bisect.bisect_right(routes.bounds, random.random() * routes.bounds[-1])]
 
+    @property
+    def sharing(self) -> Sequence[Loaded]:
+        """Who shares the traffic, the most weight first."""
+        return self._routes.sharing
+
+    def others(self, drawn: Loaded) -> list[Loaded]:
+        """Who else shares the traffic, the most weight first: they answer where the drawn slot cannot."""
+        return [one for one in self.sharing if one is not drawn]
+
+    def leads(self, loaded: Loaded) -> bool:
+        """Whether it is the one with the most traffic."""
+        return self._routes.sharing[:1] == (loaded,)
+
+    def shadow_of(self, answered: Loaded) -> Loaded | None:
+        """Draws whether a request that a slot answered is copied, and names the slot that sees the copy."""
+        shadow = self._routes.shadow
+        if shadow is None or shadow[0].name == answered.name or random.random() >= shadow[1]:
+            return None
+        return shadow[0]
+
+    def failed(self, loaded: Loaded, reason: str) -> None:
+        """Counts a failed request, and takes the traffic from a slot that fails too many.
+
+        The slot with the most traffic keeps it: there is nothing better to send its requests to.
+        """
+        loaded.tally.failed()
+        if not loaded.tally.failing or self.leads(loaded):
+            return
+        with self._lock:
+            slot, sharing = self._slots.get(loaded.name), self._routes.sharing
+            if slot is None or slot.loaded is not loaded or loaded not in sharing[1:]:
+                return
+            slot.tripped = True
+            slot.error = (
+                f"{TOO_MANY} of its last {RECENT} requests failed, so it gets no more until the state is written "
+                f"again; the last: {reason}"
+            )
+            self._reroute()
+        logger.error("slot tripped", extra={"fields": {"slot": loaded.name, "version": loaded.spec.version}})
+
     def status(self) -> dict[str, Any]:
-        """The slots, versions, digests, traffic and errors, as JSON-serialisable values."""
+        """The slots, versions, digests, traffic, counters and errors, as JSON-serialisable values."""
         with self._lock:
             slots = {name: _describe(slot) for name, slot in self._slots.items()}
-            traffic = dict(self._state.traffic) if self._state else {}
+            shadow = self._state.shadow if self._state else None
             return {
                 "detector": self.detector,
                 "ready": self.ready,
-                "state_file": str(self.state_file),
+                "state_file": self.state_file and str(self.state_file),
                 "state_error": self._state_error,
-                "traffic": traffic,
+                "traffic": dict(self._state.traffic) if self._state else {},
+                "shadow": shadow and asdict(shadow),
                 "slots": slots,
+                "statistics": {name: one.tally.dump(one.spec.version) for name, one in self._routes.loaded.items()},
             }
 
-    def _watch(self) -> None:
+    def _watch(self, state_file: Path) -> None:
         while True:
-            self._look()
+            self._look(state_file)
             if self._stopping.wait(self._poll_s):
                 return
 
-    def _look(self) -> None:
+    def _look(self, state_file: Path) -> None:
         stamp = None
         try:
-            stat = self.state_file.stat()
+            stat = state_file.stat()
             stamp = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
             if stamp == self._seen:
                 return
-            state = parse_state(self.state_file.read_bytes(), self.state_file)
+            state = parse_state(state_file.read_bytes(), state_file)
         except FileNotFoundError:
             if self._seen is not None:
                 self._seen = None
-                self._complain(f"{self.state_file} is gone; serving goes on as before: deploy again to change it")
+                self._complain(f"{state_file} is gone; serving goes on as before: deploy again to change it")
             return
         except (InputError, OSError) as error:
             self._seen = stamp if isinstance(error, InputError) else None
@@ -261,6 +266,10 @@ class Slots:
             to_load: list[tuple[str, SlotSpec]] = []
             for name, spec in state.slots.items():
                 slot = self._slots.setdefault(name, _Slot(spec))
+                if slot.tripped:  # whoever writes the state has seen it, or will see it again
+                    slot.tripped, slot.error = False, None
+                if slot.loaded is not None:
+                    slot.loaded.tally.forgive()
                 if slot.wanted is not spec and slot.wanted == spec and slot.error is None:
                     continue  # ready or on its way
                 slot.wanted, slot.error = spec, None
@@ -286,7 +295,7 @@ class Slots:
                 sha256=spec.sha256,
             )
             predictor.warm_up()
-            loaded = Loaded(name, spec, predictor, time.perf_counter() - started)
+            loaded = Loaded(name, spec, predictor, time.perf_counter() - started, Lane(name))
         except Exception as error:  # whatever a model does while it loads, the other slot goes on
             problem = str(error) or type(error).__name__
         with self._lock:
@@ -302,11 +311,17 @@ class Slots:
             logger.info("slot ready", extra={"fields": fields})
 
     def _reroute(self) -> None:
-        traffic = self._state.traffic if self._state else {}
+        state = self._state or State("")
         loaded = {name: slot.loaded for name, slot in self._slots.items() if slot.loaded is not None}
-        sharing = tuple(one for name, one in loaded.items() if traffic.get(name, 0) > 0)
-        bounds = tuple(itertools.accumulate(traffic[one.name] for one in sharing))
-        self._routes = _Routes(frozenset(self._slots), loaded, sharing, bounds)
+        sharing = [
+            one for name, one in loaded.items() if state.traffic.get(name, 0) > 0 and not self._slots[name].tripped
+        ]
+        sharing.sort(key=lambda one: (-state.traffic[one.name], one.tally.since))
+        bounds = tuple(itertools.accumulate(state.traffic[one.name] for one in sharing))
+        shadow = None
+        if state.shadow is not None and state.shadow.share > 0 and state.shadow.slot in loaded:
+            shadow = (loaded[state.shadow.slot], state.shadow.share)
+        self._routes = _Routes(frozenset(self._slots), loaded, tuple(sharing), bounds, shadow)
 
 
 def _describe(slot: _Slot) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A real server in a process of its own, and models to put into it."""
 
 import hashlib
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from PIL import Image
 
 KEY = "a-key-for-tests"
 ROOT = Path(__file__).parents[2]
@@ -22,6 +24,13 @@ def spec(model: Path, version: str, /, **changes: object) -> dict[str, object]:
     """One slot of a state file."""
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     return {"model": str(model), "sha256": digest, "version": version, "confidence": 0.25, "iou": 0.7} | changes
+
+
+def grey(level: int, width: int = 80, height: int = 60) -> bytes:
+    """A JPEG of one grey level: the small detector of `bad_models` is as sure of its boxes as this is bright."""
+    out = io.BytesIO()
+    Image.fromarray(np.full((height, width, 3), level, np.uint8)).save(out, "JPEG")
+    return out.getvalue()
 
 
 def poisoned(model: Path, out: Path) -> Path:
@@ -40,12 +49,14 @@ def poisoned(model: Path, out: Path) -> Path:
 class Server:
     """An endpoint in a process of its own."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, model: Path | str | None = None) -> None:
+        """Starts it; it follows a state file in the folder, or serves one model; "" is where a cloud puts it."""
         self.state_file, self.log = folder / "state.json", folder / "log.jsonl"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command = [sys.executable, "-m", "detection_assets.serving.app", "--state", str(self.state_file)]
+        source = ["--state", str(self.state_file)] if model is None else ["--model", str(model)]
+        command = [sys.executable, "-m", "detection_assets.serving.app", *source]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "--port", str(self.port), *options],
@@ -54,11 +65,25 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.url, headers={"X-API-Key": KEY}, timeout=30)
 
-    def write(self, slots: dict[str, dict[str, object]], **traffic: float) -> None:
+    def write(
+        self, slots: dict[str, dict[str, object]], also: dict[str, object] | None = None, /, **traffic: float
+    ) -> None:
         """Replaces the state file, as a controller does."""
         fresh = self.state_file.with_suffix(".new")
-        fresh.write_text(json.dumps({"detector": "fridge", "slots": slots, "traffic": traffic}))
+        fresh.write_text(json.dumps({"detector": "fridge", "slots": slots, "traffic": traffic, **(also or {})}))
         fresh.replace(self.state_file)
+
+    def score(self, picture: bytes, slot: str | None = None, **more: object) -> httpx.Response:
+        """Sends one picture."""
+        headers = {"X-Detection-Slot": slot} if slot else {}
+        return self.client.post("/score", content=picture, headers=headers, **more)
+
+    def until_loaded(self, *slots: str) -> None:
+        """Waits until these slots are ready."""
+        self.until(
+            lambda: all(self.status()["slots"].get(slot, {}).get("state") == "ready" for slot in slots),
+            f"{', '.join(slots)} ready",
+        )
 
     def status(self) -> dict:
         return self.client.get("/status").json()

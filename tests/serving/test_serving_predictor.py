@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 from served import poisoned
 
 from detection_assets.domain.problems import InputError
+from detection_assets.samples.bad_models import write_model
 from detection_assets.serving.boxes import overlaps
 from detection_assets.serving.images import decode
-from detection_assets.serving.predictor import Detections, ModelError, Predictor
+from detection_assets.serving.predictor import Detections, ModelError, ModelTimeout, Predictor
 
 MAX_PIXELS, MAX_CONFIDENCE, SHARE = 1.0, 0.01, 0.995
 
@@ -176,6 +178,32 @@ def test_answers_that_are_not_numbers_are_an_error(detector: Path, tmp_path: Pat
     predictor = Predictor(poisoned(detector / "best.onnx", tmp_path / "nan.onnx"))
     with pytest.raises(ModelError, match=r"nan\.onnx.*not finite"):
         predictor.warm_up()
+
+
+@pytest.mark.parametrize("kind", ["bright", "raises"])
+def test_a_failure_does_not_outlast_its_picture(tmp_path: Path, kind: str) -> None:
+    predictor = Predictor(write_model(tmp_path / "some.onnx", kind))
+    predictor.warm_up()
+    dim, bright = np.full((60, 80, 3), 120, np.uint8), np.full((60, 80, 3), 230, np.uint8)
+    expected = predictor.predict(dim)
+    assert len(expected) == 4
+    for _ in range(3):
+        with pytest.raises(ModelError, match=r"some\.onnx"):
+            predictor.predict(bright)
+        assert np.array_equal(predictor.predict(dim).boxes, expected.boxes)
+
+
+def test_a_network_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    predictor = Predictor(write_model(tmp_path / "slow.onnx", "slow"))
+    prepared = predictor.prepare(np.full((60, 80, 3), 120, np.uint8))
+    started = time.monotonic()
+    expected = predictor.run(prepared)
+    whole = time.monotonic() - started
+    started = time.monotonic()
+    with pytest.raises(ModelTimeout, match=r"slow\.onnx: the network did not answer within 0\.02 seconds"):
+        predictor.run(prepared, timeout_s=0.02)
+    assert time.monotonic() - started < whole
+    assert np.array_equal(predictor.run(prepared).boxes, expected.boxes)
 
 
 def test_overlaps_of_empty_boxes_are_zero() -> None:

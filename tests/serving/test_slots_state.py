@@ -7,7 +7,8 @@ import pytest
 
 from detection_assets.domain.problems import InputError
 from detection_assets.serving.refusals import Refused
-from detection_assets.serving.slots import Slots, parse_state
+from detection_assets.serving.slots import Slots
+from detection_assets.serving.state import CaptureSpec, ShadowSpec, parse_state
 
 FILE = Path("/srv/fridge.json")
 BLUE = {"model": "/m/best.onnx", "sha256": "ab", "version": "3"}
@@ -24,6 +25,23 @@ def test_a_state_is_read_with_defaults() -> None:
     )  # fmt: skip
 
 
+def test_shadow_and_capture_are_read() -> None:
+    plain = {"detector": "f", "slots": {"blue": BLUE, "green": BLUE}, "traffic": {"blue": 1}}
+    state = parse_state(json.dumps(plain).encode(), FILE)
+    assert (state.shadow, state.capture) == (None, None)
+    more = {"shadow": {"slot": "green", "share": 0.5}, "capture": {"folder": "/lake/f/captures"}}
+    state = parse_state(json.dumps(plain | more).encode(), FILE)
+    assert state.shadow == ShadowSpec("green", 0.5)
+    assert state.capture == CaptureSpec(Path("/lake/f/captures"), 0.0, 0.0, True, 30)
+    capture = {"folder": "/c", "rate": 0.05, "below": 0.4, "images": False, "keep_days": 7}
+    state = parse_state(json.dumps(plain | {"shadow": None, "capture": capture}).encode(), FILE)
+    assert state.capture == CaptureSpec(Path("/c"), 0.05, 0.4, False, 7)
+
+
+def with_capture(**changes: object) -> dict:
+    return {"detector": "f", "slots": {"blue": BLUE}, "capture": {"folder": "/c"} | changes}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -37,6 +55,17 @@ def test_a_state_is_read_with_defaults() -> None:
         ({"detector": "f", "slots": {}, "traffic": {"blue": 1}}, "not among the slots"),
         ({"detector": "f", "slots": {"blue": BLUE}, "traffic": {"blue": -1}}, "must be 0 or more"),
         ({"detector": "f", "slots": {"blue": BLUE}, "traffic": {"blue": "all"}}, "not a state file"),
+        ({"detector": "f", "slots": {"blue": BLUE}, "shadow": {"slot": "green", "share": 1}}, "the shadow is 'green'"),
+        ({"detector": "f", "slots": {"blue": BLUE}, "shadow": {"slot": "blue"}}, "'share' is missing"),
+        ({"detector": "f", "slots": {"blue": BLUE}, "shadow": {"slot": "blue", "share": 2}}, "shadow.share is 2"),
+        ({"detector": "f", "slots": {"blue": BLUE}, "shadow": "blue"}, "not a state file"),
+        (with_capture(folder="captures"), "capture.folder is 'captures'; it must be absolute"),
+        (with_capture(rate=5), "capture.rate is 5; it must be between 0 and 1"),
+        (with_capture(rate=True), "capture.rate is True"),
+        (with_capture(below="low"), "capture.below is 'low'"),
+        (with_capture(images="no"), "capture.images is 'no'; it must be true or false"),
+        (with_capture(keep_days=0), "capture.keep_days is 0; it must be a whole number"),
+        (with_capture(keep_days=1.5), "capture.keep_days is 1.5"),
     ],
 )
 def test_a_bad_state_is_refused_with_its_file(content: str | dict, message: str) -> None:
