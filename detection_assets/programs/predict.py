@@ -1,0 +1,164 @@
+"""Runs a model over the frames of many videos, with the code that serves.
+
+Inputs: `frames`, `model` (folder with best.onnx). Parameters: `videos` (a list of `video`, `out`, and `frames`: pairs
+of a frame's id and its file below the input `frames`), `settings` (confidence, iou, max_det), `sha256` of the model,
+`classes`. Output `<out>/` for each video: predictions.parquet, summary.json, preview/*.jpg. With a checkpoint folder, a
+killed run goes on after its last finished video.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from detection_assets.domain.problems import InputError, Problem
+from detection_assets.programs.draw import Picture, draw_boxes, read_ahead, read_rgb, save_jpeg
+from detection_assets.programs.job import Job, main
+
+PREVIEWS = 3
+"""Annotated frames of a video that are kept to look at."""
+PREVIEW_WIDTH = 320
+COLUMNS = ["frame", "class", "confidence", "x1", "y1", "x2", "y2"]
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video to predict: its key, the sub-folder of the output for it, and its frames' ids and files."""
+
+    key: str
+    out: str
+    frames: Sequence[tuple[str, str]]
+
+
+def run(job: Job) -> None:
+    """Predicts.
+
+    Args:
+        job: See the module.
+
+    Raises:
+        InputError: The model or a parameter cannot be used, or no frame at all can be read.
+        ModelError: The model failed on a frame.
+    """
+    from detection_assets.serving.predictor import Predictor
+
+    for name in ("frames", "model"):
+        if name not in job.inputs:
+            raise InputError(f"--input {name}=FOLDER is missing")
+    videos = _videos(job.params.get("videos") or [])
+    settings = job.params.get("settings") or {}
+    total = sum(len(video.frames) for video in videos)
+    folder = job.inputs["model"]
+    done, model = 0, None
+    for video in videos:
+        fingerprint = _fingerprint(job, video)
+        kept = job.checkpoint / video.out if job.checkpoint else None
+        if kept is None or not _is_of(kept, fingerprint):
+            if model is None:  # loaded when there is something left to do
+                job.log("loading the model")
+                try:
+                    path = folder / "best.onnx" if folder.is_dir() else folder
+                    model = Predictor(path, sha256=job.params.get("sha256"), **settings)
+                except (TypeError, ValueError) as error:
+                    raise error if isinstance(error, InputError) else InputError(f"settings: {error}") from error
+            target = kept or job.output / video.out
+            part = target.with_name(f".{video.out}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            _predict(job, model, video, part, fingerprint, done, total)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(part, target)
+        done += len(video.frames)
+        job.progress(done, total, "frames predicted")
+        if kept is not None:
+            shutil.copytree(kept, job.output / video.out, dirs_exist_ok=True)
+
+
+def _videos(given: Any) -> list[Video]:
+    try:
+        videos = [
+            Video(str(one["video"]), str(one["out"]), [(str(frame), str(file)) for frame, file in one["frames"]])
+            for one in given
+        ]
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(f"params.json: `videos` is not a list of video, out and frames ({error!r})") from error
+    outs = [video.out for video in videos]
+    if not videos or len(set(outs)) < len(outs) or any(Path(out).name != out or out.startswith(".") for out in outs):
+        raise InputError("params.json: `videos` needs at least one video, each with a plain `out` of its own")
+    return videos
+
+
+def _fingerprint(job: Job, video: Video) -> str:
+    """Changes when a checkpoint must not be taken over: another model, other settings or frames."""
+    told = [job.params.get("sha256"), job.params.get("settings"), video.key, list(video.frames)]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _is_of(folder: Path, fingerprint: str) -> bool:
+    try:
+        return json.loads((folder / "summary.json").read_text())["fingerprint"] == fingerprint
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _predict(job: Job, model: Any, video: Video, out: Path, fingerprint: str, before: int, total: int) -> None:
+    rows: list[tuple[Any, ...]] = []
+    problems: list[Problem] = []
+    paths = [job.inputs["frames"] / file for _, file in video.frames]
+    for at, ((frame, file), picture) in enumerate(zip(video.frames, read_ahead(paths), strict=True)):
+        if isinstance(picture, InputError):
+            problems.append(Problem(file, frame, str(picture), "skipped"))
+            job.log(str(problems[-1]))
+        else:
+            rows += _rows(frame, model, picture)
+        job.progress(before + at, total, "frames predicted")
+    if video.frames and len(problems) == len(video.frames):
+        raise InputError(f"{video.key}: none of its frames can be read; extract them again. The first: {problems[0]}")
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({name: "float64" for name in COLUMNS[2:]})
+    table["class"] = table["class"].astype(object).where(table["class"].notna(), None)
+    table.to_parquet(out / "predictions.parquet", index=False)
+    _previews(job, video, table, out / "preview")
+    summary = {
+        "video": video.key,
+        "frames": len(video.frames),
+        "boxes": int(table["class"].notna().sum()),
+        "sha256": model.sha256,
+        "problems": [str(problem) for problem in problems],
+        "fingerprint": fingerprint,
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=1))
+
+
+def _rows(frame: str, model: Any, picture: Picture) -> Iterator[tuple[Any, ...]]:
+    """A row a box; one row without a class for a frame in which nothing was found, so that it counts as looked at."""
+    found = model.predict(picture)
+    if not len(found):
+        yield (frame, None, *([np.nan] * 5))
+    for box, sure, kind in zip(found.boxes.tolist(), found.confidence.tolist(), found.class_id.tolist(), strict=True):
+        yield (frame, model.classes[kind], sure, *box)
+
+
+def _previews(job: Job, video: Video, table: pd.DataFrame, folder: Path) -> None:
+    """Draws some frames, evenly chosen, those with boxes first."""
+    boxes = table[table["class"].notna()]
+    files: Mapping[str, str] = dict(video.frames)
+    candidates = list(dict.fromkeys(boxes["frame"])) or list(dict.fromkeys(table["frame"]))
+    chosen = candidates[:: max(1, len(candidates) // PREVIEWS)][:PREVIEWS]
+    classes = [str(name) for name in job.params.get("classes", [])]
+    for at, frame in enumerate(chosen, 1):
+        picture = read_rgb(job.inputs["frames"] / files[frame])
+        drawn = draw_boxes(picture, None, boxes[boxes["frame"] == frame], classes, width=PREVIEW_WIDTH)
+        save_jpeg(folder / f"{at:02d}.jpg", drawn, 70)
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

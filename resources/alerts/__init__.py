@@ -1,0 +1,1 @@
+"""Where somebody is told that something needs a look."""
