@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 
@@ -87,6 +87,123 @@ class TrackedRun:
             self._mlflow.end_run(status)
 
 
+PARENT = "mlflow.parentRunId"
+"""MLflow's tag that makes a run the child of another."""
+CHILD = "child"
+"""Our tag with a child's name."""
+ENDED = "ended"
+"""Our tag of a child that has ended for good: MLflow's status does not tell it from one that was interrupted."""
+
+
+@dataclass
+class TrackedFamily:
+    """A run with children, each found again by its name; the runs outlive the Dagster run that began them.
+
+    What is logged under the same tags later, after a kill or by a second call, goes on with the same runs.
+    """
+
+    tracking: Tracking
+    context: dg.AssetExecutionContext
+    tags: Mapping[str, str]
+    _client: Any = field(default=None, repr=False)
+    _run_id: str = ""
+    _children: dict[str, str] = field(default_factory=dict, repr=False)
+    _ended: set[str] = field(default_factory=set, repr=False)
+    _going: set[str] = field(default_factory=set, repr=False)
+
+    @property
+    def client(self) -> Any:
+        """An MLflow client, with the family's own run open."""
+        if self._client is None:
+            self._client = self.tracking.client()
+            self._run_id = self._open()
+        return self._client
+
+    def _open(self) -> str:
+        found = self.tracking.search(self.tags)
+        parents = [run for run in found if PARENT not in run.data.tags]
+        if not parents:
+            return self._create(self.tags)
+        parent = parents[-1]
+        for run in found:
+            if run.data.tags.get(PARENT) == parent.info.run_id:
+                self._children[run.data.tags[CHILD]] = run.info.run_id
+                if ENDED in run.data.tags:
+                    self._ended.add(run.data.tags[CHILD])
+        self._client.update_run(parent.info.run_id, status="RUNNING")
+        self._client.set_tag(parent.info.run_id, "dagster_run_id", self.context.run.run_id)
+        return parent.info.run_id
+
+    def _create(self, tags: Mapping[str, str], name: str | None = None) -> str:
+        tags = {**tags, "dagster_run_id": self.context.run.run_id}
+        return self._client.create_run(self.tracking.experiment_id(), tags=tags, run_name=name).info.run_id
+
+    @property
+    def run_id(self) -> str:
+        """The id of the family's own run; opens it if nothing was logged yet."""
+        _ = self.client
+        return self._run_id
+
+    def ended(self, name: str) -> bool:
+        """Whether a child is there and has ended for good."""
+        _ = self.client
+        return name in self._ended
+
+    def child(self, name: str, params: Mapping[str, Any]) -> str:
+        """The id of a child's run, which is made, with its parameters, if it is not there."""
+        client = self.client
+        if name not in self._children:
+            run_id = self._create({**self.tags, PARENT: self._run_id, CHILD: name}, name)
+            for key, value in params.items():
+                client.log_param(run_id, metric_name(key), str(value)[:500])
+            self._children[name] = run_id
+        elif name not in self._ended and name not in self._going:
+            client.update_run(self._children[name], status="RUNNING")
+            client.set_tag(self._children[name], "dagster_run_id", self.context.run.run_id)
+        self._going.add(name)
+        return self._children[name]
+
+    def log(self, name: str, metric: str, steps: Mapping[int, float]) -> None:
+        """Logs those values of a child's metric, by step, that are not there yet."""
+        run_id = self._children[name]
+        known = {kept.step for kept in self._client.get_metric_history(run_id, metric_name(metric))}
+        for step, value in steps.items():
+            if step not in known:
+                self._client.log_metric(run_id, metric_name(metric), value, step=step)
+
+    def end_child(self, name: str, status: str, tags: Mapping[str, str]) -> None:
+        """Ends a child's run with a status and tags that say more."""
+        run_id = self._children[name]
+        for key, value in tags.items():
+            self._client.set_tag(run_id, key, value[:5000])
+        self._client.set_terminated(run_id, status)
+        self._client.set_tag(run_id, ENDED, status)
+        self._ended.add(name)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs figures of the whole family."""
+        for key, value in metrics.items():
+            self.client.log_metric(self._run_id, metric_name(key), value, step=step)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Logs parameters of the whole family; those that are there stay."""
+        known = self.client.get_run(self._run_id).data.params
+        for key, value in params.items():
+            if metric_name(key) not in known:
+                self.client.log_param(self._run_id, metric_name(key), str(value)[:500])
+
+    def end(self, status: str) -> None:
+        """Ends the family's run, if it was ever opened; children that are still open can be gone on with."""
+        if not self._run_id:
+            return
+        for name in self._children.keys() - self._ended:
+            self._client.set_terminated(self._children[name], "KILLED")
+        self._client.set_terminated(self._run_id, status)
+
+
+Tracked = TypeVar("Tracked", TrackedRun, TrackedFamily)
+
+
 class Tracking(dg.ConfigurableResource):
     """An MLflow experiment.
 
@@ -132,23 +249,27 @@ class Tracking(dg.ConfigurableResource):
             context: Of the asset that logs.
             tags: Say what is being done; a run with the same tags that was left open by a killed process is closed.
         """
-        tracked = TrackedRun(self, context, tags)
-        try:
+        with _ending(TrackedRun(self, context, tags)) as tracked:
             yield tracked
-        except Exception:
-            tracked.end("FAILED")
-            raise
-        except BaseException:
-            tracked.end("KILLED")
-            raise
-        else:
-            tracked.end("FINISHED")
+
+    @contextmanager
+    def family(self, context: dg.AssetExecutionContext, tags: Mapping[str, str]) -> Iterator[TrackedFamily]:
+        """A run with children that always ends, and is gone on with when the same is done again.
+
+        Args:
+            context: Of the asset that logs.
+            tags: Say what is being done; what was logged with the same tags is gone on with.
+        """
+        with _ending(TrackedFamily(self, context, tags)) as tracked:
+            yield tracked
 
     def find(self, tags: Mapping[str, str], status: str = "FINISHED") -> list[Any]:
         """The experiment's runs with these tags and this status, newest first."""
-        query = " and ".join(
-            [f"attributes.status = '{status}'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())]
-        )
+        return self.search(tags, f"attributes.status = '{status}'")
+
+    def search(self, tags: Mapping[str, str], *conditions: str) -> list[Any]:
+        """The experiment's runs with these tags that fulfil MLflow's conditions, newest first."""
+        query = " and ".join([*conditions, *(f"tags.`{key}` = '{value}'" for key, value in tags.items())])
         return list(self.client().search_runs([self.experiment_id()], query, order_by=["attributes.start_time DESC"]))
 
     def close_left_open(self, tags: Mapping[str, str]) -> int:
@@ -163,3 +284,17 @@ class Tracking(dg.ConfigurableResource):
         if self.ui:
             return f"{self.ui.rstrip('/')}/#/experiments/{self.experiment_id()}/runs/{run_id}"
         return ""
+
+
+@contextmanager
+def _ending(tracked: Tracked) -> Iterator[Tracked]:
+    try:
+        yield tracked
+    except Exception:
+        tracked.end("FAILED")
+        raise
+    except BaseException:
+        tracked.end("KILLED")
+        raise
+    else:
+        tracked.end("FINISHED")

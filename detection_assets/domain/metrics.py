@@ -1,24 +1,21 @@
 """COCO-style scores of a detector: average precision by class, box size, group and video, with intervals.
 
 Matching and averaging are hotcoco's, which agrees with pycocotools to the last decimal. Here live the tables around
-it and the bootstrap: resampling whole groups needs no new matching, only new weights for the matches there are.
+it; the intervals come from `bootstrap`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
+from detection_assets.domain import bootstrap
+from detection_assets.domain.bootstrap import RECALLS, Difference, Floats, Ints, Matches, interval, row_means
 
 SIZES: dict[str, tuple[float, float]] = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
 """COCO's box sizes, as areas in square pixels of the original frame, both ends included."""
@@ -27,38 +24,6 @@ BACKGROUND = "background"
 """Row of the confusion matrix for boxes found where there is nothing; column for boxes that were missed."""
 
 _EVERY_AREA = (0.0, 1e10)
-_RECALLS = np.linspace(0.0, 1.0, 101)
-_CHUNK = 4_000_000  # resampled weights held at once: 32 MB
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much better one detector is than another on the same frames.
-
-    Attributes:
-        value: AP50 of the first minus AP50 of the second.
-        low: Lower end of the 95 % bootstrap interval, NaN if there was nothing to resample.
-        high: Upper end.
-        unit: What was drawn anew each time: `group`, `video` or `image`.
-        units: How many of them there are. Below about five, an interval says little.
-    """
-
-    value: float
-    low: float
-    high: float
-    unit: str
-    units: int
-
-
-@dataclass(frozen=True)
-class _Matches:
-    """What AP50 is made of: predictions in descending confidence, and the number of truth boxes."""
-
-    row: Ints
-    image: Ints
-    label: Ints
-    right: Flags
-    truth: Ints  # (images, classes)
 
 
 class Scores:
@@ -203,7 +168,7 @@ class Scores:
         rows: list[dict[str, Any]] = []
         for k, label in [(-1, ""), *enumerate(self.classes)]:
             ap50, ap, recall = (_mean(figure) if k < 0 else float(figure[k]) for figure in figures)
-            low, high = _interval(None if samples is None else _row_means(samples) if k < 0 else samples[:, k])
+            low, high = interval(None if samples is None else row_means(samples) if k < 0 else samples[:, k])
             by_class = kind == "all" and k >= 0
             rows.append({
                 "slice_kind": "class" if by_class else kind, "slice": label if by_class else name, "class": label,
@@ -212,7 +177,7 @@ class Scores:
             })  # fmt: skip
         return rows
 
-    def _matches(self, area: tuple[float, float]) -> _Matches:
+    def _matches(self, area: tuple[float, float]) -> Matches:
         """Which predictions are right at IoU 0.50; those that COCO leaves out for their size or number are left out."""
         status = self._narrow(area, thresholds=[0.5]).image_diagnostics(iou_thr=0.5)["dt_status"]
         ids = np.fromiter(status.keys(), np.int64, len(status)) - 1
@@ -223,10 +188,10 @@ class Scores:
         counted = (self._truth_area >= area[0]) & (self._truth_area <= area[1])
         truth = np.zeros((len(self.images), len(self.classes)), np.int64)
         np.add.at(truth, (self._truth_image[counted], self._truth_label[counted]), 1)
-        return _Matches(ids, self._image[ids], self._label[ids], right, truth)
+        return Matches(ids, self._image[ids], self._label[ids], right, truth)
 
     @cached_property
-    def _all_matches(self) -> _Matches:
+    def _all_matches(self) -> Matches:
         return self._matches(_EVERY_AREA)
 
     def units(self, images: Ints | None = None) -> tuple[str, Ints]:
@@ -240,12 +205,7 @@ class Scores:
         Returns:
             `group`, `video` or `image`, and each frame's unit as a number from 0.
         """
-        table = self.images if images is None else self.images.iloc[images]
-        for unit in ("group", "video"):
-            codes, names = pd.factorize(table[unit], sort=True)
-            if len(names) > 1:
-                return unit, codes.astype(np.int64)
-        return "image", np.arange(len(table))
+        return bootstrap.units(self.images if images is None else self.images.iloc[images])
 
     def resampled(
         self, resamples: int, seed: int, images: Ints | None = None, area: tuple[float, float] = _EVERY_AREA
@@ -266,20 +226,7 @@ class Scores:
         matches = self._all_matches if area == _EVERY_AREA else self._matches(area)
         chosen = np.arange(len(self.images)) if images is None else images
         _, unit_of = self.units(images)
-        count = int(unit_of.max()) + 1 if len(unit_of) else 0
-        if not count:
-            return np.full((resamples, len(self.classes)), np.nan)
-        draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-        unit = np.full(len(self.images), -1)
-        unit[chosen] = unit_of
-        truth = np.zeros((count, len(self.classes)), np.int64)
-        np.add.at(truth, unit_of, matches.truth[chosen])
-        unit_of_match = unit[matches.image]
-        values = np.full((resamples, len(self.classes)), np.nan)
-        for k in np.flatnonzero(truth.sum(0)):
-            mine = (matches.label == k) & (unit_of_match >= 0)
-            values[:, k] = _weighted_ap(draws, unit_of_match[mine], matches.right[mine], draws @ truth[:, k])
-        return values
+        return bootstrap.resampled(matches, chosen, unit_of, resamples, seed)
 
     def confusion(self, confidence: float, iou: float = 0.5) -> pd.DataFrame:
         """Which class is taken for which.
@@ -311,7 +258,7 @@ class Scores:
                 continue
             confidence = np.asarray(result["scores"])[0, :, k, 0, -1]
             parts.append(
-                pd.DataFrame({"class": name, "recall": _RECALLS, "precision": precision, "confidence": confidence})
+                pd.DataFrame({"class": name, "recall": RECALLS, "precision": precision, "confidence": confidence})
             )
         empty = pd.DataFrame({"class": [], "recall": [], "precision": [], "confidence": []})
         return pd.concat(parts, ignore_index=True) if parts else empty
@@ -354,8 +301,8 @@ def difference(first: Scores, second: Scores, resamples: int, seed: int = 0) -> 
     unit, codes = first.units()
     low, high = float("nan"), float("nan")
     if resamples and len(codes):
-        mine, theirs = (_row_means(scores.resampled(resamples, seed)) for scores in (first, second))
-        low, high = _interval(mine - theirs)
+        mine, theirs = (row_means(scores.resampled(resamples, seed)) for scores in (first, second))
+        low, high = interval(mine - theirs)
     value = first.overall()["ap50"] - second.overall()["ap50"]
     return Difference(value, low, high, unit, len(np.unique(codes)))
 
@@ -386,59 +333,3 @@ def _averages(result: Any, area: int) -> tuple[Floats, Floats, Floats]:
 def _mean(values: Floats) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
-
-
-def _row_means(values: Floats) -> Floats:
-    known = ~np.isnan(values)
-    count = known.sum(1)
-    total = np.where(known, values, 0.0).sum(1)
-    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
-
-
-def _interval(samples: Floats | None) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile; NaN where fewer than half of the samples could be scored."""
-    if samples is None or not len(samples) or np.isnan(samples).mean() > 0.5:
-        return float("nan"), float("nan")
-    low, high = np.nanpercentile(samples, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _weighted_ap(draws: Ints, unit: Ints, right: Flags, truth: Ints) -> Floats:
-    """AP with COCO's 101-point interpolation, each unit counted as often as it was drawn.
-
-    Counting a frame twice is the same as having it twice, so this equals an evaluation of the resampled data set.
-
-    Args:
-        draws: (samples, units): how often each unit was drawn.
-        unit: The unit of each prediction, in descending confidence.
-        right: Whether each prediction is right.
-        truth: (samples,): truth boxes in each sample.
-
-    Returns:
-        (samples,), NaN where a sample has no truth.
-    """
-    values = np.full(len(draws), np.nan)
-    values[truth > 0] = 0.0
-    hits = np.flatnonzero(right)
-    if not len(hits):
-        return values
-    step = max(1, _CHUNK // len(unit))
-    for start in range(0, len(draws), step):
-        part = slice(start, start + step)
-        seen = np.cumsum(draws[part][:, unit], axis=1)[:, hits]
-        found = np.cumsum(draws[part][:, unit[hits]], axis=1)
-        # Precision is highest at a right prediction, so the others need not be looked at.
-        precision = np.divide(found, seen, out=np.zeros(found.shape), where=seen > 0)
-        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        total = np.maximum(truth[part], 1)[:, None]
-        # In whole boxes, because the same quotient must come out on the same side of a threshold as in COCO.
-        needed = np.floor(_RECALLS * total).astype(np.int64)
-        needed += needed / total < _RECALLS
-        rows = np.arange(len(found))[:, None]
-        apart = int(max(found.max(), total.max())) + 2  # rows one after the other make one ascending sequence
-        at = np.searchsorted((found + rows * apart).ravel(), (needed + rows * apart).ravel()).reshape(needed.shape)
-        at -= rows * len(hits)
-        reached = at < len(hits)
-        points = np.where(reached, np.take_along_axis(best, np.minimum(at, len(hits) - 1), axis=1), 0.0)
-        values[part] = np.where(truth[part] > 0, points.mean(1), np.nan)
-    return values

@@ -2,8 +2,12 @@
 
 Inputs: `dataset` (images.parquet, boxes.parquet), `frames` (folder that the images' `file` is relative to), and
 optionally `weights` (folder with base weights such as yolo11n.pt).
-Parameters: `classes`, `training` (model, imgsz, epochs, batch, nbs, optimizer, lr0, patience, seed, extra), `device`.
+Parameters: `classes`, `training` (model, imgsz, epochs, batch, nbs, optimizer, lr0, patience, seed, extra), `device`,
+`trial`.
 Output `weights/`: best.pt, best.onnx, results.csv, training.json, curves.png.
+
+With `trial` true it is one of many trainings that are compared: nothing is exported, and the output is `trial/` with
+trial.json, whose `objective` is the mAP50-95 of the best weights on the validation images.
 
 With a checkpoint folder, a killed run goes on from its last finished epoch.
 """
@@ -14,6 +18,8 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -53,6 +59,8 @@ def run(job: Job) -> None:
     for name in ("dataset", "frames"):
         if name not in job.inputs:
             raise InputError(f"--input {name}=FOLDER is missing")
+    # Told to end, it does so by way of the folders and files that it has open.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     images, boxes = read_snapshot(job.inputs["dataset"])
     with tempfile.TemporaryDirectory(prefix="train-") as scratch:
         layout = write_layout(images, boxes, job.inputs["frames"], classes, Path(scratch) / "data")
@@ -63,6 +71,9 @@ def run(job: Job) -> None:
         chosen = ultralytics.settings(job.params.get("training", {}), base)
         checkpoint = _Checkpoint(job, _fingerprint(job, chosen))
         trained = _train(job, chosen, layout, Path(scratch) / "run", checkpoint)
+        if job.params.get("trial"):
+            _judge(job, layout, Path(scratch) / "run", trained, started)
+            return
         _finish(job, chosen, layout, Path(scratch) / "run", trained, started)
 
 
@@ -155,6 +166,7 @@ def _train(
         return validation
     device = job.params.get("device")
     epochs = int(chosen["epochs"])
+    trial = bool(job.params.get("trial"))  # one of many: how far all of them are is not its to tell
     if done >= epochs:
         job.log(f"all {done} epochs were finished before; validating")
         validator = ultralytics.validator(chosen, data=layout.yaml, run=run, device=device)
@@ -164,6 +176,8 @@ def _train(
     if done:
         job.log(f"resuming after epoch {done} of {epochs}")
         job.report({"kind": "resumed", "epoch": done, "epochs": epochs})
+        if trial:
+            _tell_again(job, run / "results.csv", done, epochs)
     patience = ultralytics.Patience(BATCH_NEWS_EVERY_S)
 
     def on_epoch(epoch: int, of: int, figures: dict[str, float]) -> None:
@@ -171,10 +185,13 @@ def _train(
         job.report({"kind": "epoch", "epoch": epoch, "epochs": of, "metrics": json_safe(figures)})
         map50 = figures.get("metrics/mAP50(B)", float("nan"))
         loss = sum(value for key, value in figures.items() if key.startswith("train/"))
-        job.progress(epoch, of, f"epochs, mAP50 {map50:.3f}, loss {loss:.3f}")
+        if trial:
+            job.log(f"epoch {epoch} of {of}, mAP50 {map50:.3f}, loss {loss:.3f}")
+        else:
+            job.progress(epoch, of, f"epochs, mAP50 {map50:.3f}, loss {loss:.3f}")
 
     def on_batch(batch: int, batches: int, epoch: int, of: int) -> None:
-        if patience.over():
+        if not trial and patience.over():
             job.progress(batch, batches, f"batches of epoch {epoch} of {of}")
 
     validation = ultralytics.fit(
@@ -189,6 +206,32 @@ def _train(
     )
     checkpoint.finish(run, validation)
     return validation
+
+
+def _tell_again(job: Job, results: Path, done: int, epochs: int) -> None:
+    """Reports the epochs that were finished before: the last of them may have been told to a process that was dying."""
+    table = pd.read_csv(results, skipinitialspace=True).drop(columns=["time"], errors="ignore")
+    for row in table.to_dict("records"):
+        epoch = int(row.pop("epoch"))
+        if epoch <= done:
+            figures = {str(key): float(value) for key, value in row.items()}
+            job.report({"kind": "epoch", "epoch": epoch, "epochs": epochs, "metrics": json_safe(figures)})
+
+
+def _judge(job: Job, layout: Layout, run: Path, trained: ultralytics.Validation, started: float) -> None:
+    """Writes what a trial is judged by; the weights are not kept, for the training that follows makes them again."""
+    results = pd.read_csv(run / "results.csv", skipinitialspace=True)
+    summary = {
+        "objective": trained.metrics["map50_95"],
+        "metrics": trained.metrics,
+        "epochs_run": len(results),
+        "optimistic": layout.optimistic,
+        "seconds": time.monotonic() - started,
+    }
+    out = job.output / "trial"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "trial.json").write_text(json.dumps(json_safe(summary), indent=1))
+    job.report({"kind": "trained", **json_safe({key: summary[key] for key in ("metrics", "epochs_run")})})
 
 
 def _finish(

@@ -10,13 +10,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dagster as dg
 import orjson
 from dagster._core.errors import DagsterExecutionInterruptedError
 
+from detection_assets.domain import tuning
+from detection_assets.domain.tuning import Parameter, Trial
 from resources.storage import Published, Storage
 
 POLL_S = 0.1
@@ -96,6 +98,97 @@ class StepResult:
 
 class StepFailed(dg.Failure):
     """A program failed; the description holds its last lines."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a trial is judged by.
+
+    Attributes:
+        metric: A figure that the program reports after each of its steps, in the report's `metrics`.
+        file: The JSON file, below the program's output, that has the final figure.
+        key: The key of the final figure in that file.
+        maximize: Whether more is better.
+    """
+
+    metric: str
+    file: str
+    key: str = "objective"
+    maximize: bool = True
+
+
+@dataclass(frozen=True)
+class MedianStop:
+    """Ends a trial whose best figure so far is worse than the median of the others' at the same step.
+
+    Attributes:
+        after_trials: How many trials have to be complete before one is ended.
+        after_steps: The first step, from 1, at which one may be ended.
+    """
+
+    after_trials: int = 3
+    after_steps: int = 1
+
+
+@dataclass(frozen=True)
+class Study:
+    """A search for the values with which a step does best.
+
+    Attributes:
+        version: Changes with whatever makes the trials of one study worthless for another: data, settings, space. How
+            many trials and how long is not part of it, so that a study can be gone on with.
+        step: What every trial runs; its version and outputs are not used.
+        into: The parameter of the step's program that a trial's values are merged into.
+        space: What is searched, by the name of the setting.
+        objective: What a trial is judged by.
+        trials: How many trials are to be judged in all, those of earlier calls counted.
+        parallel: How many run side by side at most.
+        timeout_s: After so many seconds no trial runs on; what was begun is gone on with by the next call.
+        stopping: When a trial is ended early; None for never.
+        first: Values to try first, where the backend can be told; those left out are drawn.
+        seed: Of the drawing.
+    """
+
+    version: str
+    step: Step
+    into: str
+    space: Mapping[str, Parameter]
+    objective: Objective
+    trials: int
+    parallel: int = 1
+    timeout_s: float | None = None
+    stopping: MedianStop | None = None
+    first: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """A deterministic name: whoever tunes the same again finds the study by this name."""
+        return f"tune-{self.version}"
+
+    def step_of(self, values: Mapping[str, Any]) -> Step:
+        """The step that tries some values. Its name follows from them, so a killed trial finds its checkpoint."""
+        params = {**self.step.params, self.into: tuning.merged(self.step.params[self.into], values)}
+        return replace(self.step, version=version_of(self.version, dict(values)), params=params, outputs={})
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What came of a study.
+
+    Attributes:
+        trials: Every trial there is, those of earlier calls, too.
+        best: The best of those that are complete; None if none is.
+        instance: What the trials ran on.
+        seconds: Seconds of this call.
+        cost_usd: Estimated cost of this call.
+    """
+
+    trials: Sequence[Trial]
+    best: Trial | None
+    instance: str
+    seconds: float
+    cost_usd: float
 
 
 class Compute(dg.ConfigurableResource, ABC):
@@ -181,6 +274,73 @@ class Compute(dg.ConfigurableResource, ABC):
                 outputs[name] = published
         self.cleanup(handle, succeeded=True)
         return StepResult(outputs, reports, False, instance, seconds, cost_usd)
+
+    def tune(
+        self,
+        context: dg.AssetExecutionContext,
+        study: Study,
+        on_trial: Callable[[Trial], None] | None = None,
+    ) -> TuneResult:
+        """Runs the trials of a study that are still to be run, and returns all of them.
+
+        Ended early, by its limit of time, by an interrupt or by a kill, it keeps the trials that have ended; called
+        again, it goes on.
+
+        Args:
+            context: Of the asset; the programs' messages and logs go there.
+            study: What is searched, and how.
+            on_trial: Called with each trial that is there at first, and whenever one begins, gets on or ends.
+
+        Raises:
+            StepFailed: If trial after trial failed, or somebody else is at the same study.
+        """
+        started = time.monotonic()
+        known: dict[int, Trial] = {}
+
+        def tell() -> None:
+            for trial in self.trials(handle):
+                if known.get(trial.number) != trial:
+                    known[trial.number] = trial
+                    if on_trial:
+                        on_trial(trial)
+
+        handle = self.open_study(context, study)
+        try:
+            tell()
+            while not self.advance(handle):
+                tell()
+                if study.timeout_s is not None and time.monotonic() - started > study.timeout_s:
+                    context.log.warning(f"{study.name}: stopping at its limit of {study.timeout_s:.0f} s")
+                    break
+                time.sleep(self.study_poll_s)
+            tell()
+        finally:
+            self.close_study(handle)
+        seconds = time.monotonic() - started
+        instance, cost_usd = self.cost(handle, seconds)
+        trials = [known[number] for number in sorted(known)]
+        return TuneResult(trials, tuning.best(trials, maximize=study.objective.maximize), instance, seconds, cost_usd)
+
+    @property
+    def study_poll_s(self) -> float:
+        """Seconds between two looks at a study."""
+        return POLL_MAX_S
+
+    @abstractmethod
+    def open_study(self, context: dg.AssetExecutionContext, study: Study) -> Any:
+        """Begins a study, or finds the one of the same name; what a dead process left of it is gone on with."""
+
+    @abstractmethod
+    def advance(self, handle: Any) -> bool:
+        """Does what is to be done now: begins trials, follows them, ends them; returns whether all have ended."""
+
+    @abstractmethod
+    def trials(self, handle: Any) -> Sequence[Trial]:
+        """Every trial that has begun, as it is now."""
+
+    @abstractmethod
+    def close_study(self, handle: Any) -> None:
+        """Stops what still runs, and keeps what has ended; the study can be opened again."""
 
     @abstractmethod
     def session(self, context: dg.AssetExecutionContext, step: Step) -> AbstractContextManager[Any]:

@@ -41,6 +41,61 @@ def test_a_run_always_ends(platform: Any, error: BaseException, status: str) -> 
     assert platform.tracking.find(TAGS, "RUNNING") == []
 
 
+def raise_family(platform: Any, body: Any) -> None:
+    @dg.asset
+    def tuned(context: dg.AssetExecutionContext) -> None:
+        with platform.tracking.family(context, {"detector": "tiny", "tuning_version": "t1"}) as family:
+            body(family)
+
+    dg.materialize([tuned])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt()], ids=["failed", "interrupted"])
+def test_a_family_is_gone_on_with(platform: Any, error: BaseException) -> None:
+    def first(family: Any) -> None:
+        family.child("a", {"lr0": 0.1})
+        family.log("a", "score", {1: 0.1, 2: 0.2})
+        family.end_child("a", "FINISHED", {"state": "complete"})
+        family.child("b", {"lr0": 0.2})
+        family.log("b", "score", {1: 0.3})
+        raise error
+
+    def second(family: Any) -> None:
+        assert family.ended("a")
+        assert not family.ended("b")
+        assert not family.ended("c")
+        family.child("a", {"lr0": 0.1})
+        family.child("b", {"lr0": 0.2})
+        family.log("b", "score", {1: 0.3, 2: 0.4})
+        family.end_child("b", "KILLED", {"state": "pruned"})
+        family.child("c", {"lr0": 0.3})
+        family.end_child("c", "FINISHED", {"state": "complete"})
+        family.log_params({"epochs": 2})
+
+    with pytest.raises(BaseException):  # noqa: B017, PT011 - Dagster wraps an interrupt in its own way
+        raise_family(platform, first)
+    tags = {"tuning_version": "t1"}
+    left = {run.data.tags.get("child"): run.info.status for run in platform.tracking.search(tags)}
+    assert left == {None: "FAILED" if isinstance(error, RuntimeError) else "KILLED", "a": "FINISHED", "b": "KILLED"}
+    raise_family(platform, second)
+    found = {run.data.tags.get("child"): run for run in platform.tracking.search(tags)}
+    assert len(platform.tracking.search(tags)) == 4, "nothing is there twice"
+    assert {name: run.info.status for name, run in found.items()} == {
+        **{None: "FINISHED", "a": "FINISHED", "b": "KILLED", "c": "FINISHED"}
+    }
+    for name in "abc":
+        assert found[name].data.tags["mlflow.parentRunId"] == found[None].info.run_id
+    history = platform.tracking.client().get_metric_history(found["b"].info.run_id, "score")
+    assert [(kept.step, kept.value) for kept in history] == [(1, 0.3), (2, 0.4)]
+    assert found["b"].data.params == {"lr0": "0.2"}
+    assert found[None].data.params == {"epochs": "2"}
+
+
+def test_a_family_of_which_nothing_is_logged_is_no_run(platform: Any) -> None:
+    raise_family(platform, lambda family: None)
+    assert platform.tracking.search({"tuning_version": "t1"}) == []
+
+
 def test_nothing_logged_is_no_run(platform: Any) -> None:
     track(platform, lambda run: None)
     assert platform.tracking.find(TAGS) == []

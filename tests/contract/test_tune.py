@@ -1,0 +1,285 @@
+"""A study over real processes: a small program stands in for the training, so that each case takes seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from detection_assets.domain.tuning import Choice, Real, Trial
+from resources.compute import local
+from resources.compute.base import Input, MedianStop, Objective, Step, StepFailed, Study, TuneResult
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = '''
+"""Learns nothing: its curve rises to 1 - |lr0 - 0.3| and is known beforehand. Keeps its epoch in the checkpoint."""
+import json, os, signal, sys, time
+from detection_assets.programs.job import main
+
+def run(job):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    training, how = job.params["training"], job.params["how"]
+    top = 1 - abs(training["lr0"] - 0.3)
+    mark = job.checkpoint / "epoch"
+    done = int(mark.read_text()) if mark.exists() else 0
+    seen = sorted(str(path.relative_to(job.inputs["frames"])) for path in job.inputs["frames"].rglob("*.jpg"))
+    with open(how["record"], "a") as record:
+        record.write(json.dumps({"training": training, "from": done, "seen": seen, "pid": os.getpid()}) + "\\n")
+    try:
+        for epoch in range(1, how["epochs"] + 1):
+            if epoch > done:
+                time.sleep(how.get("pause", 0))
+            if training["lr0"] > how.get("breaks_above", 9):
+                raise RuntimeError(f"lr0 {training['lr0']} is too much")
+            mark.write_text(str(epoch))
+            figure = top * epoch / how["epochs"]
+            job.report({"kind": "epoch", "epoch": epoch, "epochs": how["epochs"], "metrics": {"score": figure}})
+    finally:
+        with open(how["record"] + ".ends", "a") as record:
+            record.write(f"{os.getpid()}\\n")
+    (job.output / "trial").mkdir()
+    (job.output / "trial" / "trial.json").write_text(json.dumps({"objective": how.get("result", top)}))
+
+if __name__ == "__main__":
+    main(run, __doc__)
+'''
+
+
+@pytest.fixture
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Puts the program where the compute finds it; returns where it writes down what it was given."""
+    package = tmp_path / "scripted"
+    package.mkdir()
+    (package / "curve.py").write_text(PROGRAM)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.setattr(local, "PROGRAMS", "scripted")
+    return tmp_path / "record"
+
+
+def study(platform: Any, record: Path, how: dict[str, Any] | None = None, **changes: Any) -> Study:
+    for key in ("a/v1/1.jpg", "a/v1/2.jpg", "b/v1/1.jpg"):
+        platform.storage.put(f"frames/{key}", b"jpeg")
+    params = {"training": {"lr0": 0.5, "extra": {"mosaic": 1.0}}, "how": {"record": str(record), "epochs": 4}}
+    params["how"].update(how or {})
+    step = Step("curve", "", {"frames": Input("frames", ["a/v1/1.jpg", "b/v1/1.jpg"])}, {}, params)
+    wanted = {
+        "version": "v1",
+        "step": step,
+        "into": "training",
+        "space": {"lr0": Real(0.01, 1.0, log=True), "fliplr": Choice((0.1, 0.3))},
+        "objective": Objective("score", "trial/trial.json"),
+        "trials": 3,
+    }
+    return Study(**{**wanted, **changes})
+
+
+def tune(platform: Any, of: Study, told: list[Trial] | None = None) -> TuneResult:
+    """Tunes as an asset does, in a real Dagster run."""
+    kept: list[TuneResult] = []
+
+    @dg.asset
+    def tuned(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        kept.append(platform.compute.tune(context, of, told.append if told is not None else None))
+        return dg.MaterializeResult()
+
+    dg.materialize([tuned])
+    return kept[0]
+
+
+def started(record: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in record.read_text().splitlines()]
+
+
+def test_a_study_tries_judges_and_names_the_best(platform: Any, scripted: Path, home: Path) -> None:
+    told: list[Trial] = []
+    result = tune(platform, study(platform, scripted, first={"lr0": 0.5}), told)
+    assert [trial.number for trial in result.trials] == [0, 1, 2]
+    assert {trial.state for trial in result.trials} == {"complete"}
+    assert result.trials[0].values["lr0"] == 0.5, "what the detector has comes first"
+    for trial in result.trials:
+        assert trial.value == pytest.approx(1 - abs(trial.values["lr0"] - 0.3))
+        assert sorted(trial.epochs) == [1, 2, 3, 4]
+        assert trial.seconds > 0
+    assert result.best == max(result.trials, key=lambda trial: trial.value or 0.0)
+    runs = started(scripted)
+    assert [run["training"]["lr0"] for run in runs] == [trial.values["lr0"] for trial in result.trials]
+    for run, trial in zip(runs, result.trials, strict=True):
+        assert run["training"]["extra"] == {"mosaic": 1.0, "fliplr": trial.values["fliplr"]}
+        assert run["seen"] == ["a/v1/1.jpg", "b/v1/1.jpg"], "what the step does not name is not to be seen"
+    states = [(trial.number, trial.state) for trial in told]
+    assert [states.index((number, "complete")) for number in range(3)] == sorted(
+        states.index((number, "complete")) for number in range(3)
+    )
+    assert states.index((0, "running")) < states.index((0, "complete"))
+    assert {path.name for path in (home / ".scratch" / "tiny").iterdir()} == {"tune-v1"}, "trials leave no scratch"
+
+
+def test_a_study_is_gone_on_with_and_draws_nothing_twice(platform: Any, scripted: Path) -> None:
+    first = tune(platform, study(platform, scripted, trials=2))
+    again = tune(platform, study(platform, scripted, trials=2))
+    assert again.trials == first.trials
+    assert len(started(scripted)) == 2, "nothing was run again"
+    more = tune(platform, study(platform, scripted, trials=4))
+    assert more.trials[:2] == first.trials
+    assert len({trial.values["lr0"] for trial in more.trials}) == 4
+    other = tune(platform, study(platform, scripted, trials=1, version="v2"))
+    assert [trial.number for trial in other.trials] == [0], "another version is another study"
+
+
+def test_a_trial_that_falls_behind_is_ended(platform: Any, scripted: Path) -> None:
+    good = study(platform, scripted, trials=3, space={"lr0": Real(0.29, 0.31)}, stopping=MedianStop(3, 2))
+    tune(platform, good)
+    bad = study(
+        platform, scripted, {"pause": 0.7, "epochs": 8}, trials=4, space={"lr0": Real(0.9, 1.0)},
+        stopping=MedianStop(3, 2),
+    )  # fmt: skip
+    result = tune(platform, bad)
+    last = result.trials[3]
+    assert last.state == "pruned"
+    assert 2 <= max(last.epochs) < 8, "at the first step at which it may be, or soon after"
+    assert result.best is not None
+    assert result.best.number < 3
+    pid = started(scripted)[-1]["pid"]
+    ends = Path(f"{scripted}.ends").read_text().split()
+    assert str(pid) in ends, "the program was told to end, and did so in good order"
+
+
+def test_what_is_never_ended_early_runs_to_its_end(platform: Any, scripted: Path) -> None:
+    tune(platform, study(platform, scripted, trials=3, space={"lr0": Real(0.29, 0.31)}))
+    result = tune(platform, study(platform, scripted, {"pause": 0.3}, trials=4, space={"lr0": Real(0.9, 1.0)}))
+    assert result.trials[3].state == "complete"
+
+
+def test_trials_run_side_by_side(platform: Any, scripted: Path) -> None:
+    told: list[Trial] = []
+    result = tune(platform, study(platform, scripted, {"pause": 0.5}, trials=3, parallel=2), told)
+    assert [trial.state for trial in result.trials] == ["complete"] * 3
+    states = [(trial.number, trial.state) for trial in told]
+    assert states.index((1, "running")) < states.index((0, "complete"))
+
+
+def test_a_trial_that_fails_says_why_and_does_not_count(platform: Any, scripted: Path) -> None:
+    of = study(
+        platform, scripted, {"breaks_above": 0.6}, trials=1, first={"lr0": 0.7}, space={"lr0": Real(0.1, 0.8, log=True)}
+    )
+    result = tune(platform, of)
+    assert result.trials[0].state == "failed"
+    assert "lr0 0.7 is too much" in result.trials[0].why
+    assert sum(trial.judged for trial in result.trials) == 1
+    assert result.best is not None
+
+
+def test_when_every_trial_fails_the_tuning_does(platform: Any, scripted: Path) -> None:
+    of = study(platform, scripted, {"breaks_above": 0.0}, trials=9)
+    with pytest.raises(StepFailed, match=r"3 trials failed one after another, the last with:(.|\n)*is too much"):
+        tune(platform, of)
+    assert len(started(scripted)) == 3
+
+
+@pytest.mark.parametrize("result", [None, "NaN", "much"])
+def test_a_trial_without_a_figure_has_failed(platform: Any, scripted: Path, result: Any) -> None:
+    with pytest.raises(StepFailed, match="objective"):
+        tune(platform, study(platform, scripted, {"result": float("nan") if result == "NaN" else result}, trials=1))
+
+
+def test_at_its_limit_of_time_it_stops_and_goes_on_later(platform: Any, scripted: Path) -> None:
+    slow = {"pause": 0.4, "epochs": 10}
+    result = tune(platform, study(platform, scripted, slow, trials=1, timeout_s=2.0))
+    (trial,) = result.trials
+    assert trial.state == "running"
+    assert trial.epochs
+    assert result.best is None
+    again = tune(platform, study(platform, scripted, slow, trials=1))
+    assert [(trial.number, trial.state) for trial in again.trials] == [(0, "complete")]
+    assert again.trials[0].values == trial.values
+    assert sorted(again.trials[0].epochs) == list(range(1, 11))
+    assert started(scripted)[1]["from"] >= max(trial.epochs), "from its checkpoint on"
+    assert again.trials[0].seconds > trial.seconds
+
+
+KILLED = """
+import sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+import dagster as dg
+from resources import profiles
+from resources.compute import local
+import test_tune
+local.PROGRAMS = "scripted"
+opened = dg.build_resources(profiles.PROFILES["local"]("tiny", host="127.0.0.1", port=0)).__enter__()
+how = {{"pause": 0.4, "epochs": 6}}
+test_tune.tune(opened, test_tune.study(opened, Path({record!r}), how, trials=3))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_a_study_that_is_killed_loses_and_doubles_nothing(platform: Any, scripted: Path, number: int) -> None:
+    script = KILLED.format(paths=[str(ROOT), str(Path(__file__).parent)], record=str(scripted))
+    running = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], stderr=subprocess.PIPE, text=True)
+    ends = time.monotonic() + 60
+    # In the middle of the second trial.
+    while not (scripted.exists() and len(started(scripted)) == 2):
+        assert running.poll() is None, running.stderr.read() if running.stderr else ""
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    time.sleep(1.2)
+    running.send_signal(number)
+    running.communicate(timeout=30)
+    assert running.returncode != 0
+    before = started(scripted)
+    time.sleep(1.0)  # a program ends soon after the process that started it
+    told: list[Trial] = []
+    result = tune(platform, study(platform, scripted, {"pause": 0.4, "epochs": 6}, trials=3), told)
+    assert [(trial.number, trial.state) for trial in result.trials] == [
+        (0, "complete"),
+        (1, "complete"),
+        (2, "complete"),
+    ]
+    assert [(told[0].number, told[0].state), (told[1].number, told[1].state)] == [(0, "complete"), (1, "running")]
+    runs = started(scripted)
+    assert [run["training"]["lr0"] for run in runs] == [
+        before[0]["training"]["lr0"],
+        before[1]["training"]["lr0"],
+        before[1]["training"]["lr0"],
+        result.trials[2].values["lr0"],
+    ]
+    assert runs[2]["from"] >= 1, "the second goes on from its checkpoint"
+    for trial in result.trials:
+        assert sorted(trial.epochs) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_trial_that_takes_its_process_down_again_and_again_is_given_up(platform: Any, scripted: Path) -> None:
+    from resources.studies import ATTEMPTS, StudyFile
+
+    of = study(platform, scripted, trials=1)
+    folder = Path(platform.compute.scratch) / of.name
+    folder.mkdir(parents=True)
+    numbers = []
+    for _ in range(ATTEMPTS):
+        file = StudyFile(folder / "study.db", of)
+        numbers.append(file.begin().number)
+        file.close()  # as after a kill: nothing was said about the trial
+    assert numbers == [0] * ATTEMPTS
+    result = tune(platform, of)
+    assert [(trial.number, trial.state) for trial in result.trials] == [(0, "failed"), (1, "complete")]
+    assert "3 times" in result.trials[0].why
+
+
+def test_two_do_not_tune_the_same_at_once(platform: Any, scripted: Path) -> None:
+    from resources.compute.local import LocalStudy
+
+    of = study(platform, scripted)
+    context: Any = None
+    handle: LocalStudy = platform.compute.open_study(context, of)
+    try:
+        with pytest.raises(StepFailed, match="tune-v1 is running already"):
+            tune(platform, of)
+    finally:
+        platform.compute.close_study(handle)
+    assert tune(platform, of).best is not None
