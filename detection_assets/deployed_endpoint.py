@@ -1,33 +1,36 @@
 """The model behind an endpoint that answers.
 
-Version: the registered version and the endpoint's settings. A new version goes to the idle slot, answers the golden
-frames there, and only then gets the traffic; if anything fails the slot that served goes on serving, untouched.
+Version: what serves, and the endpoint's settings. A new version goes to the idle slot, answers the golden frames there,
+gets shares of the traffic step by step, and is watched; if anything fails, the slot that served serves on, untouched.
 """
 
-import io
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
-from typing import Any
+import time
+from collections.abc import Iterator
 
 import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, layout, rollout
+from detection_assets.domain import card, history, rollout
 from resources import tables
 from resources.compute.base import version_of
+from resources.deployments import Deployments, Overtaken
 from resources.endpoints.base import EndpointError, Endpoints
-from resources.registry.base import CHAMPION, Registry
+from resources.registry.base import APPROVED, CHAMPION, PENDING, ModelVersion, Registry
+from resources.rollouts import Rollouts, slots_table
 from resources.storage import Storage
 
 READY_S = 60.0
-GOLDEN = 8
-"""Frames of the test split that a new slot must answer before it gets any traffic."""
+BY_ITSELF = ("dagster/sensor_name", "dagster/schedule_name", "dagster/from_automation_condition", "detection/process")
+"""Tags of runs that nobody started for this very deployment: they do not try again what was rolled back."""
+FORCED = "detection/forced"
+"""Tag of a run that was started for this very deployment after all."""
+NOT_ASKED = rollout.Verdict(True, "nothing was deployed, so no golden frame was asked", 0, 0, 0, 0.0)
 
 
 @dg.asset(
     dagster_type=tables.TABLE,
-    code_version="1",
+    code_version="2",
     kinds={"python"},
     metadata={"settings": ["endpoint"]},
     check_specs=[
@@ -43,93 +46,139 @@ def deployed_endpoint(
     storage: Storage,
     registry: Registry,
     endpoints: Endpoints,
-    detection_dataset: pd.DataFrame,
-    evaluation: pd.DataFrame,
     registered_model: pd.DataFrame,
-) -> dg.MaterializeResult:
+) -> Iterator[dg.MaterializeResult]:
     """A row a slot: which version it holds, its share of the traffic, its state, and where it answers."""
-    model = registered_model.iloc[0]
-    settings = detector.endpoint.model_dump(mode="json", include={"confidence", "iou", "max_det"})
-    golden = _golden(storage, str(model["evaluation_version"]), detection_dataset, settings["confidence"])
-    slot = endpoints.idle_slot()
-    context.log.info(f"[0/3] slot {slot}: loading version {model['version']}")
-    answers: list[rollout.Answer] = []
-    try:
-        endpoints.deploy(slot, str(model["onnx"]), str(model["sha256"]), str(model["version"]), settings)
-        endpoints.wait_ready(slot, READY_S)
-        context.log.info(f"[1/3] slot {slot}: answering {len(golden)} golden frames")
-        for picture, expected in golden:
-            answer = endpoints.invoke(slot, picture)
-            answers.append(rollout.compare(expected, answer["boxes"], float(answer["latency_ms"])))
-        verdict = rollout.judge(answers)
-        if verdict.passed:
-            context.log.info(f"[2/3] slot {slot}: taking the traffic")
-            before = endpoints.status().serving
-            endpoints.route({slot: 100} if before is None else {slot: 100, before.name: 0})
-            registry.point(CHAMPION, str(model["version"]))
-            if before is not None:
-                endpoints.remove(before.name)
-        else:
-            endpoints.remove(slot)
-    except EndpointError:
-        _take_back(context, endpoints, slot)
-        raise
-    status = endpoints.status()
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    table = pd.DataFrame(
-        [
-            {
-                "endpoint": endpoints.detector,
-                "slot": item.name,
-                "version": item.version,
-                "sha256": item.sha256,
-                "traffic": item.traffic,
-                "state": item.state,
-                "url": status.url,
-                "deployed_at": now,
-            }
-            for item in status.slots
-        ],
-        columns=["endpoint", "slot", "version", "sha256", "traffic", "state", "url", "deployed_at"],
+    log = Deployments(storage, context.run.run_id)
+    driver = Rollouts(
+        storage, registry, endpoints, plan_of(detector), context.run.run_id, lambda text: context.log.info(text)
     )
-    context.log.info(f"[3/3] {status.url} answers with version {model['version']}")
+    settings = detector.endpoint.model_dump(mode="json", include={"confidence", "iou", "max_det"})
+    alone = by_itself(context.run)
+    driver.retire_if_due()
+    if alone:
+        driver.finish_way_back()
+    registry.adopt_aliases()
+    chosen, note = choose(str(registered_model.iloc[0]["version"]), registry, log, endpoints, alone)
+    failure = ""
+    try:
+        if chosen is None:
+            driver.settle()
+        elif not _serves_already(driver, chosen, settings):
+            ended = driver.roll_out(chosen, settings).rollout
+            if ended is not None and ended.stage == "rolled_back":
+                failure = f"version {ended.version} was rolled back: {ended.why}"
+    except (Overtaken, EndpointError) as error:
+        failure = f"version {chosen.version if chosen else ''} was not deployed: {error}"
+    last = log.last().rollout
+    verdict, notes = NOT_ASKED, [note] if note else []
+    if last is not None and chosen is not None and last.version == chosen.version:
+        verdict = last.golden or verdict
+        notes += [*last.notes, *([failure] if failure else [])]
+    yield _state(context, detector, endpoints, log, settings, verdict, notes)
+    if failure:
+        serving = endpoints.status().serving
+        still = f"version {serving.version} serves" if serving else "nothing serves"
+        raise dg.Failure(
+            f"{failure}. Now {still}. To try the same version again, materialize deployed_endpoint by hand or run "
+            f"`detection deploy {detector.name}`; `detection history {detector.name}` tells what happened.",
+            allow_retries=False,
+        )
+
+
+def plan_of(detector: Detector) -> rollout.Plan:
+    """How this detector's rollouts go."""
+    rules = detector.rollout.model_dump()
+    return rollout.Plan(ready_s=READY_S, p95_ms=detector.endpoint.p95_ms, **rules)
+
+
+def by_itself(run: dg.DagsterRun) -> bool:
+    """Whether a run was started by a sensor, a schedule or an update of everything, and not for this very asset."""
+    return any(tag in run.tags for tag in BY_ITSELF) and run.tags.get(FORCED) != "true"
+
+
+def choose(
+    registered: str, registry: Registry, log: Deployments, endpoints: Endpoints, by_itself: bool
+) -> tuple[ModelVersion | None, str]:
+    """Which version is to serve now, or None to leave everything as it is, and a note that says why.
+
+    Args:
+        registered: The version that was registered last.
+        registry: The registry.
+        log: The endpoint's log.
+        endpoints: The endpoint.
+        by_itself: Whether nobody asked for this very deployment: then what was rolled back is not tried again.
+    """
+    known = list(registry.history())
+    newest = next((item for item in known if item.version == registered), None)
+    if newest is None:
+        return None, f"version {registered} is not in the registry any more; register it again"
+    serving = endpoints.status().serving
+    note = ""
+    if newest.approval != APPROVED:
+        note = f"version {registered} is {newest.approval}"
+        if newest.approval == PENDING:
+            name = endpoints.detector
+            note = f"waiting for approval: detection approve {name} {registered} --by ... --reason ..."
+        # Somebody may have approved an earlier one that waited, too; never one from before what serves.
+        versions = [item.version for item in known]
+        end = versions.index(serving.version) if serving and serving.version in versions else len(versions)
+        newest = next((item for item in known[:end] if item.approval == APPROVED), None)
+    why = log.rolled_back(newest.version) if newest else None
+    if newest is not None and why is not None and by_itself:
+        note = f"version {newest.version} is not tried again by itself: {why}"
+        newest = None
+    if newest is None and serving is None:
+        # Nothing answers: then what served last is better than nothing.
+        return registry.get(CHAMPION), note
+    return newest, note
+
+
+def _serves_already(driver: Rollouts, wanted: ModelVersion, settings: dict[str, object]) -> bool:
+    """Whether there is nothing to do: the version serves, with these settings, and no rollout is open."""
+    if driver.log.open() is not None:
+        return False
+    driver.settle()
+    serving = driver.endpoints.status().serving
+    if serving is None or (serving.version, serving.sha256) != (wanted.version, wanted.sha256):
+        return False
+    return dict(driver.settings_of(wanted.version) or {}) == settings
+
+
+def _state(
+    context: dg.AssetExecutionContext,
+    detector: Detector,
+    endpoints: Endpoints,
+    log: Deployments,
+    settings: dict[str, object],
+    verdict: rollout.Verdict,
+    notes: list[str],
+) -> dg.MaterializeResult:
+    """The endpoint as it is now, with its history."""
+    table = slots_table(endpoints, log)
+    log.write_table()
+    periods = log.periods()
+    recent = history.table(periods)[::-1].drop(columns=["rollout", "run"])
+    status = endpoints.status()
+    serving = status.serving
+    if serving is not None:
+        context.log.info(f"{status.url} answers with version {serving.version}")
     return dg.MaterializeResult(
         value=table,
-        data_version=dg.DataVersion(version_of(str(model["version"]), str(model["sha256"]), settings)),
+        data_version=dg.DataVersion(
+            version_of(serving.version if serving else "", serving.sha256 if serving else "", settings)
+        ),
         metadata={
             "url": dg.MetadataValue.url(status.url),
             "slots": dg.MetadataValue.md(card.frame_table(table.drop(columns=["sha256", "url"]))),
-            "version": str(model["version"]),
-            "golden frames": len(golden),
+            "version": serving.version if serving else "none",
+            "rollout": dg.MetadataValue.md("\n".join(f"- {card.escape(note)}" for note in notes) or "as before"),
+            "shares": dg.MetadataValue.md(history.markdown(periods, time.time())),
+            "history": dg.MetadataValue.md(card.frame_table(recent, 30)),
+            "golden frames": verdict.frames,
         },
         check_results=[golden_frames(verdict), latency(verdict, detector.endpoint.p95_ms)],
     )
-
-
-def _take_back(context: dg.AssetExecutionContext, endpoints: Endpoints, slot: str) -> None:
-    """Leaves the endpoint as it was, as far as it still answers."""
-    try:
-        if endpoints.status().serving != slot:
-            endpoints.remove(slot)
-    except EndpointError as error:
-        context.log.warning(f"slot {slot} could not be removed: {error}")
-
-
-def _golden(
-    storage: Storage, evaluation_version: str, dataset: pd.DataFrame, confidence: float
-) -> Sequence[tuple[bytes, Sequence[Mapping[str, Any]]]]:
-    """Test frames with the boxes that this very model gave them when it was evaluated, richest frames first."""
-    made = storage.published(layout.evaluation(evaluation_version))
-    if made is None:
-        return []
-    predictions = pd.read_parquet(io.BytesIO(storage.get(made.key("predictions.parquet"))))
-    sure = predictions[(predictions["model"] == "challenger") & (predictions["confidence"] >= confidence)]
-    richest = sure["frame"].value_counts().head(GOLDEN).index
-    keys = dataset.set_index("frame")["key"]
-    boxes = dict(list(sure.groupby("frame")))
-    return [
-        (storage.get(str(keys[frame])), boxes[frame].to_dict("records")) for frame in richest if frame in keys.index
-    ]
 
 
 def golden_frames(verdict: rollout.Verdict) -> dg.AssetCheckResult:

@@ -1,17 +1,19 @@
 """The model's entry in the registry: its lineage, its figures, and who approved it.
 
-Version: the registry's own. Registering the same weights on the same evaluation again finds the same entry.
+Version: the registry's own, and whether it is approved. Registering the same weights on the same evaluation again finds
+the same entry.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timezone
 
 import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card
-from resources import tables
-from resources.registry.base import CHALLENGER, Registry
+from detection_assets.domain import card, retraining
+from resources import overrides, tables
+from resources.registry.base import APPROVED, CHALLENGER, GATES, PENDING, REGISTRY, ModelVersion, Registry
 from resources.storage import Storage
 
 
@@ -47,6 +49,15 @@ def registered_model(
         "map50_95": f"{overall['ap50_95']:.6f}",
         "mlflow_run": str(weights["mlflow_run"]),
     }
+    failed = overrides.failed_gates(storage, lineage["evaluation_version"])
+    override = overrides.read(storage, lineage["weights_version"]) if failed else None
+    if failed and override is None:
+        raise dg.Failure(
+            f"weights {lineage['weights_version']} are not registered, for their gates failed: {'; '.join(failed)}. "
+            f"Train better ones, or let somebody answer for these: `detection override {detector.name} --by ... "
+            "--reason ...`",
+            allow_retries=False,
+        )
     entry = registry.register(
         str(weights["onnx"]),
         storage.uri_of(str(weights["onnx"])),
@@ -54,12 +65,11 @@ def registered_model(
         lineage,
         str(weights["mlflow_run"]),
     )
-    approval = {
-        "approved_by": entry.tags.get("approved_by") or "gates",
-        "approved_at": entry.tags.get("approved_at") or datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "approval_reason": entry.tags.get("approval_reason") or "every gate passed",
-    }
-    registry.tag(entry.version, {**approval, "dagster_run_id": context.run.run_id})
+    approval = approved(entry, detector.approval == "manual", override)
+    # The run that registers a version first is the one that trained it; a later one only finds it again.
+    cause = {name: entry.tags.get(name, told) for name, told in retraining.cause(context.run.tags).items()}
+    said = {name: value for name, value in {**approval, **cause}.items() if value}
+    registry.tag(entry.version, {**said, "dagster_run_id": context.run.run_id})
     registry.point(CHALLENGER, entry.version)
     table = pd.DataFrame(
         [
@@ -74,15 +84,22 @@ def registered_model(
                 "dataset_version": lineage["dataset_version"],
                 "evaluation_version": lineage["evaluation_version"],
                 "map50": float(overall["ap50"]),
-                **approval,
+                **{name: approval[name] for name in ("approval", "approved_by", "approved_at", "approval_reason")},
             }
         ]
     )
-    shown = pd.DataFrame(sorted({**lineage, **approval}.items()), columns=["", "value"])
+    shown = pd.DataFrame(sorted({**lineage, **approval, **cause}.items()), columns=["", "value"])
+    state = approval["approval"]
     return dg.MaterializeResult(
         value=table,
-        data_version=dg.DataVersion(entry.version),
+        data_version=dg.DataVersion(entry.version if state == APPROVED else f"{entry.version}-{state}"),
         metadata={
+            "approval": state,
+            **(
+                {"to approve": f"detection approve {detector.name} {entry.version} --by ... --reason ..."}
+                if state == PENDING
+                else {}
+            ),
             "name": entry.name,
             "version": entry.version,
             "lineage": dg.MetadataValue.md(card.frame_table(shown)),
@@ -90,6 +107,32 @@ def registered_model(
         },
         check_results=[digest(storage, entry.onnx, entry.sha256, str(weights["sha256"]))],
     )
+
+
+def approved(entry: ModelVersion, manual: bool, override: overrides.Override | None) -> Mapping[str, str]:
+    """The tags that say whether a version may serve, who says so, when and why.
+
+    What a person decided stays. What nobody decided yet waits for one if `manual`, else the gates decide it.
+
+    Args:
+        entry: The version with the tags that it has.
+        manual: Whether a person has to approve.
+        override: Who let it pass whose gates failed, if so.
+    """
+    kept = {"override_by": override.by, "override_reason": override.reason} if override else {}
+    told = {name: entry.tags.get(name, "") for name in ("approved_by", "approved_at", "approval_reason")}
+    if told["approved_by"]:
+        return {"approval": entry.tags.get("approval", APPROVED), **told, **kept}
+    if APPROVED in entry.aliases:
+        by, reason = REGISTRY, f"the alias `{APPROVED}` was set"
+    elif manual:
+        return {"approval": PENDING, **told, **kept}
+    elif override:
+        by, reason = override.by, f"gates overridden: {override.reason}"
+    else:
+        by, reason = GATES, "every gate passed"
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"approval": APPROVED, "approved_by": by, "approved_at": now, "approval_reason": reason, **kept}
 
 
 def digest(storage: Storage, onnx: str, registered: str, trained: str) -> dg.AssetCheckResult:

@@ -12,6 +12,8 @@ from typing import Any
 
 import dagster as dg
 
+from detection_assets.domain.rollout import Health
+
 SLOTS = ("blue", "green")
 
 
@@ -28,7 +30,7 @@ class Slot:
         version: The registered version it holds.
         sha256: Digest of the model it was told to load.
         traffic: Share of the requests, per cent.
-        state: `loading`, `ready` or `failed`.
+        state: `loading`, `ready`, `failed`, `tripped` (it failed so often that it gets no more requests) or `stopped`.
         error: Why it failed, or "".
     """
 
@@ -42,11 +44,19 @@ class Slot:
 
 @dataclass(frozen=True)
 class EndpointStatus:
-    """An endpoint as it is now: where it answers, whether it is alive, and its slots."""
+    """An endpoint as it is now.
+
+    Attributes:
+        url: Where it answers.
+        alive: Whether it does.
+        slots: Its slots.
+        routed_at: When its traffic was set last, epoch seconds; None where the platform does not say.
+    """
 
     url: str
     alive: bool
     slots: Sequence[Slot]
+    routed_at: float | None = None
 
     @property
     def serving(self) -> Slot | None:
@@ -89,13 +99,23 @@ class Endpoints(dg.ConfigurableResource, ABC):
                 raise EndpointError(f"{self.detector}: slot {slot} is {state} after {timeout_s:.0f} s")
             time.sleep(0.1)
 
+    def wake(self) -> None:
+        """Lets an endpoint that ought to answer answer again; one that was never made stays so.
+
+        A managed endpoint sees to that itself.
+
+        Raises:
+            EndpointError: If it does not come up.
+        """
+        return None
+
     @abstractmethod
     def status(self) -> EndpointStatus:
         """The endpoint as it is now; an endpoint that was never made is not alive and has no slots."""
 
     @abstractmethod
     def deploy(self, slot: str, onnx: str, sha256: str, version: str, settings: Mapping[str, Any]) -> None:
-        """Tells a slot to load a model, with no traffic; the endpoint is made if missing.
+        """Tells a slot to load a model, with no traffic; the endpoint is made if missing, mirroring stays as it is.
 
         Args:
             slot: `blue` or `green`.
@@ -106,13 +126,31 @@ class Endpoints(dg.ConfigurableResource, ABC):
         """
 
     @abstractmethod
-    def invoke(self, slot: str, image: bytes) -> Mapping[str, Any]:
-        """Sends one picture to one slot, whatever its traffic, and returns its answer."""
+    def invoke(self, slot: str | None, image: bytes) -> Mapping[str, Any]:
+        """Sends one picture and returns the answer.
+
+        Args:
+            slot: The slot that is to answer, whatever its traffic; None: the one that the traffic's shares draw.
+            image: The encoded picture.
+        """
 
     @abstractmethod
     def route(self, traffic: Mapping[str, int]) -> None:
         """Sets the slots' shares of the traffic, per cent; they sum to 100."""
 
     @abstractmethod
+    def mirror(self, slot: str | None, share: float) -> None:
+        """Sends copies of the requests that other slots answer to a slot, whose answers are compared, not returned.
+
+        Args:
+            slot: The slot, which must be there; None: no requests are mirrored any more.
+            share: Share of the requests, 0 to 1.
+        """
+
+    @abstractmethod
+    def health(self, slot: str) -> Health | None:
+        """The counters of a slot since its model was loaded; None if there is no such slot, or nobody counts."""
+
+    @abstractmethod
     def remove(self, slot: str) -> None:
-        """Removes a slot, which must have no traffic."""
+        """Removes a slot, which must have no traffic, and ends mirroring to it."""

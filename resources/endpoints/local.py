@@ -4,6 +4,7 @@ The process watches a small state file that says which slots hold which model an
 the endpoint replaces that file.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -14,17 +15,24 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import dagster as dg
 
+from detection_assets.domain.rollout import Health
 from resources.endpoints.base import EndpointError, Endpoints, EndpointStatus, Slot
 from resources.storage import Storage
 
 START_S = 60.0
 """Seconds that the server has to start: on a busy machine its imports alone take some."""
+LOCK_S = 15.0
+"""Seconds that somebody else may be changing the endpoint's state before we give up."""
+TAKEN_S = 10.0
+"""Seconds that the server has to follow the state file."""
+KEPT = ("confidence", "iou", "max_det")
 
 
 class LocalEndpoints(Endpoints):
@@ -34,12 +42,15 @@ class LocalEndpoints(Endpoints):
         folder: Where the endpoint keeps its state, its key, its log and its own copies of the models.
         host: Address to bind; loopback unless told otherwise.
         port: Port to bind, or 0 for one that is chosen once and kept.
+        capture: What the server keeps of the requests: `folder` (absolute), `rate`, `below`, `images`, `keep_days`;
+            None: nothing.
     """
 
     storage: dg.ResourceDependency[Storage]
     folder: str
     host: str = "127.0.0.1"
     port: int = 0
+    capture: Optional[dict[str, Any]] = None  # noqa: UP045 - Dagster reads the annotation
 
     @property
     def home(self) -> Path:
@@ -96,11 +107,45 @@ class LocalEndpoints(Endpoints):
         except FileNotFoundError:
             return {"detector": self.detector, "slots": {}, "traffic": {}}
 
-    def _write_state(self, state: Mapping[str, Any]) -> None:
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        """The state, to be changed; what it is at the end is written, unless an error comes out.
+
+        Raises:
+            EndpointError: If somebody else holds it for too long.
+        """
+        with self._locked("state.lock", LOCK_S):
+            state = self.state()
+            before = json.dumps(state)
+            yield state
+            if self.capture is not None:
+                state["capture"] = dict(self.capture)
+            else:
+                state.pop("capture", None)
+            if json.dumps(state) != before:
+                scratch = self.home / f"state.{os.getpid()}.tmp"
+                scratch.write_text(json.dumps(state, indent=2))
+                os.replace(scratch, self.home / "state.json")
+
+    @contextmanager
+    def _locked(self, name: str, patience_s: float) -> Iterator[None]:
         self.home.mkdir(parents=True, exist_ok=True)
-        scratch = self.home / f"state.{os.getpid()}.tmp"
-        scratch.write_text(json.dumps(state, indent=2))
-        os.replace(scratch, self.home / "state.json")
+        path = self.home / name
+        ends = time.monotonic() + patience_s
+        # The file is never removed: a lock on a removed file keeps nobody out. The kernel frees it if we are killed.
+        with path.open("a") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > ends:
+                        raise EndpointError(
+                            f"{self.detector}: another process has been changing the endpoint for {patience_s:.0f} s "
+                            f"({path} is locked); try again, or end that process"
+                        ) from None
+                    time.sleep(0.02)
+            yield
 
     # The process -----------------------------------------------------------------------------------------------------
 
@@ -134,11 +179,19 @@ class LocalEndpoints(Endpoints):
         """
         if self.pid() is not None and self._healthy():
             return
+        # Two who start it at once would leave a server that nobody knows.
+        with self._locked("start.lock", START_S + LOCK_S):
+            self._start()
+
+    def _start(self) -> None:
+        if self.pid() is not None and self._healthy():
+            return
         self.stop()
-        if not (self.home / "state.json").exists():
-            self._write_state(self.state())
+        with self._changing():
+            pass  # writes one if there is none
         log = self.home / "server.log"
-        command = self.command()
+        # It notes its own process id: were we killed before we could, nobody would know the server.
+        command = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.home / "pid"), *self.command()]
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         # A process that outlives us is spawned, not opened: nobody here waits for it. It has a session of its own,
         # because Dagster ends the process group of a run that is cancelled.
@@ -153,7 +206,6 @@ class LocalEndpoints(Endpoints):
             ],
             setsid=True,
         )
-        (self.home / "pid").write_text(str(pid))
         ends = time.monotonic() + START_S
         while not self._healthy():
             if not self._runs(pid) or time.monotonic() > ends:
@@ -220,11 +272,21 @@ class LocalEndpoints(Endpoints):
 
     # What every endpoint does ----------------------------------------------------------------------------------------
 
+    def wake(self) -> None:
+        """Starts the server if there is something to serve, and lets it know today's settings of capture."""
+        state = self.state()
+        if not state["slots"]:
+            return
+        with self._changing():
+            pass
+        self.ensure_running()
+
     def status(self) -> EndpointStatus:
         """The endpoint as the server says; as the state file says where no server runs."""
         state = self.state()
+        routed_at = state.get("routed_at")
         if not state["slots"]:
-            return EndpointStatus(self.url, self.pid() is not None and self._healthy(), [])
+            return EndpointStatus(self.url, self.pid() is not None and self._healthy(), [], routed_at)
         told: dict[str, Any] = {}
         alive = False
         if self.pid() is not None:
@@ -236,7 +298,7 @@ class LocalEndpoints(Endpoints):
         slots = []
         for name, wanted in state["slots"].items():
             seen = told.get(name, {})
-            same = seen.get("sha256") == wanted["sha256"] and seen.get("version") == wanted["version"]
+            same = all(seen.get(key) == wanted[key] for key in ("sha256", "version", *KEPT) if key in wanted)
             slots.append(
                 Slot(
                     name=name,
@@ -247,7 +309,21 @@ class LocalEndpoints(Endpoints):
                     error=seen.get("error") or "",
                 )
             )
-        return EndpointStatus(self.url, alive, slots)
+        return EndpointStatus(self.url, alive, slots, routed_at)
+
+    def health(self, slot: str) -> Health | None:
+        """The server's counters of a slot."""
+        wanted = self.state()["slots"].get(slot)
+        if wanted is None or self.pid() is None:
+            return None
+        told = (self._call("GET", "/status", timeout_s=5).get("statistics") or {}).get(slot)
+        # Just after a change the counters may still be of the model before.
+        if told is None or str(told.get("version")) != wanted["version"]:
+            return None
+        try:
+            return Health.of(told)
+        except ValueError as error:
+            raise EndpointError(f"{self.url}/status: {error}; the server is of another version, restart it") from error
 
     def deploy(self, slot: str, onnx: str, sha256: str, version: str, settings: Mapping[str, Any]) -> None:
         """Copies the model beside the server, so that it needs the lake no more, and tells the slot to load it."""
@@ -257,43 +333,68 @@ class LocalEndpoints(Endpoints):
             scratch = model.with_suffix(f".{os.getpid()}.tmp")
             scratch.write_bytes(self.storage.get(onnx))
             os.replace(scratch, model)
-        state = self.state()
-        if state["traffic"].get(slot):
-            raise EndpointError(f"{self.detector}: slot {slot} has traffic; a new version goes to an idle slot")
-        state["slots"][slot] = {"model": str(model), "sha256": sha256, "version": version, **settings}
-        self._write_state(state)
+        with self._changing() as state:
+            if state["traffic"].get(slot):
+                raise EndpointError(f"{self.detector}: slot {slot} has traffic; a new version goes to an idle slot")
+            before = state["slots"].get(slot)
+            state["slots"][slot] = {"model": str(model), "sha256": sha256, "version": version, **settings}
+            self._forget(before, state)
         self.ensure_running()
 
-    def invoke(self, slot: str, image: bytes) -> Mapping[str, Any]:
-        """Sends one picture to one slot."""
+    def invoke(self, slot: str | None, image: bytes) -> Mapping[str, Any]:
+        """Sends one picture to a slot, or as any client does."""
         return self._call("POST", "/score", image, slot)
 
     def route(self, traffic: Mapping[str, int]) -> None:
-        """Sets the slots' shares, and waits until the server has taken them."""
-        state = self.state()
+        """Sets the slots' shares, and waits until the server has taken them; one that does not run takes them later."""
         if sum(traffic.values()) != 100 or any(share < 0 for share in traffic.values()):
             raise EndpointError(f"{self.detector}: shares {dict(traffic)} do not sum to 100")
-        unknown = set(traffic) - set(state["slots"])
-        if unknown:
-            raise EndpointError(f"{self.detector}: no slot {', '.join(sorted(unknown))}")
-        state["traffic"] = dict(traffic)
-        self._write_state(state)
-        ends = time.monotonic() + 10
-        while time.monotonic() < ends:
+        with self._changing() as state:
+            unknown = set(traffic) - set(state["slots"])
+            if unknown:
+                raise EndpointError(f"{self.detector}: no slot {', '.join(sorted(unknown))}")
+            if state["traffic"] != dict(traffic):
+                state["traffic"] = dict(traffic)
+                state["routed_at"] = time.time()
+        ends = time.monotonic() + TAKEN_S
+        while self.pid() is not None:
             told = self._call("GET", "/status")["traffic"]
             if all(told.get(name, 0) == share for name, share in traffic.items()):
                 return
+            if self.state()["traffic"] != dict(traffic):
+                raise EndpointError(f"{self.detector}: somebody else set the traffic at the same time")
+            if time.monotonic() > ends:
+                raise EndpointError(
+                    f"{self.detector}: the server did not take the traffic {dict(traffic)} within {TAKEN_S:.0f} s; "
+                    f"see {self.home / 'server.log'}"
+                )
             time.sleep(0.05)
-        raise EndpointError(f"{self.detector}: the server did not take the traffic {dict(traffic)} within 10 s")
+
+    def mirror(self, slot: str | None, share: float) -> None:
+        """Writes into the state which slot gets copies of the others' requests."""
+        if not 0 <= share <= 1:
+            raise EndpointError(f"{self.detector}: a share of {share} of the requests cannot be mirrored; 0 to 1 can")
+        with self._changing() as state:
+            if slot is None:
+                state.pop("shadow", None)
+            elif slot not in state["slots"]:
+                raise EndpointError(f"{self.detector}: no slot {slot} to mirror to")
+            else:
+                state["shadow"] = {"slot": slot, "share": share}
 
     def remove(self, slot: str) -> None:
         """Removes a slot and its copy of the model."""
-        state = self.state()
-        if state["traffic"].get(slot):
-            raise EndpointError(f"{self.detector}: slot {slot} has traffic; route it away first")
-        gone = state["slots"].pop(slot, None)
-        state["traffic"].pop(slot, None)
-        self._write_state(state)
-        still = {item["model"] for item in state["slots"].values()}
-        if gone and gone["model"] not in still:
+        with self._changing() as state:
+            if state["traffic"].get(slot):
+                raise EndpointError(f"{self.detector}: slot {slot} has traffic; route it away first")
+            gone = state["slots"].pop(slot, None)
+            state["traffic"].pop(slot, None)
+            if state.get("shadow", {}).get("slot") == slot:
+                del state["shadow"]
+            self._forget(gone, state)
+
+    @staticmethod
+    def _forget(gone: Mapping[str, Any] | None, state: Mapping[str, Any]) -> None:
+        """Deletes the copy of a model that no slot holds any more."""
+        if gone and gone["model"] not in {item["model"] for item in state["slots"].values()}:
             Path(gone["model"]).unlink(missing_ok=True)

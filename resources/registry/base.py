@@ -3,13 +3,23 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 
 import dagster as dg
+
+from detection_assets.domain.problems import InputError
 
 CHAMPION = "champion"
 """The alias of the version that serves."""
 CHALLENGER = "challenger"
 """The alias of the newest version that passed the gates."""
+APPROVED = "approved"
+"""The alias by which a person approves a pending version in the registry's own pages; and the state it then has."""
+PENDING, REJECTED = "pending", "rejected"
+GATES = "gates"
+"""Who approves where no person has to."""
+REGISTRY = "registry"
+"""Who approved where somebody set the alias: the registry does not say who."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,12 @@ class ModelVersion:
     aliases: Sequence[str] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     link: str = ""
+
+    @property
+    def approval(self) -> str:
+        """`pending`, `approved` or `rejected`; a version from before there were approvals is approved."""
+        told = self.tags.get("approval", APPROVED)
+        return APPROVED if told == PENDING and APPROVED in self.aliases else told
 
 
 class Registry(dg.ConfigurableResource, ABC):
@@ -62,6 +78,51 @@ class Registry(dg.ConfigurableResource, ABC):
     def get(self, alias: str) -> ModelVersion | None:
         """The version that an alias points at, or None."""
         return next((known for known in self.history() if alias in known.aliases), None)
+
+    def approve(self, version: str, by: str, reason: str) -> ModelVersion:
+        """Lets a version be deployed.
+
+        Args:
+            version: The version.
+            by: Who decides it.
+            reason: Why.
+
+        Raises:
+            InputError: If there is no such version, or the name or the reason is missing.
+        """
+        return self._decide(version, APPROVED, by, reason)
+
+    def reject(self, version: str, by: str, reason: str) -> ModelVersion:
+        """Keeps a version from being deployed; arguments and errors as of `approve`."""
+        return self._decide(version, REJECTED, by, reason)
+
+    def adopt_aliases(self) -> Sequence[ModelVersion]:
+        """Writes down the approvals that were given by setting the alias `approved`, and returns their versions."""
+        waiting = [item for item in self.history() if APPROVED in item.aliases and item.tags.get("approval") == PENDING]
+        return [self.approve(item.version, REGISTRY, f"the alias `{APPROVED}` was set") for item in waiting]
+
+    def pending(self) -> Sequence[ModelVersion]:
+        """The versions that wait for somebody's approval, newest first."""
+        return [known for known in self.history() if known.approval == PENDING]
+
+    def _decide(self, version: str, approval: str, by: str, reason: str) -> ModelVersion:
+        history = self.history()
+        found = next((known for known in history if known.version == version), None)
+        if found is None:
+            there = ", ".join(known.version for known in history) or "none"
+            raise InputError(f"{self.model}: there is no version {version}; there are: {there}")
+        if not by.strip() or not reason.strip():
+            raise InputError(f"{self.model} version {version}: who decides, and why? Both are kept with the version")
+        self.tag(
+            version,
+            {
+                "approval": approval,
+                "approved_by": by.strip(),
+                "approved_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "approval_reason": reason.strip(),
+            },
+        )
+        return next(known for known in self.history() if known.version == version)
 
     @abstractmethod
     def create(self, tags: Mapping[str, str], uri: str, run_id: str) -> ModelVersion:

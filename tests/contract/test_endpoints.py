@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +99,159 @@ def test_a_picture_that_is_none_is_refused_by_the_endpoint(platform: Any, model:
     platform.endpoints.wait_ready("blue", 60)
     with pytest.raises(EndpointError, match="answered 4"):
         platform.endpoints.invoke("blue", b"no picture")
+
+
+def answered_by(endpoints: Any, n: int) -> list[str]:
+    """Which slots answer requests that name none."""
+    return [endpoints.invoke(None, picture())["slot"] for _ in range(n)]
+
+
+@pytest.fixture
+def two(platform: Any, model: dict[str, str]) -> Any:
+    """An endpoint with version 1 at 100 % and version 2 at none."""
+    endpoints = platform.endpoints
+    for slot, version in (("blue", "1"), ("green", "2")):
+        endpoints.deploy(slot, **model, version=version, settings=SETTINGS)
+        endpoints.wait_ready(slot, 60)
+        if slot == "blue":
+            endpoints.route({"blue": 100})
+    return endpoints
+
+
+def test_a_route_is_taken_within_a_second_and_without_a_restart(two: Any) -> None:
+    assert set(answered_by(two, 5)) == {"blue"}
+    for traffic, by in (({"green": 100, "blue": 0}, "green"), ({"blue": 100, "green": 0}, "blue")):
+        began = time.monotonic()
+        two.route(traffic)
+        took = time.monotonic() - began
+        assert set(answered_by(two, 5)) == {by}
+        assert took < 1
+        routed_at = two.status().routed_at
+        assert routed_at is None or abs(time.time() - routed_at) < 5
+    two.route({"blue": 50, "green": 50})
+    assert set(answered_by(two, 60)) == {"blue", "green"}
+
+
+def test_counters_grow_with_the_requests_and_begin_anew_with_another_model(two: Any, model: dict[str, str]) -> None:
+    before = two.health("blue")
+    assert before is not None
+    answered_by(two, 8)
+    two.invoke("green", picture())
+    window = two.health("blue").after(before)
+    assert (window.requests, window.errors) == (8, 0)
+    assert window.quantile_ms(0.95) > 0
+    assert two.health("green").requests == 0, "a request that names its slot is no traffic"
+    assert two.health("red") is None
+    two.deploy("green", **model, version="3", settings=SETTINGS)
+    two.wait_ready("green", 60)
+    assert two.health("green").since > before.since
+
+
+def test_requests_are_mirrored_to_a_slot_and_compared(two: Any) -> None:
+    two.mirror("green", 1.0)
+    ends = time.monotonic() + 30
+    while two.health("green").compared < 5:
+        assert set(answered_by(two, 3)) == {"blue"}, "what is mirrored is never returned"
+        assert time.monotonic() < ends
+    seen = two.health("green")
+    assert seen.agreed == seen.compared, "both hold the same model"
+    two.route({"blue": 90, "green": 10})
+    two.mirror(None, 0.0)
+    time.sleep(1)
+    before = two.health("green").compared
+    answered_by(two, 10)
+    time.sleep(0.5)
+    assert two.health("green").compared == before
+
+
+@pytest.mark.parametrize(("slot", "share", "why"), [("red", 0.5, "no slot red"), ("green", 1.5, "0 to 1 can")])
+def test_mirroring_that_makes_no_sense_is_refused(two: Any, slot: str, share: float, why: str) -> None:
+    with pytest.raises(EndpointError, match=why):
+        two.mirror(slot, share)
+
+
+def test_an_endpoint_that_was_stopped_can_be_woken_and_goes_on_as_it_was(two: Any) -> None:
+    two.route({"blue": 30, "green": 70})
+    if not hasattr(two, "stop"):
+        pytest.skip("nobody stops a managed endpoint")
+    two.stop()
+    assert not two.status().alive
+    two.route({"blue": 40, "green": 60})
+    two.wake()
+    two.wait_ready("green", 60)
+    assert {slot.name: slot.traffic for slot in two.status().slots} == {"blue": 40, "green": 60}
+
+
+def test_waking_what_was_never_made_makes_nothing(platform: Any) -> None:
+    platform.endpoints.wake()
+    assert not platform.endpoints.status().alive
+
+
+def test_two_who_change_an_endpoint_at_once_lose_nothing(platform: Any, model: dict[str, str]) -> None:
+    """Each of many threads removes and deploys in a slot of its own: none may undo another's change."""
+    endpoints = platform.endpoints
+    endpoints.deploy("blue", **model, version="1", settings=SETTINGS)
+    failed: list[BaseException] = []
+
+    def change(slot: str) -> None:
+        try:
+            for number in range(15):
+                endpoints.deploy(slot, **model, version=str(number), settings=SETTINGS)
+                assert {item.name: item.version for item in endpoints.status().slots}[slot] == str(number)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=change, args=(name,)) for name in ("blue", "green")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert {item.name: item.version for item in endpoints.status().slots} == {"blue": "14", "green": "14"}
+
+
+class TestTheLocalServer:
+    """What only a server process of this machine has."""
+
+    @pytest.fixture(autouse=True)
+    def _local(self, platform: Any) -> None:
+        if not hasattr(platform.endpoints, "state"):
+            pytest.skip("no state file")
+
+    def test_a_state_that_somebody_holds_is_told_and_not_changed(
+        self, platform: Any, model: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import fcntl
+
+        endpoints = platform.endpoints
+        endpoints.deploy("blue", **model, version="1", settings=SETTINGS)
+        monkeypatch.setattr("resources.endpoints.local.LOCK_S", 0.2)
+        with (endpoints.home / "state.lock").open("a") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with pytest.raises(EndpointError, match=r"state\.lock is locked\); try again, or end that process"):
+                endpoints.remove("blue")
+        endpoints.remove("blue")
+
+    def test_deploying_leaves_mirroring_alone_and_forgets_models_that_nobody_holds(
+        self, two: Any, platform: Any, onnx: bytes
+    ) -> None:
+        two.mirror("green", 0.5)
+        other = onnx + b"\0"
+        platform.storage.put("weights/w2/best.onnx", other)
+        two.deploy("green", "weights/w2/best.onnx", hashlib.sha256(other).hexdigest(), "3", SETTINGS)
+        assert two.state()["shadow"] == {"slot": "green", "share": 0.5}
+        assert len(list((two.home / "models").iterdir())) == 2
+        two.remove("green")
+        assert "shadow" not in two.state()
+        assert len(list((two.home / "models").iterdir())) == 1
+
+    def test_what_is_captured_is_in_the_state_and_changes_with_the_settings(self, two: Any, platform: Any) -> None:
+        assert "capture" not in two.state()
+        capture = {"folder": "/lake/captures", "rate": 0.05, "below": 0.4, "images": True, "keep_days": 30}
+        watching = two.model_copy(update={"capture": capture})
+        watching.route({"blue": 100})
+        assert two.state()["capture"] == capture
+        watching.wake()
+        assert json.loads((two.home / "state.json").read_text())["capture"] == capture
+        two.wake()
+        assert "capture" not in two.state()

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from resources.registry.base import CHALLENGER, CHAMPION, ModelVersion
+from detection_assets.domain.problems import InputError
+from resources.registry.base import APPROVED, CHALLENGER, CHAMPION, PENDING, ModelVersion
 
 LINEAGE = {"dataset_version": "ds-0123456789ab", "evaluation_version": "e1", "detector": "tiny"}
 
@@ -62,3 +63,47 @@ def test_an_approval_is_kept_with_the_version(platform: Any) -> None:
     made = register(platform, "aaa")
     platform.registry.tag(made.version, {"approved_by": "Ada", "approval_reason": "looks right"})
     assert platform.registry.history()[0].tags["approved_by"] == "Ada"
+
+
+def test_a_version_waits_until_a_person_decides(platform: Any) -> None:
+    made = register(platform, "aaa")
+    assert made.approval == APPROVED, "one from before there were approvals"
+    platform.registry.tag(made.version, {"approval": PENDING})
+    assert [known.version for known in platform.registry.pending()] == [made.version]
+    decided = platform.registry.approve(made.version, " Ada ", "looks right")
+    assert decided.approval == APPROVED
+    assert (decided.tags["approved_by"], decided.tags["approval_reason"]) == ("Ada", "looks right")
+    assert decided.tags["approved_at"].endswith("+00:00")
+    assert list(platform.registry.pending()) == []
+    assert platform.registry.reject(made.version, "Bea", "it is not").approval == "rejected"
+
+
+@pytest.mark.parametrize(("by", "reason"), [("", "looks right"), ("Ada", " ")])
+def test_a_decision_needs_a_name_and_a_reason(platform: Any, by: str, reason: str) -> None:
+    made = register(platform, "aaa")
+    platform.registry.tag(made.version, {"approval": PENDING})
+    with pytest.raises(InputError, match="who decides, and why"):
+        platform.registry.approve(made.version, by, reason)
+    assert platform.registry.history()[0].approval == PENDING
+
+
+def test_a_decision_about_no_version_names_those_there_are(platform: Any) -> None:
+    register(platform, "aaa")
+    with pytest.raises(InputError, match="there is no version 7; there are: 1"):
+        platform.registry.approve("7", "Ada", "looks right")
+
+
+def test_the_alias_approves_a_version_that_waits_and_no_other(platform: Any) -> None:
+    first, second = register(platform, "aaa"), register(platform, "bbb")
+    platform.registry.tag(first.version, {"approval": PENDING})
+    platform.registry.tag(second.version, {"approval": "rejected"})
+    platform.registry.point(APPROVED, first.version)
+    assert {known.version: known.approval for known in platform.registry.history()} == {
+        first.version: APPROVED,
+        second.version: "rejected",
+    }
+    assert [known.version for known in platform.registry.adopt_aliases()] == [first.version]
+    assert platform.registry.history()[1].tags["approval"] == APPROVED
+    assert list(platform.registry.adopt_aliases()) == []
+    platform.registry.point(APPROVED, second.version)
+    assert platform.registry.history()[0].approval == "rejected", "an alias does not undo what a person decided"
