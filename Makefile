@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help setup demo dev stop test lint bench lock clean
+.PHONY: help setup demo story dev stop test lint bench lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,6 +22,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: setup ## Sample footage, video to answering endpoint, figures in demo-report.json
 	@$(BIN)/detection demo
+
+story: setup ## A detector's life: drift, new labels, retraining, a canary, bad models rolled back
+	@$(BIN)/detection story
 
 dev: setup ## The Dagster UI with its daemon, and MLflow, over what the commands did
 	@$(BIN)/detection dev
@@ -45,4 +48,4 @@ lock: setup ## Pin every extra for every supported Python in requirements.lock
 
 clean: ## Remove what the commands made: lake, instance, experiments, endpoints (not .venv)
 	@if [ -x $(BIN)/detection ]; then $(BIN)/detection stop; fi
-	@rm -rf lake .dagster .mlflow .endpoints .scratch demo-report.json
+	@rm -rf lake .dagster .mlflow .endpoints .scratch .story demo-report.json story-report.json

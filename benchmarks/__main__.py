@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("extraction", "evaluation", "training", "serving", "orchestration", "growth")
+NAMES = ("extraction", "evaluation", "training", "serving", "serving_peers", "orchestration", "growth", "drift")
 
 
 def main() -> int:

@@ -90,6 +90,20 @@ def run(
 
 
 @app.command()
+def tune(
+    name: Name,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials in all, earlier ones counted; default: as detectors/NAME.yaml.")
+    ] = None,
+    hours: Annotated[float | None, typer.Option(min=0.0, help="Stop after so many hours; run again to go on.")] = None,
+) -> None:
+    """Try settings of the training on the validation split; the next training takes the best. Ctrl-C loses nothing."""
+    from detection_assets.commands import tuning
+
+    raise typer.Exit(tuning.tune(out, name, trials, hours))
+
+
+@app.command()
 def status(name: Name) -> None:
     """Show what is there, what is stale and why, and what serves."""
     from detection_assets.commands import running
@@ -103,6 +117,68 @@ def serve(name: Name) -> None:
     from detection_assets.commands import serving
 
     serving.serve(out, name)
+
+
+By = Annotated[str, typer.Option(help="Who decides it; kept for good.")]
+Reason = Annotated[str, typer.Option(help="Why; kept for good.")]
+
+
+@app.command()
+def history(name: Name) -> None:
+    """Show which version served when, at what share of the traffic, and why."""
+    from detection_assets.commands import deployment
+
+    deployment.history(out, name)
+
+
+@app.command()
+def deploy(name: Name) -> None:
+    """Roll the approved version out now, also one that was rolled back before."""
+    from detection_assets.commands import deployment
+
+    raise typer.Exit(deployment.deploy(out, name))
+
+
+@app.command()
+def rollback(name: Name, by: By = "", reason: Reason = "") -> None:
+    """Go back to the version that served before: at once while it is kept, else by deploying it again."""
+    from detection_assets.commands import deployment
+
+    deployment.rollback(out, name, by, reason)
+
+
+@app.command()
+def approve(
+    name: Name,
+    by: By,
+    reason: Reason,
+    version: Annotated[str | None, typer.Argument(help="The version; default: the newest that waits.")] = None,
+) -> None:
+    """Let a version that waits be deployed."""
+    from detection_assets.commands import deployment
+
+    deployment.decide(out, name, version, by, reason, reject=False)
+
+
+@app.command()
+def reject(
+    name: Name,
+    by: By,
+    reason: Reason,
+    version: Annotated[str | None, typer.Argument(help="The version; default: the newest that waits.")] = None,
+) -> None:
+    """Keep a version that waits from being deployed."""
+    from detection_assets.commands import deployment
+
+    deployment.decide(out, name, version, by, reason, reject=True)
+
+
+@app.command()
+def override(name: Name, by: By, reason: Reason) -> None:
+    """Let the newest weights pass although a gate failed: your name and reason stay with them."""
+    from detection_assets.commands import deployment
+
+    raise typer.Exit(deployment.override(out, name, by, reason))
 
 
 @app.command()
@@ -125,6 +201,19 @@ def demo(
     from detection_assets.commands import demonstration
 
     raise typer.Exit(demonstration.demo(out, report))
+
+
+@app.command()
+def story(
+    size: Annotated[str, typer.Option(help="`full`, about ten minutes, or `small`, with models that hardly learn.")] = (
+        "full"
+    ),
+    report: Annotated[Path, typer.Option(help="Where to write the figures.")] = Path("story-report.json"),
+) -> None:
+    """Play a detector's life in a folder of its own: drift, labels, retraining, a canary, bad models rolled back."""
+    from detection_assets.commands import story as telling
+
+    raise typer.Exit(telling.story(out, size, report))
 
 
 @app.command()

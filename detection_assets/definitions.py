@@ -11,29 +11,38 @@ import dagster as dg
 
 from detection_assets import (
     annotations,
+    batch_predictions,
+    captured_requests,
     deployed_endpoint,
     detection_dataset,
     detector_file,
+    drift_report,
     evaluation,
     extracted_frames,
     raw_videos,
     registered_model,
     trained_weights,
+    tuned_hyperparameters,
 )
 from detection_assets.detector import Detector
 from detection_assets.domain import schemas
-from jobs import jobs, progress, schedules, sensors
-from resources import profiles
+from detection_assets.domain.retraining import Limits
+from jobs import deployment, jobs, progress, retraining, schedules, sensors
+from resources import lake, profiles
 
 STAGES = [
     raw_videos,
     extracted_frames,
     annotations,
     detection_dataset,
+    tuned_hyperparameters,
     trained_weights,
     evaluation,
     registered_model,
     deployed_endpoint,
+    batch_predictions,
+    captured_requests,
+    drift_report,
 ]
 
 
@@ -44,13 +53,17 @@ def build(of: Detector) -> dg.Definitions:
         SettingsError: If the platform's settings do not fit together.
     """
     videos = dg.DynamicPartitionsDefinition(name=f"{of.name}_videos")
+    plan = deployed_endpoint.plan_of(of)
+    again = of.retraining
+    limits = Limits(again.cooldown_h, again.budget_h, again.budget_usd)
 
     def of_this_detector(spec: dg.AssetSpec) -> dg.AssetSpec:
         settings = spec.metadata["settings"]
         code = f"{spec.code_version}-{of.fingerprint(*settings)}" if settings else spec.code_version
         columns = schemas.describe(spec.key.path[-1])
         return spec.replace_attributes(
-            partitions_def=videos if spec.partitions_def else None,
+            # Videos are a detector's own; days are the same for all.
+            partitions_def=videos if spec.partitions_def == lake.VIDEOS else spec.partitions_def,
             code_version=code,
             owners=[of.owner] if of.owner else [],
             metadata={
@@ -64,12 +77,22 @@ def build(of: Detector) -> dg.Definitions:
     assets = dg.load_assets_from_modules(STAGES, key_prefix=of.name, group_name=of.name)
     return dg.Definitions(
         assets=[item.map_asset_specs(of_this_detector) for item in assets if isinstance(item, dg.AssetsDefinition)],
-        jobs=jobs.jobs_of(of.name),
-        sensors=sensors.sensors_of(of.name, videos),
-        schedules=schedules.schedules_of(of.name, of.retraining.schedule),
+        jobs=[*jobs.jobs_of(of.name), *deployment.jobs_of(of.name, plan)],
+        sensors=[
+            *sensors.sensors_of(of.name, videos),
+            *deployment.sensors_of(of.name, plan),
+            *retraining.sensors_of(of.name, limits, again.new_frames, again.on_drift),
+        ],
+        schedules=schedules.schedules_of(of.name, again.schedule, limits),
         resources={
             "detector": of,
-            **profiles.resources_for(of.name, of.platform, host=of.endpoint.host, port=of.endpoint.port or 0),
+            **profiles.resources_for(
+                of.name,
+                of.platform,
+                host=of.endpoint.host,
+                port=of.endpoint.port or 0,
+                capture=of.monitoring.capture.model_dump(),
+            ),
         },
         executor=dg.in_process_executor,
         loggers={"progress": progress.progress_logger, "console": dg.colored_console_logger},

@@ -82,6 +82,7 @@ def detection_dataset(
             "version": made.version,
             "images": len(made.images),
             "boxes": len(made.boxes),
+            "labelled frames": int(annotations["frame"].nunique()),
             "split by": made.meta["by"],
             "optimistic": bool(made.meta["optimistic"]),
             "snapshot": storage.uri_of(published.folder),

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from detection_assets.domain import tuning
 from detection_assets.domain.cron import cron_problem
 from detection_assets.domain.problems import InputError
 
@@ -121,6 +122,7 @@ class Training(Part):
     seed: int = _key(0, "the seed; the same gives the same training on the same machine", ge=0)
     hardware: Literal["here", "cpu", "gpu"] = _key("here", "here (beside the run), cpu or gpu (a job of the platform)")
     extra: dict[str, Any] = _key({}, "any other setting of the trainer", examples=["{mosaic: 0.5}"])
+    tuned: bool = _key(True, "whether what `detection tune` found best, once it has, goes over what is written here")
 
     @field_validator("extra")
     @classmethod
@@ -130,6 +132,39 @@ class Training(Part):
             raise PydanticCustomError(
                 "extra", "may not hold {taken}, which is set elsewhere", {"taken": ", ".join(taken)}
             )
+        return value
+
+
+class Tuning(Part):
+    """What `detection tune` tries."""
+
+    trials: Positive = _key(20, "how many trainings are tried and judged on the validation split")
+    epochs: Positive | None = _key(None, "times through the data in each of them; null: as many as the training")
+    timeout_h: float | None = _key(
+        None, "hours after which a tuning stops, to be gone on with; null: none", gt=0, examples=[8.0]
+    )
+    parallel: Positive = _key(1, "how many are tried side by side")
+    prune: bool = _key(True, "whether one that falls behind the median of the others ends early")
+    seed: int = _key(0, "the seed of what is tried", ge=0)
+    space: dict[str, Any] = _key(
+        {key: dict(among) for key, among in tuning.SPACE.items()},
+        "what is searched, by setting of the training: {low, high, log} or {choices}",
+        min_length=1,
+        examples=["{lr0: {low: 0.0001, high: 0.01, log: true}}"],
+    )
+
+    @field_validator("space")
+    @classmethod
+    def _can_be_searched(cls, value: dict[str, Any]) -> dict[str, Any]:
+        wrong: list[tuple[str, str]] = []
+        for key, written in value.items():
+            try:
+                tuning.parameter(key, written)
+            except ValueError as error:
+                wrong.append((key, str(error)))
+        if wrong:
+            text = " ".join(f"{key}: {what}" for key, what in wrong)
+            raise PydanticCustomError("items", "{text}", {"text": text, "items": wrong})
         return value
 
 
@@ -167,10 +202,48 @@ class Endpoint(Part):
     p95_ms: float = _key(1000.0, "the milliseconds within which 95 of 100 requests are answered", gt=0)
 
 
+class Rollout(Part):
+    """How a new version takes the traffic over."""
+
+    shadow_s: float = _key(0.0, "seconds in which requests are only mirrored to a new version; 0: none", ge=0)
+    shadow_share: Fraction = _key(
+        1.0, "the share of the requests mirrored to a new version and compared, in shadow and canary"
+    )
+    canary: Annotated[tuple[int, ...], Field(strict=False)] = _key(
+        (10, 50), "the shares of the traffic in per cent that a new version gets before all of it; may be empty"
+    )
+    bake_s: float = _key(20.0, "seconds that each share, and then 100 %, is watched", ge=0)
+    min_requests: Positive = _key(20, "the fewest requests for a verdict; with fewer it passes on time, and says so")
+    max_error_rate: Fraction = _key(0.01, "the most of its requests that a new version may fail")
+    max_disagreement: Fraction = _key(
+        0.8, "the most mirrored requests answered differently; a better model differs, too"
+    )
+    max_slowdown: float = _key(2.0, "how many times the old version's 95th percentile the new one's may be", ge=1)
+    keep_s: float = _key(3600.0, "seconds that the old version stays loaded after 100 %, for the way back", ge=0)
+
+    @field_validator("canary")
+    @classmethod
+    def _rises(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 0 < share < 100 for share in value) or list(value) != sorted(set(value)):
+            raise PydanticCustomError(
+                "canary", "must be rising shares of 1 to 99 per cent, got {value}", {"value": str(list(value))}
+            )
+        return value
+
+
 class Retraining(Part):
     """When it is trained again."""
 
     schedule: str = _key("0 3 * * 1", "a cron schedule of minute, hour, day, month, weekday; off until switched on")
+    new_frames: Positive | None = _key(
+        50, "newly labelled frames that are worth a training; null: their number starts none", examples=[200]
+    )
+    on_drift: bool = _key(True, "whether drift starts a training, once something new is labelled")
+    cooldown_h: float = _key(24.0, "hours between a training's end and the next that starts by itself", ge=0)
+    budget_h: float | None = _key(None, "most hours of training in 30 days; null: no ceiling", gt=0, examples=[40.0])
+    budget_usd: float | None = _key(
+        None, "most estimated US dollars of training in 30 days; null: no ceiling", gt=0, examples=[100.0]
+    )
 
     @field_validator("schedule")
     @classmethod
@@ -181,7 +254,34 @@ class Retraining(Part):
         return value
 
 
-SECTIONS = ("videos", "sampling", "dataset", "training", "evaluation", "gates", "endpoint", "retraining")
+class Capture(Part):
+    """Which requests are kept."""
+
+    rate: Fraction = _key(0.05, "the share of the requests that is kept, drawn at random; 0: none")
+    below: Fraction = _key(0.4, "requests with a box less confident than this are all kept, too; 0: none")
+    images: bool = _key(True, "whether the pictures are kept; false: statistics and boxes alone")
+    keep_days: Positive = _key(30, "the days after which what was kept is deleted")
+
+
+class Drift(Part):
+    """When production counts as different from what taught the model."""
+
+    psi: float = _key(0.2, "the population stability index from which a feature has drifted", gt=0)
+    ks: float = _key(0.15, "the distance of two distributions (Kolmogorov-Smirnov) that is drift; 0 to 1", gt=0, le=1)
+    min_requests: int = _key(50, "the fewest requests drawn at random that can be judged", ge=10)
+
+
+class Monitoring(Part):
+    """How it is watched while it serves."""
+
+    capture: Capture = _key(Capture(), "which requests are kept, to look at and to learn from")
+    drift: Drift = _key(Drift(), "when what comes in counts as different from what taught the model")
+
+
+SECTIONS = (
+    *("videos", "sampling", "dataset", "training", "tuning", "evaluation", "gates", "endpoint", "rollout"),
+    *("monitoring", "retraining"),
+)
 
 
 class Detector(Part):
@@ -196,13 +296,19 @@ class Detector(Part):
     platform: Literal["local", "aws", "azure"] | None = _key(
         None, "local, aws or azure; null: what DETECTION_PLATFORM says, else local"
     )
+    approval: Literal["auto", "manual"] = _key(
+        "auto", "auto (what passes its gates is deployed) or manual (it waits until a person approves it)"
+    )
     videos: Videos = _key(Videos(), "how videos belong together")
     sampling: Sampling = _key(Sampling(), "which frames are taken from a video")
     dataset: Dataset = _key(Dataset(), "how the data set is put together")
     training: Training = _key(Training(), "how the network is trained")
+    tuning: Tuning = _key(Tuning(), "what `detection tune` tries")
     evaluation: Evaluation = _key(Evaluation(), "how the model is scored")
     gates: Gates = _key(Gates(), "what a model must reach before it is registered")
     endpoint: Endpoint = _key(Endpoint(), "where it answers")
+    rollout: Rollout = _key(Rollout(), "how a new version takes the traffic over")
+    monitoring: Monitoring = _key(Monitoring(), "how it is watched while it serves")
     retraining: Retraining = _key(Retraining(), "when it is trained again")
 
     @field_validator("name")

@@ -233,6 +233,9 @@ def _rendered(model: type[Part], own: dict[str, Any], at: str) -> Iterable[str]:
         if isinstance(value, (list, tuple)):
             yield f"{indent}{key}:  # {info.description}"
             yield from (f"{indent}  - {_scalar(item)}" for item in value)
+        elif isinstance(value, dict) and value:
+            yield f"{indent}{key}:  # {info.description}"
+            yield from (f"{indent}  {name}: {_scalar(item)}" for name, item in value.items())
         else:
             yield f"{indent}{key}: {_scalar(value)}  # {info.description}"
 

@@ -11,7 +11,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from resources.storage import Storage
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 WIDTH = 200
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+ORIENTATION = 0x0112
+"""EXIF tag that says how the camera was held."""
 COLORS = {
     "🟥": "#dd2e44",
     "🟦": "#3b88f5",
@@ -67,23 +72,37 @@ def thumbnails(
     chosen = frames.iloc[::step].head(count)
     by_frame = dict(list(boxes.groupby("frame"))) if boxes is not None else {}
     data = storage.get_many(list(chosen["key"]))
-    pictures = [
-        embed(_thumbnail(raw, by_frame.get(frame), classes), str(frame))
-        for frame, raw in zip(chosen["frame"], data, strict=True)
-        if raw is not None
-    ]
+    pictures: list[str] = []
+    for frame, raw in zip(chosen["frame"], data, strict=True):
+        small = None if raw is None else thumbnail(raw, by_frame.get(frame), classes)
+        if small is not None:
+            pictures.append(embed(small, str(frame)))
     return " ".join(pictures)
 
 
-def _thumbnail(raw: bytes, boxes: pd.DataFrame | None, classes: Sequence[str]) -> bytes:
+def thumbnail(raw: bytes, boxes: pd.DataFrame | None, classes: Sequence[str], width: int = WIDTH) -> bytes | None:
+    """A picture made small, with boxes.
+
+    Args:
+        raw: The encoded picture.
+        boxes: Table with `class` and corners in pixels of the picture, to draw; None draws nothing.
+        classes: The class names, for the colours.
+        width: Of the small picture, pixels.
+
+    Returns:
+        JPEG bytes; None if the picture cannot be decoded.
+    """
     from PIL import Image, ImageDraw, ImageOps
 
-    image: Image.Image = Image.open(io.BytesIO(raw), formats=["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
-    if boxes is None:
-        image.draft("RGB", (WIDTH * 2, WIDTH * 2))
-    image = ImageOps.exif_transpose(image).convert("RGB")
-    scale = WIDTH / image.width
-    image = image.resize((WIDTH, max(1, round(image.height * scale))))
+    try:
+        image: Image.Image = Image.open(io.BytesIO(raw), formats=FORMATS)
+        if boxes is None:
+            image.draft("RGB", (width * 2, width * 2))
+        image = ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return None  # a picture from outside
+    scale = width / image.width
+    image = image.resize((width, max(1, round(image.height * scale))))
     if boxes is not None:
         draw = ImageDraw.Draw(image)
         for row in boxes.dropna(subset=["class"]).to_dict("records"):
@@ -92,6 +111,27 @@ def _thumbnail(raw: bytes, boxes: pd.DataFrame | None, classes: Sequence[str]) -
     out = io.BytesIO()
     image.save(out, "JPEG", quality=70)
     return out.getvalue()
+
+
+def pixels(raw: bytes) -> NDArray[np.uint8] | None:
+    """Decodes a picture as displayed.
+
+    Args:
+        raw: The encoded picture.
+
+    Returns:
+        H x W x 3 RGB, uint8; None if it cannot be decoded.
+    """
+    import simplejpeg
+    from PIL import Image, ImageOps
+
+    try:
+        image: Image.Image = Image.open(io.BytesIO(raw), formats=FORMATS)
+        if image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(ORIENTATION, 1) == 1:
+            return simplejpeg.decode_jpeg(raw, "RGB")  # the same pixels in three quarters of the time
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return None
 
 
 def legend(classes: Sequence[str]) -> str:

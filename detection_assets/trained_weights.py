@@ -1,7 +1,8 @@
 """The detector's weights, and how they came about.
 
 Version: the digest of `best.onnx`, which is what is served. A training with the same data, settings and code is not
-run twice; one that was killed goes on from its last epoch.
+run twice; one that was killed goes on from its last epoch. What `tuned_hyperparameters` found best goes over what is in
+the detector's file, if there is such a table and the file lets it.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, layout
+from detection_assets.domain import card, layout, retraining, tuning
 from detection_assets.pictures import published_pictures
 from resources import tables
 from resources.compute.base import Compute, Input, Step, StepResult, version_of
@@ -32,6 +33,8 @@ AGREE = 0.99
     dagster_type=tables.TABLE,
     code_version=CODE,
     kinds={"pytorch", "mlflow"},
+    # Only to be told when it changes: there may be none, and that is no obstacle.
+    deps=["tuned_hyperparameters"],
     metadata={"settings": ["training", "classes"]},
     check_specs=[
         dg.AssetCheckSpec(
@@ -50,7 +53,10 @@ def trained_weights(
 ) -> dg.MaterializeResult:
     """One row: digests and places of `best.onnx` and `best.pt`, what taught them, figures, cost, MLflow run."""
     dataset = str(detection_dataset["dataset_version"].iloc[0])
-    settings = detector.training.model_dump(mode="json", exclude={"hardware"})
+    settings = detector.training.model_dump(mode="json", exclude={"hardware", "tuned"})
+    tuned = _tuned(storage) if detector.training.tuned else None
+    if tuned is not None:
+        settings = tuning.merged(settings, json.loads(tuned["params"]))
     version = version_of("train", CODE, dataset, detector.classes, settings)
     tags = {"detector": detector.name, "dataset_version": dataset, "weights_version": version}
     published_dataset = storage.published(layout.dataset(dataset))
@@ -66,8 +72,9 @@ def trained_weights(
         outputs={"weights": layout.weights(version)},
         params={"classes": list(detector.classes), "training": settings, "device": None},
         hardware=detector.training.hardware,
-        notes={"dataset_version": dataset},
+        notes={"dataset_version": dataset, **_by(tuned)},
     )
+    cause = retraining.cause(context.run.tags)
     with tracking.run(context, tags) as tracked:
         live: list[int] = []
 
@@ -83,7 +90,7 @@ def trained_weights(
         if known:
             run_id = known[0].info.run_id
         else:
-            _log(storage, tracked, weights, training, {**settings, **tags}, epochs=not live)
+            _log(storage, tracked, weights, training, {**settings, **tags, **_by(tuned), **cause}, epochs=not live)
             run_id = tracked.run_id
     table = _table(storage, detector, weights, training, result, dataset, version, run_id)
     curves = published_pictures(storage, {"curves": weights.key("curves.png")})
@@ -95,9 +102,11 @@ def trained_weights(
         metadata={
             "curves": dg.MetadataValue.md(" ".join(curves.values())),
             "per class": dg.MetadataValue.md(card.frame_table(per_class)),
+            "tuned": dg.MetadataValue.md(_told(tuned)),
             "map50 on val": float(row["map50"]),
             "epochs": int(row["epochs"]),
             "dataset_version": dataset,
+            **cause,
             "instance": result.instance,
             "seconds": float(row["seconds"]),
             "cost_usd": float(row["cost_usd"]),
@@ -108,6 +117,30 @@ def trained_weights(
         },
         check_results=[onnx_agrees(training["agreement"]), loss_finite(bool(training["loss_finite"]))],
     )
+
+
+def _tuned(storage: Storage) -> dict[str, Any] | None:
+    """The best trial of the last tuning, or None if there was none."""
+    try:
+        trials = tables.read(storage, "tuned_hyperparameters")
+    except FileNotFoundError:
+        return None
+    best = trials[trials["best"]]
+    return {str(key): value for key, value in best.iloc[0].items()} if len(best) else None
+
+
+def _by(tuned: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Which trial of which tuning gave the values, for the records."""
+    if tuned is None:
+        return {}
+    return {"tuning_version": tuned["tuning_version"], "tuning_trial": int(tuned["trial"])}
+
+
+def _told(tuned: Mapping[str, Any] | None) -> str:
+    if tuned is None:
+        return "no: the settings are those of the detector's file"
+    values = card.table(["setting", "value"], json.loads(tuned["params"]).items())
+    return f"by trial {tuned['trial']} of {tuned['tuning_version']}, on {tuned['dataset_version']}\n\n{values}"
 
 
 def _log(

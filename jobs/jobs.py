@@ -6,9 +6,18 @@ import dagster as dg
 
 INGEST = ("raw_videos", "extracted_frames", "annotations")
 TRAIN = ("detection_dataset", "trained_weights", "evaluation")
+TUNE = ("tuned_hyperparameters",)
+"""Made when somebody asks for it, and no part of bringing a detector up to date."""
 DEPLOY = ("registered_model", "deployed_endpoint")
 STAGES = INGEST + TRAIN + DEPLOY
-"""Every stage, in the order the data flows."""
+"""Every stage that keeps a detector up to date, in the order the data flows."""
+
+APPROVAL = ("approved_by", "approved_at", "approval_reason")
+"""Who decided about a version, when and why: tags in the registry, columns of `registered_model`."""
+
+PREDICT = ("batch_predictions",)
+MONITOR = ("captured_requests", "drift_report")
+"""What watches the endpoint: a day at a time, again and again while it lasts."""
 
 MAX_RUNTIME_S = 24 * 3600
 """A run whose machine died would stay in progress for ever; after this it counts as failed."""
@@ -20,16 +29,19 @@ def keys(detector: str, stages: tuple[str, ...]) -> list[dg.AssetKey]:
 
 
 def jobs_of(detector: str) -> list[dg.UnresolvedAssetJobDefinition]:
-    """The jobs `ingest`, `train`, `deploy`, `retrain` and `everything` of a detector.
+    """The jobs `ingest`, `tune`, `train`, `deploy`, `retrain`, `everything`, `predict`, `monitor`.
 
     Stages of one job run in one process: between small steps a process of its own would cost more than the step.
     """
     parts = {
         "ingest": (INGEST, "Take in videos and annotations: read, extract frames, read boxes."),
+        "tune": (TUNE, "Try settings of the training; the next training takes the best. Run again, it goes on."),
         "train": (TRAIN, "Build the dataset, train, evaluate against the gates."),
         "deploy": (DEPLOY, "Register the model that passed and let the endpoint serve it."),
         "retrain": (TRAIN + DEPLOY, "Build the dataset, train, and serve the model if it passes the gates."),
         "everything": (STAGES, "From raw videos to the answering endpoint."),
+        "predict": (PREDICT, "Let the model in service look at every kept frame of some videos."),
+        "monitor": (MONITOR, "Read what the endpoint kept of a day's requests and say whether anything drifts."),
     }
     return [
         dg.define_asset_job(

@@ -155,16 +155,40 @@ def plan_deploy(detector: str, why: str) -> Planned:
     return Planned(f"{detector}_deploy", ("deployed_endpoint",), None, None, 0, why)
 
 
-def execute(instance: DagsterInstance, defs: dg.Definitions, detector: str, planned: Planned) -> tuple[bool, str]:
-    """Runs what was planned in this process, so that Ctrl-C stops it; returns success and the run's id."""
-    tags = {PROCESS: f"{socket.gethostname()}/{os.getpid()}"}
+def plan_tune(detector: str, why: str) -> Planned:
+    """The run that tunes the training's settings."""
+    return Planned(f"{detector}_tune", jobs.TUNE, None, None, 0, why)
+
+
+def execute(
+    instance: DagsterInstance,
+    defs: dg.Definitions,
+    detector: str,
+    planned: Planned,
+    config: Mapping[str, Mapping[str, object]] | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> tuple[bool, str]:
+    """Runs what was planned in this process, so that Ctrl-C stops it; returns success and the run's id.
+
+    Args:
+        instance: The Dagster instance.
+        defs: The detector's code location.
+        detector: The detector's name.
+        planned: The run.
+        config: Settings of this run, by stage.
+        labels: Further tags of the run.
+    """
+    tags = {PROCESS: f"{socket.gethostname()}/{os.getpid()}", **(labels or {})}
     if planned.first is not None and planned.last is not None:
         tags |= sensors.range_tags(planned.first, planned.last)
     result = defs.resolve_job_def(planned.job).execute_in_process(
         instance=instance,
         asset_selection=jobs.keys(detector, planned.stages),
         tags=tags,
-        run_config={"loggers": {"progress": {}}},
+        run_config={
+            "loggers": {"progress": {}},
+            "ops": {stage: {"config": dict(of)} for stage, of in (config or {}).items()},
+        },
         raise_on_error=False,
     )
     return result.success, result.run_id

@@ -19,6 +19,9 @@ from resources.storage import Storage
 VIDEOS = dg.DynamicPartitionsDefinition(name="videos")
 """Stands for "a partition is a video" in the asset modules; each detector puts its own partitions in its place."""
 
+DAYS = dg.DailyPartitionsDefinition(start_date="2025-01-01", end_offset=1)
+"""A partition is a day, UTC, the current one included; the same days for every detector."""
+
 FEW = 20
 """Up to this many videos are looked up one by one; for more, one listing of everything is cheaper."""
 

@@ -13,6 +13,9 @@ from typing import Any
 
 import dagster as dg
 
+from detection_assets.domain import layout
+from resources.alerts.base import Alerts
+from resources.alerts.local import chosen
 from resources.compute.local import LocalCompute
 from resources.endpoints.local import LocalEndpoints
 from resources.registry.local import LocalRegistry
@@ -31,15 +34,19 @@ def home() -> Path:
     return Path(told).absolute() if told else Path(__file__).parents[1]
 
 
-def local(detector: str, *, host: str, port: int) -> dict[str, Any]:
+def local(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Everything on this machine: folders, subprocesses, SQLite, a server process.
 
     Args:
         detector: The detector's name; nothing is shared between detectors but the machine.
         host: Address that the endpoint binds.
         port: Port that the endpoint binds; 0 for a free one that is kept.
+        capture: Which requests the endpoint keeps: `rate`, `below`, `images`, `keep_days`; None: none.
     """
     root = home()
+    lake = os.environ.get("DETECTION_LAKE") or str(root / "lake")
+    # The server writes files: into a lake that is no folder of this machine it captures nothing.
+    captures = Storage(root=lake, prefix=detector).local_path(layout.CAPTURES)
     storage = Storage(root=_setting("DETECTION_LAKE", str(root / "lake")), prefix=detector)
     tracking = Tracking(
         uri=_setting("MLFLOW_TRACKING_URI", f"sqlite:///{root / '.mlflow' / 'mlflow.db'}"),
@@ -55,8 +62,14 @@ def local(detector: str, *, host: str, port: int) -> dict[str, Any]:
         "compute": LocalCompute(storage=storage, scratch=str(root / ".scratch" / detector)),
         "tracking": tracking,
         "registry": LocalRegistry(tracking=tracking, model=detector),
+        "alerts": _alerts(),
         "endpoints": LocalEndpoints(
-            storage=storage, detector=detector, folder=str(root / ".endpoints"), host=host, port=port
+            storage=storage,
+            detector=detector,
+            folder=str(root / ".endpoints"),
+            host=host,
+            port=port,
+            capture={"folder": str(captures.absolute()), **capture} if capture and captures else None,
         ),
     }
 
@@ -64,7 +77,9 @@ def local(detector: str, *, host: str, port: int) -> dict[str, Any]:
 PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local}
 
 
-def resources_for(detector: str, platform: str | None, *, host: str, port: int) -> dict[str, Any]:
+def resources_for(
+    detector: str, platform: str | None, *, host: str, port: int, capture: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The resources of a detector.
 
     Args:
@@ -72,6 +87,7 @@ def resources_for(detector: str, platform: str | None, *, host: str, port: int) 
         platform: What its file says; None leaves it to `DETECTION_PLATFORM`, and that to `local`.
         host: Address that its endpoint binds.
         port: Port that its endpoint binds, or 0.
+        capture: Which requests its endpoint keeps, as the detector's `monitoring.capture` says; None: none.
 
     Raises:
         SettingsError: If there is no such platform, or settings contradict each other.
@@ -83,9 +99,16 @@ def resources_for(detector: str, platform: str | None, *, host: str, port: int) 
             f"detector {detector}: platform {chosen!r} is not available in this version; set DETECTION_PLATFORM, or "
             f"`platform:` in detectors/{detector}.yaml, to one of: {known}"
         )
-    return PROFILES[chosen](detector, host=host, port=port)
+    return PROFILES[chosen](detector, host=host, port=port, capture=capture)
 
 
 def _setting(name: str, default: str) -> Any:
     # An EnvVar shows in the UI by its name alone, so that a secret inside a URI does not.
     return dg.EnvVar(name) if os.environ.get(name) else default
+
+
+def _alerts() -> Alerts:
+    try:
+        return chosen(os.environ.get("DETECTION_ALERTS", ""), _setting("DETECTION_ALERTS", ""))
+    except ValueError as error:
+        raise SettingsError(str(error)) from None

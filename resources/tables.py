@@ -1,7 +1,7 @@
 """The assets' tables: Parquet under their content's hash, and a small pointer that moves.
 
-Today's table is one read away, and every earlier one stays readable. A partitioned asset has one table a video;
-whoever reads several gets one DataFrame, told apart by its `video` column.
+Today's table is one read away, and every earlier one stays readable. A partitioned asset has one table a partition (a
+video, or a day); whoever reads several gets one DataFrame, told apart by its column `video` or `day`.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def write(storage: Storage, asset: str, partition: str | None, table: pd.DataFra
     Args:
         storage: The detector's storage.
         asset: The asset's name.
-        partition: The video, or None for an asset without partitions.
+        partition: The video or the day, or None for an asset without partitions.
         table: The table; checked against the asset's schema.
         run_id: The run that made it, kept in the pointer.
 
@@ -74,10 +74,10 @@ def read(storage: Storage, asset: str, partitions: Sequence[str] | None = None) 
     Args:
         storage: The detector's storage.
         asset: The asset's name.
-        partitions: The videos whose tables to read and put together, or None for an asset without partitions.
+        partitions: The videos or days whose tables to read and put together, or None for an asset without partitions.
 
     Returns:
-        The table; videos that have none yet contribute no row.
+        The table; partitions that have none yet contribute no row.
 
     Raises:
         FileNotFoundError: If the asset has no partitions and no table yet.
@@ -109,12 +109,12 @@ class TableIOManager(dg.ConfigurableIOManager):
     storage: dg.ResourceDependency[Storage]
 
     def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame) -> None:
-        """Writes a table; for a run over many videos, each video's rows as its own table."""
+        """Writes a table; for a run over many partitions, each partition's rows as its own table."""
         asset = context.asset_key.path[-1]
         run_id = context.run_id
         metadata: dict[str, Any] = {"dagster/row_count": len(obj)}
         if context.has_asset_partitions:
-            rows = {str(video): table for video, table in obj.groupby("video", sort=False)}
+            rows = {str(key): table for key, table in obj.groupby(schemas.partition_column(asset), sort=False)}
             for partition in context.asset_partition_keys:
                 write(self.storage, asset, partition, rows.get(partition, schemas.empty(asset)), run_id)
         else:

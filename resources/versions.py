@@ -77,11 +77,25 @@ def _provenance(context: dg.AssetExecutionContext, videos: list[str]) -> dict[st
     found: dict[str, dict[str, str]] = {video: {} for video in videos}
     for key in context.assets_def.asset_deps[context.asset_key]:
         name = key.to_user_string()
+        whole = _without_partitions(context.instance, key)
+        if whole:
+            for tags in found.values():
+                tags[INPUT + name], tags[POINTER + name] = whole
+            continue
         pointers = _latest_ids(context.instance, key, set(videos))
         for video, version in data_versions(context.instance, key, videos).items():
             found[video][INPUT + name] = _as_input(version)
             found[video][POINTER + name] = str(pointers[video])
     return found
+
+
+def _without_partitions(instance: DagsterInstance, key: dg.AssetKey) -> tuple[str, str] | None:
+    """Data version and event of the last materialization of an asset, if it has no partitions and was ever made."""
+    last = next(iter(instance.fetch_materializations(key, limit=1).records), None)
+    event = last.asset_materialization if last else None
+    if last is None or event is None or event.partition is not None:
+        return None
+    return (event.tags or {}).get(DATA, ""), str(last.storage_id)
 
 
 def _as_input(version: str) -> str:
@@ -144,7 +158,12 @@ def stale_videos(instance: DagsterInstance, assets: dg.AssetsDefinition, videos:
     """
     key = assets.key
     code = assets.code_versions_by_key[key]
-    upstream = {dep.to_user_string(): data_versions(instance, dep, videos) for dep in assets.asset_deps[key]}
+    upstream: dict[str, dict[str, str]] = {}
+    for dep in assets.asset_deps[key]:
+        whole, each = _without_partitions(instance, dep), data_versions(instance, dep, videos)
+        upstream[dep.to_user_string()] = {
+            video: whole[0] if whole else _as_input(each.get(video, "")) for video in videos
+        }
     known = _tags_by_partition(instance, key)
     stale: dict[str, str] = {}
     for video in videos:
@@ -154,9 +173,7 @@ def stale_videos(instance: DagsterInstance, assets: dg.AssetsDefinition, videos:
         elif tags.get(CODE) != code:
             stale[video] = "new code or settings"
         else:
-            changed = [
-                name for name, now in upstream.items() if tags.get(INPUT + name) != _as_input(now.get(video, ""))
-            ]
+            changed = [name for name, now in upstream.items() if tags.get(INPUT + name) != now[video]]
             if changed:
                 stale[video] = f"{changed[0].rsplit('/', 1)[-1]} changed"
     return stale
@@ -185,7 +202,9 @@ def stale_asset(
         return "its videos, frames or annotations changed"
     for dep in assets.asset_deps[key] - set(partitioned):
         made = instance.get_latest_materialization_event(dep)
-        now = (made.asset_materialization.tags or {}).get(DATA) if made and made.asset_materialization else None
+        if made is None:
+            continue  # what was never made, as a tuning may be, has not changed
+        now = (made.asset_materialization.tags or {}).get(DATA) if made.asset_materialization else None
         if tags.get(INPUT + dep.to_user_string()) != now:
             return f"{dep.path[-1]} changed"
     return None

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from project import ROOT, SHARED, make_home
 
+from resources.tracking import Tracking
+
 
 @pytest.fixture
 def shared_data() -> Path:
@@ -24,6 +26,14 @@ def shared_data() -> Path:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder with no detector, which everything that is run from here on takes for its own."""
     return make_home(tmp_path / "home", monkeypatch.setenv)
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MLflow database with its tables and nothing in them: making one takes seconds, copying it none."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    Tracking(uri=f"sqlite:///{path}", experiment="tiny").client().search_experiments()
+    return path
 
 
 @pytest.fixture(scope="session")

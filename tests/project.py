@@ -18,6 +18,7 @@ dataset: {{split: {{train: 0.5, val: 0.25, test: 0.25}}, min_images: 1, near_dup
 training: {{imgsz: 96, epochs: {epochs}, batch: 8, nbs: 8}}
 evaluation: {{bootstrap: 20}}
 gates: {{map50: 0.0, latency_ms: 10000}}
+rollout: {{bake_s: 1.0}}
 """
 
 

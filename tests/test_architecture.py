@@ -16,12 +16,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("detection_assets", "resources", "jobs")
 STAGES = [
-    *("raw_videos", "extracted_frames", "annotations", "detection_dataset"),
+    *("raw_videos", "extracted_frames", "annotations", "detection_dataset", "tuned_hyperparameters"),
     *("trained_weights", "evaluation", "registered_model", "deployed_endpoint"),
+    *("batch_predictions", "captured_requests", "drift_report"),
 ]
 HEAVY = (
     *("torch", "ultralytics", "mlflow", "dagster_mlflow", "azure", "sagemaker", "boto3", "botocore"),
-    *("cv2", "onnxruntime", "openvino", "onnx", "matplotlib", "fastapi", "hotcoco"),
+    *("cv2", "onnxruntime", "openvino", "onnx", "matplotlib", "fastapi", "hotcoco", "optuna"),
 )
 
 # A room, and what of ours it may import. The longest prefix that fits decides.
@@ -44,6 +45,13 @@ MAY_KNOW = {
         )
         for stage in STAGES
     },
+    # What the drift report is made of, apart from its asset.
+    "detection_assets.drift_reference": ("detection_assets.domain", "detection_assets.pictures", "resources"),
+    "detection_assets.live_labels": ("detection_assets.domain", "resources"),
+    "detection_assets.drift_report": (
+        *("detection_assets.domain", "detection_assets.detector", "detection_assets.pictures", "resources"),
+        *("detection_assets.drift_reference", "detection_assets.live_labels"),
+    ),
     "detection_assets.definitions": ("detection_assets", "resources", "jobs"),
     # The command line is a face over everything; nothing imports it.
     "detection_assets.cli": ("detection_assets", "resources", "jobs"),
@@ -113,8 +121,8 @@ def test_the_domain_is_pure(module: str, path: Path) -> None:
 
 @pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
 def test_heavy_packages_are_imported_where_they_are_used(module: str, path: Path) -> None:
-    if module == "detection_assets.serving.app":
-        return  # the program that is the server; nothing imports it
+    if module in ("detection_assets.serving.app", "detection_assets.serving.errors"):
+        return  # the program that is the server, and a part of it alone; nothing else imports them
     assert not {name.split(".")[0] for name in imports(path, top_only=True)} & set(HEAVY), module
 
 

@@ -39,7 +39,7 @@ HEAD = "name: shelf\nclasses: [apple, cola]\n"
 
 # What is wrong -> (what follows two good lines, the whole complaint).
 WRONG = {
-    "unknown key": ("colour: red\n", "3: colour: unknown key. Known here: name, description,"),
+    "unknown key": ("hue: red\n", "3: hue: unknown key. Known here: name, description,"),
     "unknown key, nearly right": ("sampling:\n  rat: 2\n", "4: sampling.rat: unknown key. Did you mean `rate`?"),
     "unknown section, nearly right": ("trainig: {}\n", "3: trainig: unknown key. Did you mean `training`?"),
     "bad value": (
@@ -72,6 +72,19 @@ WRONG = {
     "regex without the group": ("videos: {group: 'a.*'}\n", "3: videos.group: has no part named `group`. Set a regex"),
     "bad owner": ("owner: me\n", "3: owner: is neither `team:NAME` nor an e-mail address: 'me'. Set who answers"),
     "bad schedule": ("retraining:\n  schedule: '0 25 * * *'\n", "4: retraining.schedule: has hour '25', which is not"),
+    "canary that falls": ("rollout: {canary: [50, 10]}\n", "3: rollout.canary: must be rising shares of 1 to 99 per"),
+    "canary of everything": ("rollout: {canary: [10, 100]}\n", "3: rollout.canary: must be rising shares"),
+    "approval": ("approval: me\n", "3: approval: must be 'auto' or 'manual', got 'me'. Set auto (what passes"),
+    "nothing to tune": ("tuning: {space: {}}\n", "3: tuning.space: must not be empty. Set what is searched"),
+    "what cannot be tuned": (
+        "tuning:\n  space:\n    lr0: {low: 0.1, high: 0.2}\n    mosiac: {low: 0, high: 1}\n",
+        "6: tuning.space.mosiac: is nothing that can be tuned. Did you mean `mosaic`?",
+    ),
+    "a space turned round": (
+        "tuning: {space: {lr0: {low: 1, high: 0.1}}}\n",
+        "3: tuning.space.lr0: has low 1, which is not below high 0.1. Turn them round",
+    ),
+    "no trial": ("tuning:\n  trials: 0\n", "4: tuning.trials: must be at least 1, got 0. Set how many"),
     "setting with a key of its own": ("training: {extra: {epochs: 4}}\n", "3: training.extra: may not hold epochs"),
     "key that is a number": ("7: x\n", "3: [7]: unknown key."),
 }

@@ -40,7 +40,13 @@ class Project:
         """The platform's resources, their settings taken from the environment."""
         of = self.detector
         try:
-            made = profiles.resources_for(of.name, of.platform, host=of.endpoint.host, port=of.endpoint.port or 0)
+            made = profiles.resources_for(
+                of.name,
+                of.platform,
+                host=of.endpoint.host,
+                port=of.endpoint.port or 0,
+                capture=of.monitoring.capture.model_dump(),
+            )
         except profiles.SettingsError as error:
             raise InputError(str(error)) from error
         import dagster as dg

@@ -16,6 +16,7 @@ from detection_assets.commands.context import Project
 from detection_assets.domain.problems import InputError
 from jobs import jobs
 from resources import tables
+from resources.deployments import Deployments
 from resources.instance import dagster_home, open_instance
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ def _revive(project: Project) -> Any:
     """An endpoint that should answer and does not is started again; one that lost its state is deployed again."""
     from jobs import update
 
+    if Deployments(project.storage).open() is not None:
+        return update.plan_deploy(project.detector.name, "a rollout was left open")
     status = project.endpoints.status()
     if status.alive and status.serving is not None:
         return None

@@ -171,7 +171,7 @@ def _check(storage: Storage, item: Item, *, replace: bool) -> str | None:
     if problem:
         return problem
     if storage.exists(item.key):
-        if _digest(item.path) == hashlib.sha256(storage.get(item.key)).hexdigest():
+        if digest(item.path) == hashlib.sha256(storage.get(item.key)).hexdigest():
             return ""
         if not replace:
             return f"{item.key} is in the lake with other content; use --replace to replace it"
@@ -182,12 +182,13 @@ def _check(storage: Storage, item: Item, *, replace: bool) -> str | None:
     return _video_problem(item.path)
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    found = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+            found.update(chunk)
+    return found.hexdigest()
 
 
 def _annotation_problem(path: Path) -> str | None:

@@ -7,7 +7,13 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     frames/<video key>/<version>/             extracted frames, published once per version
     datasets/<ds-...>/                        dataset snapshots
     weights/<version>/  evaluations/<version>/
+    predictions/<video key>/<version>/        what a model found on a video's frames
+    captures/<day>/<hour>/                    requests that the server kept: parts of JSON lines, and pictures
+    profiles/<ds-...>/<version>/              what a dataset's pictures look like
+    reports/<day>/<version>/                  drift reports
     tables/<asset>/<partition>/               the assets' tables, by content hash, and a pointer to today's
+    rollout/                                  what the endpoint was told: a log without gaps, and where it ends
+    overrides/<weights version>.json          who let weights pass whose gates failed, and why
     known/                                    what was taken in already, told by the names of empty objects
 
 Which annotation files speak for which video follows from the path alone: a file at `annotations/a/b.xml` (or any file
@@ -27,7 +33,13 @@ from urllib.parse import quote
 VIDEOS = "videos"
 ANNOTATIONS = "annotations"
 FRAMES = "frames"
+CAPTURES = "captures"
 MANIFEST = "manifest.json"
+ROLLOUT = "rollout"
+ROLLOUT_STATE = f"{ROLLOUT}/state.json"
+"""The entry of the endpoint's log that was the last when this was written; there may be later ones."""
+ROLLOUT_PULSE = f"{ROLLOUT}/pulse.json"
+"""Who drives the open rollout, and when that was last so."""
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"])
 ANNOTATION_SUFFIXES = frozenset([".json", ".xml", ".txt", ".yaml", ".yml", ".names"])
@@ -211,6 +223,36 @@ def weights(version: str) -> str:
 def evaluation(version: str) -> str:
     """Where the outcome of one evaluation is published."""
     return f"evaluations/{version}"
+
+
+def rollout_entry(number: int) -> str:
+    """Where one entry of the endpoint's log lies."""
+    return f"{ROLLOUT}/history/{number:08d}.json"
+
+
+def override(weights_version: str) -> str:
+    """Where it is written who let weights pass whose gates failed."""
+    return f"overrides/{weights_version}.json"
+
+
+def predictions(video_key: str, version: str) -> str:
+    """Where is published what a model found on a video's frames."""
+    return f"predictions/{video_key}/{version}"
+
+
+def captures(day: str) -> str:
+    """Where the server puts the requests of a day, UTC, that it keeps; below it there is a folder an hour."""
+    return f"{CAPTURES}/{day}"
+
+
+def profile(dataset_version: str, version: str) -> str:
+    """Where is published what the pictures of a dataset look like, as one version of the code measures them."""
+    return f"profiles/{dataset_version}/{version}"
+
+
+def report(day: str, version: str) -> str:
+    """Where a drift report is published."""
+    return f"reports/{day}/{version}"
 
 
 def known(what: str, video_key: str | None = None) -> str:

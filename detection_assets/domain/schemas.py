@@ -31,6 +31,9 @@ _BOX = _columns(
     y2=("float64", "Bottom edge, pixels; y2 - y1 is the height."),
 )
 
+PARTITION_COLUMNS = ("video", "day")
+"""What a partition can be; a table has at most one of these."""
+
 SCHEMAS: dict[str, dict[str, Column]] = {
     "raw_videos": _columns(
         video=("string", "The video's key: its path below `videos/`."),
@@ -89,6 +92,19 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         sha256=("string", "Digest of the picture's bytes."),
         boxes=("Int64", "How many boxes it has."),
     ),
+    "tuned_hyperparameters": _columns(
+        trial=("Int64", "The trial's number, from 0."),
+        state=("string", "complete, pruned (ended early, behind the others), failed, or running (to be gone on with)."),
+        value=("float64", "mAP50-95 on the validation split; of one that is not complete, its best epoch's."),
+        epochs=("Int64", "Epochs that were run."),
+        seconds=("float64", "Seconds of compute."),
+        params=("string", "The values that were tried, by setting of the training, as JSON."),
+        best=("bool", "Whether it is the one whose values the next training takes."),
+        why=("string", "Why it failed; empty if it did not."),
+        mlflow_run=("string", "The trial's MLflow run."),
+        dataset_version=("string", "The dataset that was learned from."),
+        tuning_version=("string", "Version of the tuning: data, settings, space and code."),
+    ),
     "trained_weights": _columns(
         weights_version=("string", "Version of the training step: data, settings and code."),
         sha256=("string", "Digest of best.onnx, which is what is served."),
@@ -135,6 +151,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         dataset_version=("string", "The dataset that taught it."),
         evaluation_version=("string", "The evaluation that let it pass."),
         map50=("float64", "ap50 over the test split."),
+        approval=("string", "pending, approved or rejected."),
         approved_by=("string", "Who approved it."),
         approved_at=("string", "When, in ISO 8601, UTC."),
         approval_reason=("string", "Why."),
@@ -149,6 +166,74 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         url=("string", "Where it answers."),
         deployed_at=("string", "When, in ISO 8601, UTC."),
     ),
+    "deployment_history": _columns(
+        slot=("string", "The slot."),
+        version=("string", "The registered version it held."),
+        share=("Int64", "Share of the requests, per cent."),
+        from_=("string", "From when on, in ISO 8601, UTC."),
+        until=("string", "Until when; null while it is so."),
+        why=("string", "Why."),
+        who=("string", "Who caused it: who approved the version, or who decided by hand."),
+        rollout=("string", "The rollout it belongs to."),
+        run=("string", "The Dagster run; empty where there was none."),
+    ),
+    "captured_requests": _columns(
+        day=("string", "The day, UTC."),
+        time=("datetime64[ms, UTC]", "When it was answered."),
+        request_id=("string", "The request's id, as its caller was told."),
+        slot=("string", "The slot that answered."),
+        version=("string", "The registered version that answered."),
+        status=("Int64", "The answer's HTTP status."),
+        latency_ms=("float64", "Milliseconds that the server took."),
+        why=("string", "Why it was kept: `sample` (drawn at random) or `low confidence`."),
+        width=("Int64", "Width of the picture in pixels, as displayed."),
+        height=("Int64", "Height in pixels."),
+        brightness=("float64", "Mean luma, 0 to 255; NaN if it was not measured."),
+        contrast=("float64", "Standard deviation of luma."),
+        sharpness=("float64", "Variance of the Laplacian of the luma at a fixed size."),
+        red=("float64", "Mean level of red, 0 to 255."),
+        green=("float64", "Mean level of green."),
+        blue=("float64", "Mean level of blue."),
+        image=("string", "Storage key of the picture; null if it was not kept. Deleted after `keep_days`."),
+        boxes=("Int64", "How many boxes the answer has."),
+        answer=("string", "The boxes as JSON: class, confidence, x1 y1 x2 y2 in pixels of the picture as displayed."),
+    ),
+    "drift_report": _columns(
+        day=("string", "The day, UTC."),
+        version=("string", "The registered version that answered."),
+        dataset_version=("string", "The dataset that taught it: the reference."),
+        feature=("string", "What was compared, such as brightness or class_mix; live_map50 is the score on labels."),
+        reference_n=("Int64", "Values of the reference."),
+        production_n=("Int64", "Values of production."),
+        reference_size=("float64", "How many independent values those of the reference are worth."),
+        production_size=("float64", "How many independent values those of production are worth."),
+        reference_mean=("float64", "Mean of the reference; NaN for the class mix."),
+        production_mean=("float64", "Mean of production."),
+        reference_median=("float64", "Median of the reference."),
+        production_median=("float64", "Median of production."),
+        psi=("float64", "Population stability index over tenths of the reference."),
+        psi_by_chance=("float64", "The index that chance alone gives at these sizes; the limit is above it."),
+        ks=("float64", "Kolmogorov-Smirnov distance; NaN for the class mix."),
+        p=("float64", "Chance of such a difference if nothing had changed, adjusted for all features of the report."),
+        limit_psi=("float64", "The index, above chance, from which on it is drift."),
+        limit_ks=("float64", "The distance from which on it is drift."),
+        verdict=("string", "too few, stable, watch, drift or no reference."),
+        why=("string", "The verdict in words."),
+        report=("string", "Storage key of the report to read."),
+    ),
+    "batch_predictions": {
+        **_columns(
+            video=("string", "The video's key."),
+            frame=("string", "The frame's id."),
+            class_=("string", "The class; null on the one row of a frame in which nothing was found."),
+            confidence=("float64", "How sure the model is, 0 to 1."),
+        ),
+        **_BOX,
+        **_columns(
+            model_version=("string", "The registered version that predicted."),
+            sha256=("string", "Digest of the model."),
+        ),
+    },
 }
 
 
@@ -188,3 +273,15 @@ def empty(asset: str) -> pd.DataFrame:
 def describe(asset: str) -> Mapping[str, Column]:
     """The columns of an asset's table."""
     return SCHEMAS[asset]
+
+
+def partition_column(asset: str) -> str:
+    """The column that tells the partitions of an asset apart: the video, or the day.
+
+    Raises:
+        ValueError: If the asset's table has neither.
+    """
+    for name in PARTITION_COLUMNS:
+        if name in SCHEMAS[asset]:
+            return name
+    raise ValueError(f"table of {asset}: no column {' or '.join(PARTITION_COLUMNS)} to tell its partitions apart")

@@ -6,7 +6,9 @@ Dagster's metadata is stored for good, so everything here is small.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ COLORS = [
     (0, 128, 128), (170, 110, 40), (128, 0, 0), (128, 128, 0), (0, 0, 117),
 ]  # fmt: skip
 """Of predictions, by class. None is green: green is the truth."""
+
+AHEAD = 4
+"""Pictures that are read before they are asked for."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
@@ -47,6 +52,31 @@ def read_rgb(path: Path) -> Picture:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except Exception as error:  # decoders meet damaged bytes with any kind of exception
         raise InputError(f"{path}: cannot be read as a picture ({error}); extract its video again") from error
+
+
+def read_ahead(paths: Sequence[Path]) -> Iterator[Picture | InputError]:
+    """Reads pictures in order, a few ahead, so that decoding and whatever is done with them overlap.
+
+    Args:
+        paths: As for `read_rgb`.
+
+    Yields:
+        Each picture, or why it cannot be read.
+    """
+
+    def read(path: Path) -> Picture | InputError:
+        try:
+            return read_rgb(path)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(1) as pool:
+        left = iter(paths)
+        ahead: list[Future[Picture | InputError]] = [pool.submit(read, path) for path in islice(left, AHEAD)]
+        while ahead:
+            picture = ahead.pop(0).result()
+            ahead.extend(pool.submit(read, path) for path in islice(left, 1))
+            yield picture
 
 
 def color_of(name: str, classes: Sequence[str]) -> tuple[int, int, int]:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +27,7 @@ from detection_assets.programs.draw import (
     draw_boxes,
     line_charts,
     matrix_chart,
+    read_ahead,
     read_rgb,
     save_jpeg,
 )
@@ -46,7 +45,6 @@ SHOWN = 0.25
 WORST = 6
 COCO_MAX_DET = 100
 LATENCY_ROUNDS = 50
-_PREFETCH = 4
 
 
 def run(job: Job) -> None:
@@ -213,7 +211,7 @@ def _predict(
     problems: list[Problem] = []
     frames, files = images["frame"].tolist(), images["file"].astype(str).tolist()
     paths = [job.inputs["frames"] / file for file in files]
-    for at, picture in enumerate(_pictures_of(paths)):
+    for at, picture in enumerate(read_ahead(paths)):
         if isinstance(picture, InputError):
             problems.append(Problem(files[at], frames[at], str(picture), "skipped"))
         else:
@@ -235,24 +233,6 @@ def _predict(
     predictions = pd.DataFrame({**columns, **dict(zip(("x1", "y1", "x2", "y2"), corners.T, strict=True))})
     # A champion may know classes that the detector has given up since.
     return predictions.loc[predictions["class"].isin(list(classes))].reset_index(drop=True), problems
-
-
-def _pictures_of(paths: Sequence[Path]) -> Iterator[Picture | InputError]:
-    """Reads pictures in order, a few ahead, so that decoding and prediction overlap."""
-
-    def read(path: Path) -> Picture | InputError:
-        try:
-            return read_rgb(path)
-        except InputError as error:
-            return error
-
-    with ThreadPoolExecutor(1) as pool:
-        left = iter(paths)
-        ahead: list[Future[Picture | InputError]] = [pool.submit(read, path) for path in islice(left, _PREFETCH)]
-        while ahead:
-            picture = ahead.pop(0).result()
-            ahead.extend(pool.submit(read, path) for path in islice(left, 1))
-            yield picture
 
 
 def _pictures(

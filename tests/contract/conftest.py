@@ -11,17 +11,8 @@ import dagster as dg
 import pytest
 
 from resources import profiles
-from resources.tracking import Tracking
 
 PLATFORMS = ["local"]
-
-
-@pytest.fixture(scope="session")
-def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A MLflow database with its tables and nothing in them: making one takes seconds, copying it none."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    Tracking(uri=f"sqlite:///{path}", experiment="tiny").client().search_experiments()
-    return path
 
 
 @pytest.fixture(params=PLATFORMS)

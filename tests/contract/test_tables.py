@@ -68,3 +68,32 @@ def test_a_table_that_breaks_its_schema_is_not_written(platform: Any, change: di
     with pytest.raises(ValueError, match=message):
         tables.write(platform.storage, "annotations", "a.mp4", table, "run")
     assert not platform.storage.exists(layout.table_pointer("annotations", "a.mp4"))
+
+
+def test_days_have_tables_of_their_own_as_videos_have(platform: Any) -> None:
+    columns = schemas.SCHEMAS["drift_report"]
+    row = {name: 0.5 if column.dtype == "float64" else 1 for name, column in columns.items()}
+    row |= {name: "x" for name, column in columns.items() if column.dtype == "string"}
+    for day in ("2026-03-01", "2026-03-02"):
+        tables.write(platform.storage, "drift_report", day, pd.DataFrame([{**row, "day": day}]), "run")
+    both = tables.read(platform.storage, "drift_report", ["2026-03-01", "2026-03-02", "2026-03-03"])
+    assert list(both["day"]) == ["2026-03-01", "2026-03-02"]
+
+
+def test_times_survive(platform: Any) -> None:
+    table = schemas.empty("captured_requests")
+    tables.write(platform.storage, "captured_requests", "2026-03-01", table, "run")
+    found = tables.read(platform.storage, "captured_requests", ["2026-03-01"])
+    assert str(found["time"].dtype) == "datetime64[ms, UTC]"
+
+
+@pytest.mark.parametrize(
+    ("asset", "column"), [("annotations", "video"), ("batch_predictions", "video"), ("drift_report", "day")]
+)
+def test_a_table_says_what_its_partitions_are(asset: str, column: str) -> None:
+    assert schemas.partition_column(asset) == column
+
+
+def test_a_table_that_cannot_be_told_apart_says_so() -> None:
+    with pytest.raises(ValueError, match="no column video or day"):
+        schemas.partition_column("evaluation")

@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
+from detection_assets.domain.tuning import TUNABLE, merged
+from detection_assets.programs.train_ultralytics import DEFAULTS
+
 ROOT = Path(__file__).parents[2]
 CLASSES = ["disc", 'yes: it\'s a "square"']
 EPOCHS = 3
@@ -197,6 +200,13 @@ CASES = [
     ({}, {"model": "yolo11n.yaml", "batch": 8, "nbs": 8, "optimizer": "AdamW", "amp": False, "pretrained": False}),
     ({"extra": {"mosaic": 0.5}, "hardware": "gpu"}, {"mosaic": 0.5, "plots": False}),
     ({"model": "base.pt"}, {"pretrained": True}),
+    # What may be tuned is known to the trainer, at both ends.
+    *(
+        (merged({"extra": {}}, {key: end}) if key not in DEFAULTS else {key: end}, {key: end})
+        for key, about in TUNABLE.items()
+        for end in (about.values or [(int if about.kind == "whole" else float)(end) for end in (about.low, about.high)])
+        if end != about.default
+    ),
 ]
 
 
@@ -218,7 +228,8 @@ for training in json.load(sys.stdin):
         out.append(train_ultralytics.settings(training, folder))
     except InputError as error:
         out.append(str(error))
-from ultralytics.utils import ONLINE, SAFE_LOAD, SETTINGS
+from ultralytics.utils import DEFAULT_CFG_DICT, ONLINE, SAFE_LOAD, SETTINGS
+out.append({**DEFAULT_CFG_DICT, **train_ultralytics.settings({}, folder)})
 from ultralytics.utils.events import events
 keys = ("sync", "mlflow", "wandb", "tensorboard", "raytune", "comet", "clearml", "dvc")
 out.append({"online": ONLINE, "safe": SAFE_LOAD, "events": events.enabled, "on": [k for k in keys if SETTINGS[k]],
@@ -240,6 +251,11 @@ def test_settings(answers, at):
         assert expected in answer
     else:
         assert {key: answer[key] for key in expected} == expected
+
+
+def test_what_may_be_tuned_has_the_default_that_is_taken_for_it(answers):
+    known = {key: about.default for key, about in TUNABLE.items() if about.default is not None}
+    assert {key: answers[-2][key] for key in known} == known
 
 
 def test_ultralytics_talks_to_nobody_and_loads_safely(answers):
