@@ -101,8 +101,8 @@ def main() -> list[dict[str, Any]]:
                 for _ in range(ROUNDS):
                     for clients in (1, CLIENTS):
                         for port in (ours, theirs):
-                            done = _answered(port, SECONDS, clients)
-                            times.setdefault((port, clients), []).append(SECONDS / max(done, 1) * 1000)
+                            done, seconds = _answered(port, SECONDS, clients)
+                            times.setdefault((port, clients), []).append(seconds / max(done, 1) * 1000)
             for clients in (1, CLIENTS):
                 one, other = (statistics.median(times[port, clients]) for port in (ours, theirs))
                 what = f"a picture at {clients} clients, {SIZE} px, against {peer} (ms)"
@@ -131,12 +131,14 @@ def _peers(folder: Path, model: Path) -> dict[str, Callable[[], contextlib.Abstr
     return found
 
 
-def _answered(port: int, seconds: float, clients: int) -> int:
+def _answered(port: int, seconds: float, clients: int) -> tuple[int, float]:
+    """How many pictures were answered, and in how many seconds."""
     from benchmarks.serving import picture_of
     from benchmarks.serving_load import ask
 
     body = json.dumps({"image": base64.b64encode(picture_of((SIZE, SIZE))).decode()}).encode()
-    return len(ask(port, body, seconds=seconds, clients=clients, kind="application/json")["times"])
+    seen = ask(port, body, seconds=seconds, clients=clients, kind="application/json")
+    return len(seen["times"]), seen["seconds"]
 
 
 @contextlib.contextmanager
@@ -161,7 +163,7 @@ def _process(folder: Path, program: str, *arguments: str, **variables: str) -> I
                 raise RuntimeError(f"a peer did not become ready:\n{log.read_text()[-3000:]}")
             time.sleep(0.3)
             with contextlib.suppress(subprocess.CalledProcessError):  # nobody listens yet
-                ready = _answered(port, 0.2, 1) > 0
+                ready = _answered(port, 0.2, 1)[0] > 0
         yield port
     finally:
         process.terminate()

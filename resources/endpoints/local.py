@@ -30,6 +30,10 @@ START_S = 60.0
 """Seconds that the server has to start: on a busy machine its imports alone take some."""
 LOCK_S = 15.0
 """Seconds that somebody else may be changing the endpoint's state before we give up."""
+BUSY_S = 20.0
+"""Seconds that a server that runs may not answer before it is started again: under load it answers late."""
+PORTS = 5
+"""Ports to try when somebody else was faster to bind the one that was free."""
 TAKEN_S = 10.0
 """Seconds that the server has to follow the state file."""
 KEPT = ("confidence", "iou", "max_det")
@@ -161,7 +165,7 @@ class LocalEndpoints(Endpoints):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             return pid
-        return pid if b"detection_assets.serving" in command else None
+        return pid if b"detection_assets.serving" in command and str(self.home).encode() in command else None
 
     def command(self) -> list[str]:
         """The command line of the server."""
@@ -184,34 +188,49 @@ class LocalEndpoints(Endpoints):
             self._start()
 
     def _start(self) -> None:
-        if self.pid() is not None and self._healthy():
-            return
+        ends = time.monotonic() + BUSY_S
+        while self.pid() is not None and time.monotonic() < ends:
+            if self._healthy():
+                return
+            time.sleep(0.1)
         self.stop()
         with self._changing():
             pass  # writes one if there is none
-        log = self.home / "server.log"
-        # It notes its own process id: were we killed before we could, nobody would know the server.
+        log, tail = self.home / "server.log", ""
+        for _ in range(PORTS):
+            began = log.stat().st_size if log.exists() else 0
+            pid = self._spawn(log)
+            ends = time.monotonic() + START_S
+            while self._runs(pid) and time.monotonic() < ends:
+                if self._healthy():
+                    return
+                time.sleep(0.1)
+            with log.open("rb") as said:
+                said.seek(began)
+                tail = said.read()[-2000:].decode(errors="replace")
+            if self.port or "address already in use" not in tail:
+                break
+            (self.home / "port").unlink(missing_ok=True)  # somebody else was faster, or took it while we were down
+        raise EndpointError(f"{self.detector}: the server at {self.url} did not start. End of {log}:\n{tail}")
+
+    def _spawn(self, log: Path) -> int:
+        """Starts the server as a process that outlives us: it is spawned, not opened, for nobody here waits for it.
+
+        It has a session of its own, because Dagster ends the process group of a run that is cancelled, and notes its
+        own process id: were we killed before we could, nobody would know the server.
+        """
         command = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.home / "pid"), *self.command()]
-        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        # A process that outlives us is spawned, not opened: nobody here waits for it. It has a session of its own,
-        # because Dagster ends the process group of a run that is cancelled.
-        pid = os.posix_spawn(
+        return os.posix_spawn(
             command[0],
             command,
             os.environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
+                (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
             setsid=True,
         )
-        ends = time.monotonic() + START_S
-        while not self._healthy():
-            if not self._runs(pid) or time.monotonic() > ends:
-                tail = log.read_text(errors="replace")[-2000:]
-                raise EndpointError(f"{self.detector}: the server at {self.url} did not start. End of {log}:\n{tail}")
-            time.sleep(0.1)
 
     def stop(self) -> bool:
         """Ends the server, letting requests in flight finish; returns whether it ran."""
@@ -247,8 +266,9 @@ class LocalEndpoints(Endpoints):
     # Requests --------------------------------------------------------------------------------------------------------
 
     def _healthy(self) -> bool:
+        """Whether our server answers; another one on the same port does not know the key, or follows another file."""
         try:
-            return self._call("GET", "/healthz", timeout_s=2).get("detector", self.detector) == self.detector
+            return self._call("GET", "/status", timeout_s=2).get("state_file") == str(self.home / "state.json")
         except EndpointError:
             return False
 

@@ -232,6 +232,21 @@ class TestTheLocalServer:
                 endpoints.remove("blue")
         endpoints.remove("blue")
 
+    def test_a_port_that_somebody_else_has_is_left_to_him(self, platform: Any, model: dict[str, str]) -> None:
+        """Another detector's server on our port must not be taken for ours."""
+        endpoints = platform.endpoints
+        endpoints.deploy("blue", **model, version="1", settings=SETTINGS)
+        other = endpoints.model_copy(update={"folder": f"{endpoints.folder}-2"})
+        other.home.mkdir(parents=True)
+        (other.home / "port").write_text(str(endpoints.chosen_port()))
+        try:
+            other.deploy("blue", **model, version="7", settings=SETTINGS)
+            assert other.wait_ready("blue", 60).version == "7"
+            assert other.url != endpoints.url
+            assert endpoints.wait_ready("blue", 60).version == "1"
+        finally:
+            other.stop()
+
     def test_deploying_leaves_mirroring_alone_and_forgets_models_that_nobody_holds(
         self, two: Any, platform: Any, onnx: bytes
     ) -> None:
