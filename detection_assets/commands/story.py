@@ -71,6 +71,7 @@ class Size:
     settings: Mapping[str, Any]
     requests: int
     slow_steps: int
+    rate: int
 
 
 SIZES = {
@@ -83,6 +84,7 @@ SIZES = {
         },
         300,
         100,
+        10,
     ),
     "small": Size(
         4,
@@ -93,6 +95,7 @@ SIZES = {
         },
         80,
         100,
+        20,
     ),
 }
 
@@ -156,7 +159,8 @@ class Story:
             during = _answers(log)[before:]
             shares = pd.Series([answer.get("version") for answer in during]).value_counts().to_dict()
             self.claim("both versions answered while the canary ran", str(shares), {first, second} <= set(shares))
-            self.chapter("6. Bad third models, one after the other")
+            self.chapter("6. The lamp is mended, and bad third models come, one after the other")
+            self.brighten(pictures)
             for kind, what in BAD.items():
                 why = self.deploy_bad(kind)
                 now = self.serving()
@@ -216,7 +220,9 @@ class Story:
         log = self.folder / "traffic.jsonl"
         command = [sys.executable, "-m", "detection_assets.samples.traffic", "--url", endpoints.url]
         command += ["--key-file", str(endpoints.key_file), "--pictures", str(pictures), "--out", str(log)]
-        with subprocess.Popen([*command, "--rate", "10", "--callers", "2"], cwd=profiles.home()) as process:
+        with subprocess.Popen(
+            [*command, "--rate", str(self.size.rate), "--callers", "2"], cwd=profiles.home()
+        ) as process:
             try:
                 yield log
             finally:
@@ -253,6 +259,18 @@ class Story:
             strange = hard_times.degrade(hard_times.add_stranger(decode(path.read_bytes()), number))
             part = path.with_suffix(".part")
             part.write_bytes(simplejpeg.encode_jpeg(strange, quality=90))
+            part.replace(path)
+
+    def brighten(self, pictures: Path) -> None:
+        """Lets more light in than there ever was."""
+        import simplejpeg
+
+        from detection_assets.samples import hard_times
+        from detection_assets.serving.images import decode
+
+        for path in sorted(pictures.glob("*.jpg")):
+            part = path.with_suffix(".part")
+            part.write_bytes(simplejpeg.encode_jpeg(hard_times.brighten(decode(path.read_bytes())), quality=90))
             part.replace(path)
 
     def label(self) -> None:

@@ -17,6 +17,8 @@ LIGHT = 0.35
 """Share of the light that is left."""
 FOG_SIGMA = 1.6
 """Standard deviation of the blur, pixels."""
+GLARE = 0.9
+"""Mean level of a picture in glaring light, 0 to 1."""
 STRANGER = (110, 150)
 """Width and height of the product that was never seen, pixels."""
 
@@ -33,6 +35,20 @@ def degrade(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     import cv2
 
     return cv2.GaussianBlur(cv2.convertScaleAbs(rgb, alpha=LIGHT), (0, 0), FOG_SIGMA).astype(np.uint8)
+
+
+def brighten(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture in glaring light, whatever light it was in.
+
+    Args:
+        rgb: H x W x 3 uint8.
+
+    Returns:
+        The same shape, with a mean level of `GLARE`, less what is cut off at white.
+    """
+    import cv2
+
+    return cv2.convertScaleAbs(rgb, alpha=255 * GLARE / max(1.0, float(rgb.mean()))).astype(np.uint8)
 
 
 def add_stranger(rgb: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:

@@ -60,3 +60,10 @@ def test_a_stranger_stands_in_the_picture(shape: tuple[int, int, int]) -> None:
     changed = (strange != picture).any(axis=2).sum()
     assert changed == min(110, shape[1]) * min(150, shape[0])
     assert (hard_times.add_stranger(picture, 1) == strange).all()
+
+
+@pytest.mark.parametrize("level", [10, 60, 120, 200])
+def test_glaring_light_is_brighter_than_what_bright_models_fail_at(level: int) -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.normal(level, level / 3, (48, 64, 3)).clip(0, 255).astype(np.uint8)
+    assert hard_times.brighten(picture).mean() > 0.7 * 255
