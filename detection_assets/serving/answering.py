@@ -149,13 +149,15 @@ class Desk:
             raise Refused(504, f"{last}: try again later", retry_after=1) from last
         raise last
 
-    def note(self, answered: Answered, call: Call, latency_ms: float) -> None:
-        """Hands an answered request to those who keep or compare it; costs microseconds and never fails.
+    def notes(self, answered: Answered) -> bool:
+        """Whether somebody keeps or compares such a request, so that `note` is to be called.
 
         Requests that name a slot are trials, not traffic: nobody learns from them.
         """
-        if answered.addressed:
-            return
+        return not answered.addressed and (self.slots.capture is not None or self.slots.shadowed)
+
+    def note(self, answered: Answered, call: Call, latency_ms: float) -> None:
+        """Hands an answered request to those who keep or compare it; costs microseconds and never fails."""
         loaded = answered.loaded
         shadow = self.slots.shadow_of(loaded)
         capture = self.slots.capture

@@ -20,13 +20,12 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
-from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.background import BackgroundTask
 
 from detection_assets.serving import answers
 from detection_assets.serving.answering import SCORING, Answered, Desk
 from detection_assets.serving.bodies import media_type
-from detection_assets.serving.document import ANSWERS, BODY, ERRORS
+from detection_assets.serving.document import ANSWERS, BODY, ERRORS, KEYS, with_keys
 from detection_assets.serving.errors import HANDLERS, Gate
 from detection_assets.serving.observe import Call, Metrics, Observed, Presence, log_to_stderr
 from detection_assets.serving.options import KEY_VARIABLE, read_options
@@ -34,8 +33,6 @@ from detection_assets.serving.refusals import Refused
 from detection_assets.serving.scoring import Limits
 from detection_assets.serving.slots import Slots
 
-KEY_HEADER = APIKeyHeader(name="X-API-Key", auto_error=False)
-KEY_BEARER = HTTPBearer(auto_error=False)
 PAGE = Path(__file__).parent / "page"
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -87,6 +84,7 @@ def create_app(slots: Slots, *, key: str | None, limits: Limits | None = None) -
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
     keyed = [Depends(_key_check(key))] if key is not None else []
+    secured = {"security": KEYS} if keyed else {}
 
     async def score(
         request: Request,
@@ -100,7 +98,9 @@ def create_app(slots: Slots, *, key: str | None, limits: Limits | None = None) -
         answered = await desk.answer(
             request, call, confidence=confidence, addressed=x_detection_slot, keep_pixels=annotated or as_picture
         )
-        later = BackgroundTask(_note, desk, answered, call, round(call.seconds * 1000, 3))
+        later = None
+        if desk.notes(answered):
+            later = BackgroundTask(_note, desk, answered, call, round(call.seconds * 1000, 3))
         if as_picture:
             return await _picture_alone(desk, answered, later)
         if annotated:
@@ -128,7 +128,7 @@ def create_app(slots: Slots, *, key: str | None, limits: Limits | None = None) -
             dependencies=keyed,
             response_model=answers.Answer | answers.BatchAnswer,
             responses=ANSWERS,
-            openapi_extra={"requestBody": BODY},
+            openapi_extra={"requestBody": BODY} | secured,
             summary=summary,
         )
 
@@ -153,7 +153,13 @@ def create_app(slots: Slots, *, key: str | None, limits: Limits | None = None) -
     async def metrics_text() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/status", dependencies=keyed, responses={401: ERRORS[401]}, summary="Slots, versions, traffic, counters")
+    @app.get(
+        "/status",
+        dependencies=keyed,
+        responses={401: ERRORS[401]},
+        openapi_extra=secured,
+        summary="Slots, versions, traffic, counters",
+    )
     async def status() -> dict[str, Any]:
         return slots.status() | {
             "capture": desk.capture.status(slots.capture),
@@ -168,6 +174,8 @@ def create_app(slots: Slots, *, key: str | None, limits: Limits | None = None) -
         ("/page.js", "page.js", "javascript"),
     ):
         app.add_api_route(path, _page_part(PAGE / file, f"text/{kind}"), include_in_schema=False)
+    if keyed:
+        app.openapi = with_keys(app.openapi)
     return app
 
 
@@ -186,7 +194,7 @@ def wants_picture(accept: str) -> bool:
     return False
 
 
-async def _picture_alone(desk: Desk, answered: Answered, later: BackgroundTask) -> Response:
+async def _picture_alone(desk: Desk, answered: Answered, later: BackgroundTask | None) -> Response:
     if answered.given.batch:
         raise Refused(406, "a JPEG can show one picture, not several: accept application/json, or send one picture")
     (scored,) = answered.results
@@ -200,11 +208,9 @@ async def _picture_alone(desk: Desk, answered: Answered, later: BackgroundTask) 
 def _key_check(key: str) -> Any:
     digest = hashlib.sha256(key.encode()).digest()
 
-    async def check(
-        by_header: Annotated[str | None, Depends(KEY_HEADER)],
-        by_bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(KEY_BEARER)],
-    ) -> None:
-        given = by_header or (by_bearer.credentials if by_bearer else "")
+    async def check(request: Request) -> None:
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        given = request.headers.get("x-api-key") or (token.strip() if kind.lower() == "bearer" else "")
         # Digests of equal length, so that the time of comparing tells nothing, not even the key's length.
         if not hmac.compare_digest(hashlib.sha256(given.encode()).digest(), digest):
             what = "is wrong" if given else "is missing"

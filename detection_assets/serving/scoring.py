@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import anyio
 import numpy as np
@@ -23,6 +24,11 @@ from detection_assets.serving.slots import Loaded
 
 DECODERS = 4
 """Most pictures decoded at a time: each may take `Limits.pixels` times three bytes, twice."""
+
+SMALL = 2**20
+"""Bytes of a picture that may be decoded in a model's own thread: some milliseconds for what a camera sends."""
+
+R = TypeVar("R")
 
 MODEL_SHARE = 1 / 3
 """Of a request's time, what one model may take: a second one can still answer."""
@@ -109,22 +115,23 @@ class Scorer:
         Raises:
             ModelError: The model failed; `ModelTimeout` if it did not answer in its time.
         """
-        loop = asyncio.get_running_loop()
-        started = time.perf_counter()
-        names = ["the picture"] if len(encoded) == 1 else [f"picture {i}" for i in range(len(encoded))]
-        ready = await asyncio.gather(
-            *(
-                loop.run_in_executor(self._decoders, self._prepare, loaded.predictor, data, name, keep_pixels)
-                for data, name in zip(encoded, names, strict=True)
-            )
-        )
-        decoded = time.perf_counter()
+        started, predictor = time.perf_counter(), loaded.predictor
         limit = self.limits.timeout_s * MODEL_SHARE
-        try:
-            with anyio.fail_after(limit):
-                scored = await loaded.lane.run(_run_all, loaded.predictor, ready, confidence, limit)
-        except TimeoutError:
-            raise ModelTimeout(f"{loaded.predictor.path.name}: no answer within {limit:g} seconds") from None
+        if len(encoded) == 1 and loaded.lane.requests == 1 and len(encoded[0]) <= SMALL:
+            # Nobody else is there to be decoded for meanwhile: one change of threads instead of two.
+            work = loaded.lane.run(self._at_once, predictor, encoded[0], confidence, limit, keep_pixels)
+            scored, decoded = await _within(limit, work, predictor)
+        else:
+            loop = asyncio.get_running_loop()
+            names = ["the picture"] if len(encoded) == 1 else [f"picture {i}" for i in range(len(encoded))]
+            ready = await asyncio.gather(
+                *(
+                    loop.run_in_executor(self._decoders, self._prepare, predictor, data, name, keep_pixels)
+                    for data, name in zip(encoded, names, strict=True)
+                )
+            )
+            decoded = time.perf_counter()
+            scored = await _within(limit, loaded.lane.run(_run_all, predictor, ready, confidence, limit), predictor)
         return scored, Timing(decoded - started, time.perf_counter() - decoded)
 
     async def annotate(self, scored: Scored, classes: list[str]) -> bytes:
@@ -137,6 +144,13 @@ class Scorer:
         """Ends the threads, once they have finished what they do."""
         self._decoders.shutdown(cancel_futures=True)
 
+    def _at_once(
+        self, predictor: Predictor, data: bytes | str, confidence: float | None, timeout_s: float, keep_pixels: bool
+    ) -> tuple[list[Scored | str], float]:
+        ready = self._prepare(predictor, data, "the picture", keep_pixels)
+        decoded = time.perf_counter()
+        return _run_all(predictor, [ready], confidence, timeout_s), decoded
+
     def _prepare(self, predictor: Predictor, data: bytes | str, name: str, keep_pixels: bool) -> _Ready | str:
         if isinstance(data, str):
             return data
@@ -145,6 +159,14 @@ class Scorer:
         except InputError as error:
             return str(error)
         return _Ready(predictor.prepare(image), image if keep_pixels else None)
+
+
+async def _within(limit: float, work: Awaitable[R], predictor: Predictor) -> R:
+    try:
+        with anyio.fail_after(limit):
+            return await work
+    except TimeoutError:
+        raise ModelTimeout(f"{predictor.path.name}: no answer within {limit:g} seconds") from None
 
 
 def _run_all(

@@ -182,6 +182,11 @@ class Slots:
         """Whether it is the one with the most traffic."""
         return self._routes.sharing[:1] == (loaded,)
 
+    @property
+    def shadowed(self) -> bool:
+        """Whether a slot sees copies."""
+        return self._routes.shadow is not None
+
     def shadow_of(self, answered: Loaded) -> Loaded | None:
         """Draws whether a request that a slot answered is copied, and names the slot that sees the copy."""
         shadow = self._routes.shadow
