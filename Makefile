@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help setup demo story dev stop test lint bench lock clean
+.PHONY: help setup demo story dev stop test test-long lint bench lock clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(STAMP) ## Make .venv and install what requirements.lock pins
 
@@ -32,8 +32,12 @@ dev: setup ## The Dagster UI with its daemon, and MLflow, over what the commands
 stop: setup ## Stop every endpoint
 	@$(BIN)/detection stop
 
-test: setup ## The whole test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+# Three on two cores: much of what the tests do is to wait for servers. Files stay in order, or the longest come last.
+test: setup ## The test suite
+	@$(BIN)/python -m pytest -m 'not long and not cloud' -n 3 --dist loadfile --no-loadscope-reorder --durations 10
+
+test-long: setup ## The tests that the everyday suite has no time for
+	@$(BIN)/python -m pytest -m long -n 2 --dist loadfile
 
 lint: setup ## ruff and pyright
 	@$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from resources import overrides, tables
 from resources.deployments import Deployments
 
 DETECTION = str(Path(sys.executable).with_name("detection"))
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def detection(*words: str, code: int = 0) -> str:

@@ -31,7 +31,7 @@ tuning:
     lr0: {low: 0.004, high: 0.01, log: true}
     fliplr: {choices: [0.0, 0.3]}
 """
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def update(until: str) -> str:

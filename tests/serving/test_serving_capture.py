@@ -146,7 +146,8 @@ def test_a_full_disk_fails_nobody(server: Server, model: Path, tmp_path: Path) -
         Image.fromarray(noise).save(out, "PNG")
         assert {server.score(out.getvalue()).status_code for _ in range(5)} == {200}
         server.until(lambda: server.status()["capture"]["failed"] >= 5, "counted", 10)
-        assert "No space left" in server.status()["capture"]["error"]
+        # What is counted is told a moment later.
+        server.until(lambda: "No space left" in (server.status()["capture"]["error"] or ""), "told", 10)
         assert not [path for path in disk.rglob(".*")]
     finally:
         configure(server, model, tmp_path / "elsewhere")
