@@ -200,6 +200,8 @@ def test_a_changed_annotation_makes_its_video_stale_and_no_other(world: World) -
     assert after["extracted_frames"] == before["extracted_frames"]
 
 
+# `test_killed` kills each stage, this one too, at its start; here it is in the middle of its epochs.
+@pytest.mark.long
 def test_a_killed_training_is_completed_by_the_next_run(world: World) -> None:
     path = write_detector(world.home, "fridge", epochs=6)
     command = [DETECTION, "run", "fridge"]

@@ -13,7 +13,7 @@ from project import make_home
 
 DETECTION = str(Path(sys.executable).with_name("detection"))
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def test_every_claim_of_the_story_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
