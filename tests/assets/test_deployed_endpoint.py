@@ -16,7 +16,7 @@ from resources.instance import open_instance
 from resources.registry.base import CHAMPION
 from resources.rollouts import Rollouts
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def test_the_first_version_goes_straight_to_all_of_the_traffic(world: World) -> None:

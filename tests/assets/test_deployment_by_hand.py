@@ -17,7 +17,7 @@ from resources import tables
 from resources.instance import open_instance
 from resources.registry.base import CHAMPION
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def test_going_back_by_hand_is_instant_while_the_old_version_is_kept(served: World) -> None:
