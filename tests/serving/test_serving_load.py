@@ -37,6 +37,10 @@ class Callers:
         for thread in self._threads:
             thread.join()
 
+    def until_answered(self, number: int) -> None:
+        """Waits for so many answers, however long a busy machine takes over them."""
+        self.server.until(lambda: self.codes["200"] >= number, f"{number} answers", 60)
+
     def _run(self) -> None:
         with httpx.Client(base_url=self.server.url, headers={"X-API-Key": KEY}, timeout=30) as client:
             while self.running:
@@ -72,11 +76,11 @@ def server(detector: Path, tmp_path: Path) -> Iterator[Server]:
 def test_too_many_callers_are_refused_and_the_others_do_not_wait(server: Server) -> None:
     """The limit is loose, since the callers share the cores with the server; the benchmark measures."""
     with Callers(server, 1) as alone:
-        time.sleep(2)
+        alone.until_answered(50)
     with Callers(server, 40) as crowd:
-        time.sleep(4)
+        crowd.until_answered(100)
     assert set(crowd.codes) == {"200", "429"}
-    assert crowd.codes["429"] > crowd.codes["200"] > 50
+    assert crowd.codes["429"] > crowd.codes["200"]
     assert statistics.median(crowd.times) < 10 * statistics.median(alone.times)
     assert server.status()["in_flight"] == 0
 
@@ -93,7 +97,7 @@ def test_a_sender_that_is_slow_holds_nobody_up(server: Server) -> None:
         one.sendall(head + PICTURE[:10])
     server.until(lambda: server.status()["in_flight"] == 20, "all are reading")
     with Callers(server, 2) as callers:
-        time.sleep(0.5)
+        callers.until_answered(10)
     assert set(callers.codes) == {"200"}
     slow[0].sendall(PICTURE[10:])
     assert slow[0].recv(100).startswith(b"HTTP/1.1 200")
@@ -104,11 +108,11 @@ def test_a_sender_that_is_slow_holds_nobody_up(server: Server) -> None:
 @pytest.mark.parametrize("turn", range(5))
 def test_no_request_is_lost_when_the_server_ends(server: Server, turn: int) -> None:
     with Callers(server, 6, patient=True) as callers:
-        time.sleep(0.5 + turn * 0.037)
+        callers.until_answered(6)
+        time.sleep(turn * 0.037)  # the end comes at another place of a request
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=30) in (0, -signal.SIGTERM)  # told on, once all is done
     assert set(callers.codes) <= {"200", "429", "nobody there"}
-    assert callers.codes["200"] > 5
     assert callers.codes["nobody there"] == 6
 
 
