@@ -121,6 +121,10 @@ class Training(Part):
     patience: int = _key(50, "epochs without gain before it stops", ge=0)
     seed: int = _key(0, "the seed; the same gives the same training on the same machine", ge=0)
     hardware: Literal["here", "cpu", "gpu"] = _key("here", "here (beside the run), cpu or gpu (a job of the platform)")
+    export: Literal["f32", "bf16", "int8"] = _key(
+        "f32",
+        "what the served network calculates in: f32, or faster bf16 or int8, whose loss is measured and gated",
+    )
     extra: dict[str, Any] = _key({}, "any other setting of the trainer", examples=["{mosaic: 0.5}"])
     tuned: bool = _key(True, "whether what `detection tune` found best, once it has, goes over what is written here")
 
@@ -185,6 +189,7 @@ class Gates(Part):
     non_inferiority: Fraction = _key(
         0.05, "the most AP50 it may lose to the model in service, at the low end of the interval"
     )
+    export_loss: Fraction = _key(0.01, "the most mAP50-95 that an export below f32 may lose to the same model in f32")
     latency_ms: float = _key(500.0, "the most milliseconds an image", gt=0)
     size_mb: float = _key(100.0, "the most megabytes of the ONNX file", gt=0)
 

@@ -40,7 +40,10 @@ def evaluation(
     detection_dataset: pd.DataFrame,
     trained_weights: pd.DataFrame,
 ) -> dg.MaterializeResult:
-    """A row a model and slice: AP50, AP50-95, recall, counts and a 95 % interval; challenger beside champion."""
+    """A row a model and slice: AP50, AP50-95, recall, counts and a 95 % interval; challenger beside champion.
+
+    A challenger that is exported below float32 is scored in float32, too, as the model `full`.
+    """
     weights = trained_weights.iloc[0]
     dataset = str(detection_dataset["dataset_version"].iloc[0])
     published_dataset = storage.published(layout.dataset(dataset))
@@ -53,6 +56,7 @@ def evaluation(
         "gates": detector.gates.model_dump(mode="json"),
     }
     rival = champion.sha256 if champion else None
+    full = str(weights.get("onnx_f32") or weights["onnx"])  # tables of earlier releases have no such column
     version = version_of("evaluate", CODE, dataset, weights["sha256"], rival, settings, detector.classes)
     test = detection_dataset[detection_dataset["split"] == "test"]
     step = Step(
@@ -63,6 +67,7 @@ def evaluation(
             "frames": Input(layout.FRAMES, [key.removeprefix(layout.FRAMES + "/") for key in test["key"]]),
             "challenger": _model(weights["onnx"]),
             **({"champion": _model(champion.onnx)} if champion else {}),
+            **({"full": _model(full)} if full != weights["onnx"] else {}),
         },
         outputs={"evaluation": layout.evaluation(version)},
         params={"classes": list(detector.classes), "split": "test", **settings},

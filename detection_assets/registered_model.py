@@ -44,6 +44,7 @@ def registered_model(
         "dataset_version": str(weights["dataset_version"]),
         "weights_version": str(weights["weights_version"]),
         "base_weights": str(weights["base_weights"]),
+        "export": str(weights.get("export", "f32")),
         "evaluation_version": str(overall["evaluation_version"]),
         "map50": f"{overall['ap50']:.6f}",
         "map50_95": f"{overall['ap50_95']:.6f}",

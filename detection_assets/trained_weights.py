@@ -1,15 +1,17 @@
 """The detector's weights, and how they came about.
 
-Version: the digest of `best.onnx`, which is what is served. A training with the same data, settings and code is not
-run twice; one that was killed goes on from its last epoch. What `tuned_hyperparameters` found best goes over what is in
-the detector's file, if there is such a table and the file lets it.
+Version: the digest of `best.onnx`, which is what is served: in float32, or written again for fewer bits, which is a
+step of its own. A training with the same data, settings and code is not run twice; one that was killed goes on from its
+last epoch. What `tuned_hyperparameters` found best goes over what is in the detector's file, if there is such a table
+and the file lets it.
 """
 
 import hashlib
 import io
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def trained_weights(
 ) -> dg.MaterializeResult:
     """One row: digests and places of `best.onnx` and `best.pt`, what taught them, figures, cost, MLflow run."""
     dataset = str(detection_dataset["dataset_version"].iloc[0])
-    settings = detector.training.model_dump(mode="json", exclude={"hardware", "tuned"})
+    settings = detector.training.model_dump(mode="json", exclude={"hardware", "tuned", "export"})
     tuned = _tuned(storage) if detector.training.tuned else None
     if tuned is not None:
         settings = tuning.merged(settings, json.loads(tuned["params"]))
@@ -74,6 +76,7 @@ def trained_weights(
         hardware=detector.training.hardware,
         notes={"dataset_version": dataset, **_by(tuned)},
     )
+    export = detector.training.export
     cause = retraining.cause(context.run.tags)
     with tracking.run(context, tags) as tracked:
         live: list[int] = []
@@ -92,7 +95,12 @@ def trained_weights(
         else:
             _log(storage, tracked, weights, training, {**settings, **tags, **_by(tuned), **cause}, epochs=not live)
             run_id = tracked.run_id
-    table = _table(storage, detector, weights, training, result, dataset, version, run_id)
+    reducing = _reducing(step, weights, export) if export != "f32" else None
+    reduced = compute.run(context, reducing) if reducing else None
+    served = reduced.outputs["weights"] if reduced else weights
+    table = _table(storage, detector, weights, served, training, [result, *([reduced] if reduced else [])]).assign(
+        weights_version=reducing.version if reducing else version, dataset_version=dataset, mlflow_run=run_id
+    )
     curves = published_pictures(storage, {"curves": weights.key("curves.png")})
     per_class = pd.DataFrame(training["per_class"]).T.rename_axis("class").reset_index()
     row = table.iloc[0]
@@ -103,6 +111,7 @@ def trained_weights(
             "curves": dg.MetadataValue.md(" ".join(curves.values())),
             "per class": dg.MetadataValue.md(card.frame_table(per_class)),
             "tuned": dg.MetadataValue.md(_told(tuned)),
+            "export": dg.MetadataValue.md(_export(storage, served) if reduced else "f32"),
             "map50 on val": float(row["map50"]),
             "epochs": int(row["epochs"]),
             "dataset_version": dataset,
@@ -168,39 +177,59 @@ def _log(
             tracked.log_file(path)
 
 
+def _reducing(training: Step, weights: Published, export: str) -> Step:
+    """The step that writes trained weights again for fewer bits."""
+    version = version_of("quantize", CODE, training.version, export)
+    return replace(
+        training,
+        program="quantize",
+        version=version,
+        inputs={**training.inputs, "weights": Input(weights.folder, ["best.onnx"])},
+        outputs={"weights": layout.weights(version)},
+        params={"export": export},
+    )
+
+
+def _export(storage: Storage, served: Published) -> str:
+    told = json.loads(storage.get(served.key("quantized.json")))
+    if told["calculates_in"] != told["export"]:
+        return (
+            f"{told['export']}, but the processor that this was tried on calculates in {told['calculates_in']}: "
+            f"{told['latency_ms']:.1f} ms a picture beside {told['latency_ms_f32']:.1f} ms in f32"
+        )
+    return (
+        f"{told['export']}: {told['latency_ms']:.1f} ms a picture beside {told['latency_ms_f32']:.1f} ms in f32, "
+        f"{told['bytes'] / 1e6:.1f} MB beside {told['bytes_f32'] / 1e6:.1f} MB"
+    )
+
+
 def _table(
     storage: Storage,
     detector: Detector,
     weights: Published,
+    served: Published,
     training: Mapping[str, Any],
-    result: StepResult,
-    dataset: str,
-    version: str,
-    run_id: str,
+    steps: Sequence[StepResult],
 ) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "weights_version": version,
-                "sha256": _digest(storage, weights.key("best.onnx")),
-                "sha256_pt": _digest(storage, weights.key("best.pt")),
-                "onnx": weights.key("best.onnx"),
-                "pt": weights.key("best.pt"),
-                "base_weights": detector.training.model,
-                "dataset_version": dataset,
-                "code_version": CODE,
-                "classes": json.dumps(list(detector.classes)),
-                "imgsz": detector.training.imgsz,
-                "epochs": training["epochs_run"],
-                "map50": training["metrics"]["map50"],
-                "map50_95": training["metrics"]["map50_95"],
-                "bytes": weights.files["best.onnx"],
-                "seconds": result.seconds,
-                "cost_usd": result.cost_usd,
-                "mlflow_run": run_id,
-            }
-        ]
-    )
+    row = {
+        "sha256": _digest(storage, served.key("best.onnx")),
+        "sha256_pt": _digest(storage, weights.key("best.pt")),
+        "onnx": served.key("best.onnx"),
+        "pt": weights.key("best.pt"),
+        "base_weights": detector.training.model,
+        "code_version": CODE,
+        "classes": json.dumps(list(detector.classes)),
+        "imgsz": detector.training.imgsz,
+        "epochs": training["epochs_run"],
+        "map50": training["metrics"]["map50"],
+        "map50_95": training["metrics"]["map50_95"],
+        "bytes": served.files["best.onnx"],
+        "export": detector.training.export,
+        "onnx_f32": weights.key("best.onnx"),
+        "seconds": sum(step.seconds for step in steps),
+        "cost_usd": sum(step.cost_usd for step in steps),
+    }
+    return pd.DataFrame([row])
 
 
 def _digest(storage: Storage, key: str) -> str:

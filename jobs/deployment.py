@@ -12,7 +12,7 @@ import pandas as pd
 
 from detection_assets.domain import card, history
 from detection_assets.domain.rollout import Plan
-from jobs import jobs, update
+from jobs import jobs, runs
 from resources import tables, versions
 from resources.compute.base import version_of
 from resources.deployments import Deployments
@@ -25,10 +25,8 @@ ATTEMPTS = 3
 """How often an approved version is tried that never came as far as a verdict."""
 FOR = "detection/approval"
 """Tag of a run that an approval started: which version, approved when."""
-UNDER_WAY = [
-    *(dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING),
-    *(dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING),
-]
+DEPLOYING = ("deploy", "retrain", "everything")
+"""The jobs that deploy."""
 
 
 class Rollback(dg.Config):
@@ -188,11 +186,6 @@ def sensors_of(detector: str, plan: Plan) -> list[dg.SensorDefinition]:
     """
     deploy = jobs.keys(detector, ("deployed_endpoint",))
 
-    def under_way(instance: dg.DagsterInstance, dead: str = "") -> bool:
-        running = instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY, tags={"detection/detector": detector}), limit=50)
-        deploying = [run for run in running if run.job_name.endswith(("_deploy", "_retrain", "_everything"))]
-        return any(run.run_id != dead for run in deploying)
-
     @dg.sensor(
         name=f"{detector}_approved_models",
         job_name=f"{detector}_deploy",
@@ -216,7 +209,7 @@ def sensors_of(detector: str, plan: Plan) -> list[dg.SensorDefinition]:
         if tried >= ATTEMPTS:
             why = f"version {found.version} was tried {tried} times; approve it again to try once more"
             return dg.SensorResult(skip_reason=why, asset_events=events)
-        if under_way(context.instance):
+        if runs.under_way(context.instance, detector, DEPLOYING):
             return dg.SensorResult(skip_reason="a deployment is under way", asset_events=events)
         request = dg.RunRequest(tags={FOR: approval}, asset_selection=deploy)
         return dg.SensorResult(run_requests=[request], asset_events=events)
@@ -236,9 +229,11 @@ def sensors_of(detector: str, plan: Plan) -> list[dg.SensorDefinition]:
         if driver.log.open() is None:
             driver.retire_if_due()
             driver.log.observe(endpoints.status(), "changed by hand")
-        elif driver.log.abandoned() and not under_way(context.instance, driver.log.last().run):
+        elif driver.log.abandoned() and not runs.under_way(
+            context.instance, detector, DEPLOYING, driver.log.last().run
+        ):
             # The run that drove it may look as if it went on for ever: its process cannot say any more that it ended.
-            update.close_dead_runs(context.instance, detector)
+            runs.close_dead(context.instance, detector)
             return dg.SensorResult(run_requests=[dg.RunRequest(asset_selection=deploy)])
         if driver.log.last().number == before:
             return dg.SkipReason("nothing to do")

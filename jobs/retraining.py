@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import DagsterInstance
 
 from detection_assets.domain import retraining
 from detection_assets.domain.retraining import EVIDENCE, TRIGGER, Decision, Limits, Spent
+from jobs import runs
 from resources import tables
 from resources.storage import Storage
 
-GOING = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
+TRAINING = ("train", "retrain", "everything")
+"""The jobs that train."""
 
 
 def request(detector: str, trigger: str, evidence: str) -> dg.RunRequest:
@@ -28,7 +30,8 @@ def request(detector: str, trigger: str, evidence: str) -> dg.RunRequest:
 def decide(instance: DagsterInstance, detector: str, why: str, limits: Limits) -> Decision:
     """Asks the one rule, with what the event log knows of earlier trainings."""
     now = time.time()
-    return retraining.decide(why, now, spent(instance, detector, now), limits, under_way=under_way(instance, detector))
+    under_way = runs.under_way(instance, detector, TRAINING)
+    return retraining.decide(why, now, spent(instance, detector, now), limits, under_way=under_way)
 
 
 def spent(instance: DagsterInstance, detector: str, now: float) -> list[Spent]:
@@ -48,13 +51,6 @@ def spent(instance: DagsterInstance, detector: str, now: float) -> list[Spent]:
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
-
-
-def under_way(instance: DagsterInstance, detector: str) -> bool:
-    """Whether a run that trains is going on or waits to."""
-    training = {f"{detector}_{job}" for job in ("train", "retrain", "everything")}
-    runs = instance.get_runs(dg.RunsFilter(statuses=GOING, tags={"detection/detector": detector}))
-    return any(run.job_name in training for run in runs)
 
 
 def labelled_since(instance: DagsterInstance, storage: Storage, detector: str) -> tuple[int, str]:

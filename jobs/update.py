@@ -5,23 +5,19 @@ The runs are those of the same jobs that the UI and the sensors start, over the 
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import DagsterInstance
 
 from detection_assets.domain import layout
-from jobs import jobs, sensors
+from jobs import jobs, runs, sensors
 from resources import lake, versions
 from resources.storage import Storage
 
-PROCESS = "detection/process"
-"""Tag of a run that runs inside a process of ours: host and process id, so that a killed one is recognised."""
 SETTLE_S = 2.0
 """A file that changed within so many seconds is looked at twice before it is taken in."""
 
@@ -178,7 +174,7 @@ def execute(
         config: Settings of this run, by stage.
         labels: Further tags of the run.
     """
-    tags = {PROCESS: f"{socket.gethostname()}/{os.getpid()}", **(labels or {})}
+    tags = {**runs.here(), **(labels or {})}
     if planned.first is not None and planned.last is not None:
         tags |= sensors.range_tags(planned.first, planned.last)
     result = defs.resolve_job_def(planned.job).execute_in_process(
@@ -192,29 +188,6 @@ def execute(
         raise_on_error=False,
     )
     return result.success, result.run_id
-
-
-def close_dead_runs(instance: DagsterInstance, detector: str) -> int:
-    """Marks runs as failed whose process on this machine is gone; returns how many."""
-    closed = 0
-    here = socket.gethostname()
-    going = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
-    for run in instance.get_runs(dg.RunsFilter(statuses=going, tags={"detection/detector": detector})):
-        host, _, pid = run.tags.get(PROCESS, "").partition("/")
-        if host == here and pid.isdigit() and not _lives(int(pid)):
-            instance.report_run_failed(run, "The process that ran it was killed.")
-            closed += 1
-    return closed
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _assets(defs: dg.Definitions, detector: str) -> dict[str, dg.AssetsDefinition]:

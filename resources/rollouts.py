@@ -367,16 +367,9 @@ class Rollouts:
             self.log.pulse()
 
     def _say(self, rollout: Rollout) -> None:
-        alone = rollout.old is None or bool(rollout.instead_of)
-        watched = 0 if alone else (self.plan.shadow_s > 0) + len(self.plan.canary)
-        order = ["prepare", "golden", "shadow", "canary", "full"]
-        total = 4 + watched
-        if rollout.stage not in order:
-            done = total
-        else:
-            done = {"prepare": 0, "golden": 1, "shadow": 2, "full": total - 2}.get(rollout.stage, 0)
-            if rollout.stage == "canary":
-                done = 2 + (self.plan.shadow_s > 0) + rollout.step
+        path = machine.path(rollout, self.plan)
+        here: tuple[machine.Stage, int] = (rollout.stage, rollout.step)
+        done = path.index(here) if rollout.open and here in path else len(path)
         share = machine.share_of(rollout, self.plan)
         words = {
             "prepare": f"loading version {rollout.version}",
@@ -388,7 +381,7 @@ class Rollouts:
             "retired": f"version {rollout.version} serves alone",
             "rolled_back": f"rolled back: {rollout.why}",
         }
-        self.tell(f"[{done}/{total}] slot {rollout.slot}: {words[rollout.stage]}")
+        self.tell(f"[{done}/{len(path)}] slot {rollout.slot}: {words[rollout.stage]}")
 
 
 def slots_table(endpoints: Endpoints, log: Deployments) -> pd.DataFrame:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+DETECTION = str(Path(sys.executable).with_name("detection"))
 
 TINY = """\
 name: {name}
@@ -45,3 +50,27 @@ def write_detector(folder: Path, name: str, classes: str = "apple, banana, cola,
     path = folder / "detectors" / f"{name}.yaml"
     path.write_text(TINY.format(name=name, classes=classes, epochs=epochs))
     return path
+
+
+def kill_when(seen: Callable[[str], bool], *words: str, after_s: float = 0.0) -> None:
+    """Runs `detection` until it says something, and kills it.
+
+    Args:
+        seen: Takes a line that it said.
+        *words: The command.
+        after_s: How long it may go on after it.
+    """
+    env = {**os.environ, "COLUMNS": "240"}
+    running = subprocess.Popen(
+        [DETECTION, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+    )
+    assert running.stdout is not None
+    said = []
+    with running.stdout:
+        for line in running.stdout:
+            said.append(line)
+            if seen(line):
+                time.sleep(after_s)
+                running.send_signal(signal.SIGKILL)
+                break
+    assert running.wait() == -signal.SIGKILL, "".join(said)

@@ -139,11 +139,11 @@ def _needs(project: Project, stage: str) -> Any:
 
 
 def _run(out: Console, project: Project, planned: Any, labels: dict[str, str]) -> int:
-    from jobs import progress, update
+    from jobs import progress, runs, update
 
     name = project.detector.name
     with only_one(name), open_instance() as instance:
-        update.close_dead_runs(instance, name)
+        runs.close_dead(instance, name)
         with progress.listening(Watch(out)):
             good, run_id = update.execute(instance, project.definitions, name, planned, labels=labels)
         tell_problems(out, instance, name, [run_id])

@@ -105,10 +105,10 @@ def run(out: Console, name: str, until: str, watch: Watch | None = None) -> int:
     project = Project.of(name)
     watch = watch or Watch(out)
     with only_one(name), open_instance() as instance:
-        from jobs import progress, update
+        from jobs import progress, runs, update
 
         defs = project.definitions
-        if update.close_dead_runs(instance, name):
+        if runs.close_dead(instance, name):
             out.print("a run that was killed is marked as failed; going on from where it was")
         synced = update.sync_partitions(instance, name, project.storage)
         for path, why in synced.refused.items():
@@ -117,23 +117,23 @@ def run(out: Console, name: str, until: str, watch: Watch | None = None) -> int:
             raise InputError(
                 f"{name}: no videos in {project.storage.uri_of('videos')}; `detection add {name} FILES...`"
             )
-        runs: dict[str, bool] = {}
+        ended: dict[str, bool] = {}
         with progress.listening(watch):
             for planned in update.plan_ingest(instance, defs, name, project.storage, until):
                 good, run_id = _execute(out, instance, defs, name, planned, watch)
-                runs[run_id] = good
+                ended[run_id] = good
             # What could not be taken in must not be missing from a dataset unnoticed.
-            planned = update.plan_build(instance, defs, name, until) if all(runs.values()) else None
-            if planned is None and until == "deployed_endpoint" and all(runs.values()):
+            planned = update.plan_build(instance, defs, name, until) if all(ended.values()) else None
+            if planned is None and until == "deployed_endpoint" and all(ended.values()):
                 planned = _revive(project)
             if planned is not None:
                 good, run_id = _execute(out, instance, defs, name, planned, watch)
-                runs[run_id] = good
-        if not runs:
+                ended[run_id] = good
+        if not ended:
             out.print(f"{name} is up to date: nothing to do")
-        tell_problems(out, instance, name, runs)
+        tell_problems(out, instance, name, ended)
         summary(out, project, instance, until, watch)
-    return 0 if all(runs.values()) else 1
+    return 0 if all(ended.values()) else 1
 
 
 def _execute(out: Console, instance: Any, defs: Any, name: str, planned: Any, watch: Watch) -> tuple[bool, str]:

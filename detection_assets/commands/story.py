@@ -10,29 +10,23 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from detection_assets.commands import running, setup
+from detection_assets.commands import setup
 from detection_assets.commands.context import Project
-from detection_assets.domain import layout
+from detection_assets.commands.story_world import World, answers
 from detection_assets.domain.problems import InputError
-from jobs import jobs, progress
-from resources import profiles, tables
-from resources.instance import open_instance
+from detection_assets.samples import hard_times
+from jobs import jobs
+from resources import profiles
 
 NAME = "fridge"
 BAD = {
@@ -102,262 +96,88 @@ SIZES = {
 
 @dataclass
 class Story:
-    """One telling: where it plays, and what was claimed and found."""
+    """One telling: the world it plays in, and what was claimed and found."""
 
-    out: Console
-    folder: Path
+    world: World
     size: Size
     claims: list[tuple[str, str, bool]] = field(default_factory=list)
-    _parts: list[Any] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def claim(self, what: str, found: str, holds: bool) -> None:
         """Notes a claim with the figure that was found, and says it."""
         self.claims.append((what, found, holds))
         mark = "[green]holds[/green]" if holds else "[red]does not hold[/red]"
-        self.out.print(f"  {mark}: {what} [dim]({found})[/dim]")
+        self.world.out.print(f"  {mark}: {what} [dim]({found})[/dim]")
 
-    @property
-    def project(self) -> Project:
-        """The detector as its file says now."""
-        return Project.of(NAME)
-
-    # Chapters --------------------------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def chapter(self, title: str) -> Iterator[None]:
+        """Prints a chapter's title, and notes how long it took."""
+        self.world.out.rule(f"[bold]{len(self.seconds) + 1}. {title}[/bold]", align="left")
+        began = time.monotonic()
+        yield
+        self.seconds[title] = round(time.monotonic() - began, 1)
 
     def tell(self) -> None:
         """All chapters, in order."""
-        self.chapter("1. A first model, from half of the footage")
-        self.footage()
-        if running.run(self.out, NAME, jobs.STAGES[-1]):
-            raise InputError("the first model did not reach its endpoint; see above")
-        first = self.serving()
-        self.claim("a first version answers", f"version {first}", bool(first))
-        pictures = self.pictures()
-        with self.traffic(pictures) as log:
-            self.chapter("2. Cameras send pictures; the world is as it was")
-            self.wait_for(log, self.size.requests)
-            # Most of these pictures taught the model, so its answers are surer than on the test split; what the
-            # pictures look like is what they looked like.
-            quiet = [feature for feature in self.drift() if feature in LOOKS]
-            self.claim("no drift of the pictures is reported while nothing has changed", _told(quiet), not quiet)
-            self.chapter("3. The light fails, the lens fogs, and a product comes that was never seen")
-            self.change(pictures)
-            self.wait_for(log, 5 * self.size.requests)
-            found = self.drift()
-            self.claim("the drift report names brightness", _told(found), "brightness" in found)
-            self.claim("the drift report names sharpness", _told(found), "sharpness" in found)
-            self.chapter("4. Somebody labels pictures from the dark; the sensor asks for a training")
-            self.label()
-            requests = self.tick(f"{NAME}_retrain_on_labels")
-            evidence = requests[0].tags["detection/evidence"] if requests else "no run was asked for"
-            self.claim("newly labelled frames start a retraining", evidence, len(requests) == 1)
-            self.chapter("5. The second model is gated against the first and rolled out by a canary, under traffic")
-            before = len(_answers(log))
-            good = bool(requests) and self.launch(requests[0])
-            second = self.serving()
-            self.claim("the second version serves", f"version {second} after {first}", good and second != first)
-            self.gate()
-            during = _answers(log)[before:]
-            shares = pd.Series([answer.get("version") for answer in during]).value_counts().to_dict()
-            self.claim("both versions answered while the canary ran", str(shares), {first, second} <= set(shares))
-            self.chapter("6. The lamp is mended, and bad third models come, one after the other")
-            self.brighten(pictures)
-            for kind, what in BAD.items():
-                why = self.deploy_bad(kind)
-                now = self.serving()
-                self.claim(f"a model that {what} is rolled back, version {second} untouched", why, now == second)
-        answers = _answers(log)
-        failed = [answer for answer in answers if answer["status"] != 200]
-        self.claim("no request failed, in all this time", f"{len(failed)} of {len(answers)}", not failed)
-        self.history()
-
-    def chapter(self, title: str) -> None:
-        """Prints a chapter's title."""
-        self.out.rule(f"[bold]{title}[/bold]", align="left")
-
-    def footage(self) -> None:
-        """Renders the sample; the first clips go in as they are, the others wait."""
-        from detection_assets import samples
-
-        total = self.size.first + self.size.second
-        with setup.bar(self.out) as bar:
-            task = bar.add_task("rendering", total=total)
-            made = samples.render(
-                NAME,
-                self.folder / "sample",
-                clips=total,
-                progress=lambda done, of, what: bar.update(task, completed=done, total=of),
-            )
-        for clip in made.clips[: self.size.first]:
-            self._add(made.folder, clip, made.folder / "videos" / clip.video)
-        self._parts = [made.folder, *made.clips[self.size.first :]]
-        self.out.print(f"{self.size.first} clips in the lake, {self.size.second} kept for later")
-
-    def _add(self, folder: Path, clip: Any, video: Path) -> None:
-        storage = self.project.storage
-        storage.put(layout.video(clip.video), video)
-        for path in clip.annotations:
-            storage.put(path.relative_to(folder).as_posix(), path)
-
-    def serving(self) -> str:
-        """The version with the most traffic, or ""."""
-        slot = self.project.endpoints.status().serving
-        return slot.version if slot else ""
-
-    def pictures(self) -> Path:
-        """What the cameras see: frames of every split, as they were extracted."""
-        folder = self.folder / "cameras"
-        folder.mkdir(exist_ok=True)
-        storage = self.project.storage
-        keys = tables.read(storage, "detection_dataset")["key"].sample(frac=1.0, random_state=0).head(60)
-        for number, key in enumerate(keys):
-            (folder / f"{number:03}.jpg").write_bytes(storage.get(str(key)))
-        return folder
-
-    @contextlib.contextmanager
-    def traffic(self, pictures: Path) -> Iterator[Path]:
-        """Cameras in a process of their own, for as long as the context lasts."""
-        endpoints = self.project.endpoints
-        log = self.folder / "traffic.jsonl"
-        command = [sys.executable, "-m", "detection_assets.samples.traffic", "--url", endpoints.url]
-        command += ["--key-file", str(endpoints.key_file), "--pictures", str(pictures), "--out", str(log)]
-        with subprocess.Popen(
-            [*command, "--rate", str(self.size.rate), "--callers", "2"], cwd=profiles.home()
-        ) as process:
-            try:
-                yield log
-            finally:
-                process.send_signal(signal.SIGTERM)
-                process.wait(timeout=60)
-
-    def wait_for(self, log: Path, count: int) -> None:
-        """Waits until so many requests were answered."""
-        ends = time.monotonic() + 300
-        with self.out.status(f"{count} requests ..."):
-            while len(_answers(log)) < count:
-                if time.monotonic() > ends:
-                    raise InputError(f"{log}: fewer than {count} requests were answered in five minutes")
-                time.sleep(0.5)
-            time.sleep(6)  # the server writes what it captured every few seconds
+        world, size = self.world, self.size
+        with self.chapter("A first model, from half of the footage"):
+            world.film(size.first, size.second)
+            world.bring_up_to_date(jobs.STAGES[-1])
+            first = world.serving()
+            self.claim("a first version answers", f"version {first}", bool(first))
+        with world.traffic() as log:
+            with self.chapter("Cameras send pictures; the world is as it was"):
+                world.wait_for(log, size.requests)
+                # Most of these pictures taught the model, so its answers are surer than on the test split; what the
+                # pictures look like is what they looked like.
+                quiet = [feature for feature in self.drift() if feature in LOOKS]
+                told = ", ".join(quiet) or "none"
+                self.claim("no drift of the pictures is reported while nothing has changed", told, not quiet)
+            with self.chapter("The light fails, the lens fogs, and a product comes that was never seen"):
+                world.change(lambda rgb, number: hard_times.degrade(hard_times.add_stranger(rgb, number)))
+                world.wait_for(log, 5 * size.requests)
+                found = self.drift()
+                for feature in ("brightness", "sharpness"):
+                    self.claim(f"the drift report names {feature}", ", ".join(found) or "none", feature in found)
+            with self.chapter("Somebody labels pictures from the dark; the sensor asks for a training"):
+                world.label()
+                asked = world.tick("retrain_on_labels")
+                evidence = asked[0].tags["detection/evidence"] if asked else "no run was asked for"
+                self.claim("newly labelled frames start a retraining", evidence, len(asked) == 1)
+            with self.chapter("The second model is gated against the first and rolled out by a canary, under traffic"):
+                before = len(answers(log))
+                good = bool(asked) and world.run_job(str(asked[0].job_name), tags=dict(asked[0].tags))
+                second = world.serving()
+                self.claim("the second version serves", f"version {second} after {first}", good and second != first)
+                self.gate()
+                shares = pd.Series([answer.get("version") for answer in answers(log)[before:]]).value_counts().to_dict()
+                self.claim("both versions answered while the canary ran", str(shares), {first, second} <= set(shares))
+            with self.chapter("The lamp is mended, and bad third models come, one after the other"):
+                world.change(lambda rgb, _: hard_times.brighten(rgb))
+                for kind, what in BAD.items():
+                    why = world.deploy_bad(kind, size.slow_steps)
+                    untouched = world.serving() == second
+                    self.claim(f"a model that {what} is rolled back, version {second} untouched", why, untouched)
+        came = answers(log)
+        failed = [answer for answer in came if answer["status"] != 200]
+        self.claim("no request failed, in all this time", f"{len(failed)} of {len(came)}", not failed)
+        history = world.table("deployment_history").drop(columns=["sha256"], errors="ignore")
+        world.out.print(_as_table("who served what", history))
 
     def drift(self) -> list[str]:
-        """Makes today's report and says which features drifted."""
-        today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-        self.run_job(f"{NAME}_monitor", partition_key=today)
-        report = tables.read(self.project.storage, "drift_report", [today])
+        """Shows today's drift report and says which features drifted."""
+        report = self.world.report()
         shown = report[["feature", "version", "production_n", "psi", "ks", "verdict"]].round(3)
-        self.out.print(_as_table("drift report", shown))
+        self.world.out.print(_as_table("drift report", shown))
         return [str(feature) for feature in report.loc[report["verdict"] == "drift", "feature"].unique()]
-
-    def change(self, pictures: Path) -> None:
-        """Exchanges what the cameras see."""
-        import simplejpeg
-
-        from detection_assets.samples import hard_times
-        from detection_assets.serving.images import decode
-
-        for number, path in enumerate(sorted(pictures.glob("*.jpg"))):
-            strange = hard_times.degrade(hard_times.add_stranger(decode(path.read_bytes()), number))
-            part = path.with_suffix(".part")
-            part.write_bytes(simplejpeg.encode_jpeg(strange, quality=90))
-            part.replace(path)
-
-    def brighten(self, pictures: Path) -> None:
-        """Lets more light in than there ever was."""
-        import simplejpeg
-
-        from detection_assets.samples import hard_times
-        from detection_assets.serving.images import decode
-
-        for path in sorted(pictures.glob("*.jpg")):
-            part = path.with_suffix(".part")
-            part.write_bytes(simplejpeg.encode_jpeg(hard_times.brighten(decode(path.read_bytes())), quality=90))
-            part.replace(path)
-
-    def label(self) -> None:
-        """Puts in the clips that waited, filmed in the dark, with what annotators drew on them."""
-        from detection_assets.samples import hard_times
-
-        folder, *clips = self._parts
-        for clip in clips:
-            dark = self.folder / "dark" / clip.video
-            hard_times.degrade_clip(folder / "videos" / clip.video, dark)
-            self._add(folder, clip, dark)
-        if running.run(self.out, NAME, jobs.INGEST[-1]):
-            raise InputError("the new footage could not be taken in; see above")
-
-    def tick(self, sensor: str) -> list[dg.RunRequest]:
-        """Ticks a sensor as the daemon would."""
-        project = self.project
-        with open_instance() as instance:
-            context = dg.build_sensor_context(
-                instance, resources={"storage": project.storage}, definitions=project.definitions
-            )
-            data = project.definitions.resolve_sensor_def(sensor).evaluate_tick(context)
-        if data.skip_message:
-            self.out.print(f"  {sensor}: {data.skip_message}")
-        return list(data.run_requests or ())
-
-    def launch(self, request: dg.RunRequest) -> bool:
-        """Runs what a sensor asked for."""
-        assert request.job_name is not None
-        return self.run_job(request.job_name, tags=dict(request.tags))
-
-    def run_job(self, job: str, *, stages: tuple[str, ...] | None = None, **how: Any) -> bool:
-        """Runs a job in this process and shows what it tells; returns whether it succeeded."""
-        watch = running.Watch(self.out)
-        with open_instance() as instance, progress.listening(watch):
-            result = self.project.definitions.resolve_job_def(job).execute_in_process(
-                instance=instance,
-                asset_selection=jobs.keys(NAME, stages) if stages else None,
-                run_config={"loggers": {"progress": {}}},
-                raise_on_error=False,
-                **how,
-            )
-        return result.success
 
     def gate(self) -> None:
         """Shows that both models were scored on the same test split."""
-        evaluation = tables.read(self.project.storage, "evaluation")
+        evaluation = self.world.table("evaluation")
         overall = evaluation[evaluation["slice_kind"] == "all"].set_index("model")
         told = ", ".join(f"{model} {row['ap50']:.3f} on {row['n_images']}" for model, row in overall.iterrows())
         same = overall["n_images"].nunique() == 1 and {"champion", "challenger"} <= set(overall.index)
         self.claim("champion and challenger were scored on the same test split", told, bool(same))
-
-    def deploy_bad(self, kind: str) -> str:
-        """Registers a spoilt copy of the serving model, as if it had passed, deploys it and says what came of it."""
-        from detection_assets.samples import bad_models
-
-        project = self.project
-        storage, registry = project.storage, project.resources["registry"]
-        row = tables.read(storage, "registered_model").iloc[0]
-        champion = registry.get("champion")
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name) / "weights"
-            folder.mkdir()
-            good = Path(name) / "good.onnx"
-            good.write_bytes(storage.get(champion.onnx))
-            bad = bad_models.spoil(good, folder / "best.onnx", kind, slow_steps=self.size.slow_steps)
-            digest = setup.digest(bad)
-            published = storage.publish(folder, layout.weights(f"spoilt-{kind}"), {})
-        onnx = published.key("best.onnx")
-        lineage = {**champion.tags, "spoilt": kind}
-        for own in ("sha256", "onnx", "approval", "approved_by", "approved_at", "approval_reason"):
-            lineage.pop(own, None)
-        entry = registry.register(onnx, storage.uri_of(onnx), digest, lineage, "")
-        registry.approve(entry.version, "the story", f"on purpose: {kind}")
-        made = row.to_dict() | {"version": entry.version, "sha256": digest, "onnx": onnx, "approval": "approved"}
-        tables.write(storage, "registered_model", None, pd.DataFrame([made]), "")
-        good_run = self.run_job(f"{NAME}_deploy", stages=("deployed_endpoint",))
-        why = next(
-            (known.tags.get("rollout_reason", "") for known in registry.history() if known.version == entry.version), ""
-        )
-        tables.write(storage, "registered_model", None, pd.DataFrame([row.to_dict()]), "")
-        return "it was taken into service" if good_run else why or "the run failed"
-
-    def history(self) -> None:
-        """Prints who served what, and when."""
-        table = tables.read(self.project.storage, "deployment_history")
-        self.out.print(_as_table("who served what", table.drop(columns=["sha256"], errors="ignore")))
 
 
 def story(out: Console, size: str, report: Path) -> int:
@@ -385,15 +205,17 @@ def story(out: Console, size: str, report: Path) -> int:
     shutil.copyfile(root / "dagster.yaml", folder / "dagster.yaml")
     (folder / "workspace.yaml").write_text("load_from:\n" + setup.ENTRY.format(name=NAME))
     (folder / "detectors" / f"{NAME}.yaml").write_text(YAML.format(name=NAME, **SIZES[size].settings))
-    told = Story(out, folder, SIZES[size])
+    world = World(out, NAME, folder, SIZES[size].rate)
+    told = Story(world, SIZES[size])
     started = time.monotonic()
     try:
         told.tell()
     finally:
         with contextlib.suppress(Exception):
-            told.project.endpoints.stop()
+            world.project.endpoints.stop()
     found = {
         "claims": [{"claim": what, "found": found, "holds": holds} for what, found, holds in told.claims],
+        "chapters": told.seconds,
         "seconds": round(time.monotonic() - started, 1),
     }
     report.write_text(json.dumps(found, indent=2) + "\n")
@@ -402,18 +224,6 @@ def story(out: Console, size: str, report: Path) -> int:
     look = " ".join(f"{name}={value}" for name, value in environment.items())
     out.print(f"to look around: {look} detection dev", soft_wrap=True)
     return 0 if held == len(told.claims) else 1
-
-
-def _answers(log: Path) -> list[dict[str, Any]]:
-    try:
-        lines = log.read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
-def _told(features: list[str]) -> str:
-    return ", ".join(features) or "none"
 
 
 def _as_table(title: str, rows: pd.DataFrame) -> Table:

@@ -39,9 +39,9 @@ def tune(out: Console, name: str, trials: int | None, hours: float | None) -> in
     """
     project = Project.of(name)
     with open_instance() as instance:
-        from jobs import progress, update
+        from jobs import progress, runs, update
 
-        update.close_dead_runs(instance, name)
+        runs.close_dead(instance, name)
         defs = project.definitions
         if not instance.get_latest_materialization_event(jobs.keys(name, ("detection_dataset",))[0]):
             raise InputError(

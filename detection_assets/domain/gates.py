@@ -16,7 +16,9 @@ import pandas as pd
 from detection_assets.domain.metrics import Difference
 from detection_assets.domain.problems import InputError
 
-GATES = ("map50", "non_inferiority", "latency_ms", "size_mb")
+GATES = ("map50", "non_inferiority", "export_loss", "latency_ms", "size_mb")
+FULL = "full"
+"""The challenger in float32, in the evaluation table of one that is exported in less."""
 
 _FEW_UNITS = 5
 
@@ -26,7 +28,7 @@ class Verdict:
     """What one gate says.
 
     Attributes:
-        gate: `map50`, `non_inferiority`, `latency_ms` or `size_mb`.
+        gate: One of `GATES`.
         passed: Whether it lets the challenger through.
         value: The figure that was judged; NaN if it could not be measured. For `non_inferiority`, the lower end of the
             interval of the difference, where there is one.
@@ -54,8 +56,9 @@ def judge(
     Args:
         table: The evaluation table with its `model` column; only the rows over all frames and classes are read.
         gates: Limit of each gate, None or absent for no limit. `map50`: least AP50 on the test split.
-            `non_inferiority`: how much AP50 the challenger may lose against the champion. `latency_ms`: most
-            milliseconds one prediction may take. `size_mb`: most megabytes (10^6 bytes) of the model's file.
+            `non_inferiority`: how much AP50 the challenger may lose against the champion. `export_loss`: how much
+            AP50-95 it may lose against itself in float32. `latency_ms`: most milliseconds one prediction may take.
+            `size_mb`: most megabytes (10^6 bytes) of the model's file.
         difference: Challenger against champion on the same frames; needed if the table has a champion.
         latency_ms: Measured milliseconds of one prediction.
         size_mb: Size of the challenger's file, megabytes.
@@ -68,7 +71,8 @@ def judge(
         ValueError: The table has no challenger, or a champion but no difference is given.
     """
     limits = _limits(gates)
-    overall = table[table["slice_kind"] == "all"].set_index("model")["ap50"]
+    whole = table[table["slice_kind"] == "all"].set_index("model")
+    overall = whole["ap50"]
     if "challenger" not in overall.index:
         raise ValueError("the evaluation table has no row of the challenger over all frames")
     if "champion" in overall.index and difference is None:
@@ -76,6 +80,7 @@ def judge(
     return [
         _floor(float(overall["challenger"]), limits["map50"]),
         _non_inferiority(difference if "champion" in overall.index else None, limits["non_inferiority"]),
+        _export_loss(whole["ap50_95"], limits["export_loss"]),
         _ceiling("latency_ms", "one prediction takes", "ms", latency_ms, limits["latency_ms"]),
         _ceiling("size_mb", "the model's file has", "MB", size_mb, limits["size_mb"]),
     ]
@@ -128,6 +133,23 @@ def _non_inferiority(difference: Difference | None, margin: float | None) -> Ver
     if difference.unit == "image" or count < _FEW_UNITS:
         says += f"; with {count} {difference.unit}{'s' if count != 1 else ''} the interval is only a rough one"
     return Verdict(gate, right, value, margin, says)
+
+
+def _export_loss(ap: pd.Series[float], limit: float | None) -> Verdict:
+    gate = "export_loss"
+    if FULL not in ap.index:
+        return Verdict(gate, True, 0.0, limit, "it is exported in float32, as it was trained")
+    before, after = float(ap[FULL]), float(ap["challenger"])
+    lost = before - after
+    says = f"AP50-95 is {after:.3f}, and {before:.3f} in float32"
+    if limit is None:
+        return Verdict(gate, True, lost, None, f"{says}; no limit is set")
+    if math.isnan(lost):
+        return Verdict(gate, False, lost, limit, "AP50-95 cannot be measured: the test split has no boxes")
+    right = lost <= limit
+    return Verdict(
+        gate, right, lost, limit, f"{says}: a loss of {lost:.3f}, {'at most' if right else 'more than'} {limit:g}"
+    )
 
 
 def _ceiling(gate: str, subject: str, unit: str, value: float | None, limit: float | None) -> Verdict:

@@ -15,7 +15,7 @@ the very end, and every failure leads to 100 % on the old slot.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
@@ -264,6 +264,16 @@ def entry(rollout: Rollout, plan: Plan) -> tuple[Action, ...]:
             return (Mirror(None), *back, *last, *((Point(rollout.old_version),) if rollout.old_version else ()))
 
 
+def path(rollout: Rollout, plan: Plan) -> Sequence[tuple[Stage, int]]:
+    """The stages of a rollout that goes well, in order, each with its step."""
+    found: list[tuple[Stage, int]] = [("prepare", 0), ("golden", 0)]
+    if not _alone(rollout):
+        if plan.shadow_s > 0 and plan.shadow_share > 0:
+            found.append(("shadow", 0))
+        found.extend(("canary", step) for step in range(len(plan.canary)))
+    return [*found, ("full", 0), ("kept", 0)]
+
+
 def share_of(rollout: Rollout, plan: Plan) -> int:
     """The new slot's share of the traffic in a stage, per cent."""
     if rollout.stage == "canary":
@@ -347,15 +357,11 @@ def _alone(rollout: Rollout) -> bool:
 
 
 def _onward(rollout: Rollout, seen: Seen, plan: Plan, why: str) -> Rollout:
-    """The stage after this one, of those that the plan has."""
-    if _alone(rollout):
-        return _enter(rollout, "full", seen, plan, why)
-    if rollout.stage == "golden" and plan.shadow_s > 0 and plan.shadow_share > 0:
-        return _enter(rollout, "shadow", seen, plan, why)
-    step = rollout.step + 1 if rollout.stage == "canary" else 0
-    if step < len(plan.canary):
-        return replace(_enter(rollout, "canary", seen, plan, why), step=step)
-    return _enter(rollout, "full", seen, plan, why)
+    """The stage after this one, of those that the plan has now; it may have lost the one that the rollout is in."""
+    order = get_args(Stage)
+    here = (order.index(rollout.stage), rollout.step)
+    stage, step = next(ahead for ahead in path(rollout, plan) if (order.index(ahead[0]), ahead[1]) > here)
+    return replace(_enter(rollout, stage, seen, plan, why), step=step)
 
 
 def _enter(rollout: Rollout, stage: Stage, seen: Seen, plan: Plan, why: str) -> Rollout:

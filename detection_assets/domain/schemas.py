@@ -106,7 +106,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         tuning_version=("string", "Version of the tuning: data, settings, space and code."),
     ),
     "trained_weights": _columns(
-        weights_version=("string", "Version of the training step: data, settings and code."),
+        weights_version=("string", "Version of the step that made best.onnx: data, settings and code."),
         sha256=("string", "Digest of best.onnx, which is what is served."),
         sha256_pt=("string", "Digest of best.pt."),
         onnx=("string", "Storage key of best.onnx."),
@@ -120,6 +120,8 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         map50=("float64", "mAP50 on the validation split, as the trainer reports it."),
         map50_95=("float64", "mAP50-95 on the validation split, as the trainer reports it."),
         bytes=("Int64", "Size of best.onnx."),
+        export=("string", "What best.onnx calculates in: f32, bf16 or int8."),
+        onnx_f32=("string", "Storage key of the same network in f32; that of best.onnx if it is that already."),
         seconds=("float64", "Seconds of compute."),
         cost_usd=("float64", "Estimated cost of the compute; 0 on one's own machine."),
         mlflow_run=("string", "The MLflow run."),
@@ -127,7 +129,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "evaluation": _columns(
         evaluation_version=("string", "Version of the evaluation: data, models, settings and code."),
         dataset_version=("string", "The dataset whose frozen test split was used."),
-        model=("string", "`challenger` or `champion`."),
+        model=("string", "`challenger`, `champion`, or `full`: the challenger in float32."),
         sha256=("string", "Digest of the model."),
         slice_kind=("string", "all, class, size, group or video."),
         slice=("string", "Which class, size, group or video; `all` for the whole split."),

@@ -1,7 +1,8 @@
 """Scores a new model, and the one in service, on the same frozen frames with the code that serves.
 
 Inputs: `dataset` (images.parquet, boxes.parquet), `frames`, `challenger` (folder with best.onnx) and optionally
-`champion`. Parameters: `classes`, `split` (test), `evaluation` (confidence, iou, max_det, bootstrap, seed), `gates`.
+`champion`, and `full` where the challenger is exported below float32: the same network in float32.
+Parameters: `classes`, `split` (test), `evaluation` (confidence, iou, max_det, bootstrap, seed), `gates`.
 Output `evaluation/`: metrics.parquet, predictions.parquet, summary.json, confusion.png, pr.png, worst/*.jpg, worst.jpg.
 """
 
@@ -156,7 +157,7 @@ def _models(job: Job, classes: Sequence[str], settings: Mapping[str, Any]) -> di
     from detection_assets.serving.predictor import Predictor
 
     models: dict[str, Predictor] = {}
-    for name in ("challenger", "champion"):
+    for name in ("challenger", "champion", gates.FULL):
         if name not in job.inputs:
             continue
         job.log(f"loading the {name}")

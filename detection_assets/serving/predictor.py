@@ -1,6 +1,7 @@
 """Runs an exported detector on pictures and answers exactly what ultralytics would, without it and without torch.
 
-The network runs on OpenVINO in float32; docs/decisions/0005-onnx-runtime.md says why.
+The network runs on OpenVINO in float32, or in what its file was exported for; docs/decisions/0005-onnx-runtime.md and
+0014-exports-below-float32.md say why.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class Predictor:
         stride: The network's largest stride.
         sha256: Digest of the file that was loaded.
         metadata: What ultralytics wrote in the file, as text.
+        export: What the file was exported for: `f32`, `bf16` or `int8`.
     """
 
     def __init__(
@@ -119,12 +121,13 @@ class Predictor:
         self.metadata = _metadata(self.path, network)
         self.size = _input_size(self.path, network)
         self.stride = int(self.metadata.get("stride", "32"))
+        self.export = self.metadata.get("export", "f32")
         self.classes = _class_names(self.path, self.metadata)
         self._end_to_end = self.metadata.get("end2end", "False") == "True"
         _check_output(self.path, network, len(self.classes), self._end_to_end)
         self._threads = threads or available_cores()
         self._network = _fed_with_pixels(network)
-        self._request, self._broken = _compile(self._network, self._threads), False
+        self._request, self._broken = self._compile(), False
         self._busy = threading.Lock()
 
     def predict(self, image: NDArray[np.uint8], confidence: float | None = None) -> Detections:
@@ -188,12 +191,30 @@ class Predictor:
             boxes, scores, classes = select(output, threshold)
         return Detections(prepared.letterbox.restore(boxes), scores, classes)
 
+    @property
+    def calculates_in(self) -> str:
+        """What this processor calculates in; one that knows no bf16 takes float32."""
+        kind = self._request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
+        return "int8" if self.export == "int8" else kind.to_string()
+
+    def _compile(self) -> Any:
+        import openvino
+
+        settings = {
+            # The default is bf16 where the processor has it: other boxes, unless that is what was evaluated.
+            "INFERENCE_PRECISION_HINT": "bf16" if self.export == "bf16" else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # two slots and their neighbours share the cores
+            "INFERENCE_NUM_THREADS": self._threads,
+        }
+        return openvino.Core().compile_model(self._network, "CPU", settings).create_infer_request()
+
     def _infer(self, pixels: NDArray[np.uint8], timeout_s: float | None) -> NDArray[np.float32]:
         """The network's output for one picture: a view of its own memory, gone with the next picture."""
         milliseconds = NO_LIMIT_MS if timeout_s is None else max(1, round(timeout_s * 1000))
         try:
             if self._broken:
-                self._request, self._broken = _compile(self._network, self._threads), False
+                self._request, self._broken = self._compile(), False
             self._request.start_async({0: pixels}, share_inputs=True)
             if self._request.wait_for(milliseconds):
                 return self._request.get_output_tensor(0).data[0]
@@ -328,15 +349,3 @@ def _fed_with_pixels(network: Any) -> Any:
     steps.input().model().set_layout(openvino.Layout("NCHW"))
     steps.input().preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
     return steps.build()
-
-
-def _compile(network: Any, threads: int) -> Any:
-    import openvino
-
-    settings = {
-        "INFERENCE_PRECISION_HINT": "f32",  # the default is bf16 where the processor has it: other boxes
-        "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,  # two slots and their neighbours share the cores
-        "INFERENCE_NUM_THREADS": threads,
-    }
-    return openvino.Core().compile_model(network, "CPU", settings).create_infer_request()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import logging
+import math
 import random
 import threading
 import time
@@ -28,6 +29,14 @@ from detection_assets.serving.tally import RECENT, TOO_MANY, Tally
 
 POLL_S = 0.25
 """Between two looks at the state file; a change of route must take effect within a second."""
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""From one draw to the next, modulo 1.
+
+Its multiples fill the unit interval more evenly than random numbers do, and so do those of every k-th request: a slot's
+share is right after some dozen requests, also for each of several cameras that take turns (Weyl's theorem; Kuipers and
+Niederreiter, Uniform Distribution of Sequences, 1974, chapters 1 and 2).
+"""
 
 logger = logging.getLogger("detection.slots")
 
@@ -112,6 +121,7 @@ class Slots:
         self._state_error = None if self._fixed else f"{source} does not exist yet: deploy a model to this endpoint"
         self._slots: dict[str, _Slot] = {}
         self._routes = _Routes()
+        self._draw = random.random()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._seen: tuple[int, ...] | None = None
@@ -167,7 +177,8 @@ class Slots:
             raise Refused(503, "no slot with traffic is loaded yet; see GET /status and try again", retry_after=1)
         if len(routes.sharing) == 1:
             return routes.sharing[0]
-        return routes.sharing[bisect.bisect_right(routes.bounds, random.random() * routes.bounds[-1])]
+        self._draw = (self._draw + GOLDEN) % 1.0
+        return routes.sharing[bisect.bisect_right(routes.bounds, self._draw * routes.bounds[-1])]
 
     @property
     def sharing(self) -> Sequence[Loaded]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from assets.deployment_world import World
+from monitored import World as Monitored
+from project import make_home
 
 
 @pytest.fixture
@@ -24,3 +26,15 @@ def served(world: World) -> World:
     world.model("good")
     assert world.deploy()
     return world
+
+
+@pytest.fixture(scope="module")
+def monitored(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[Monitored]:
+    """A detector with one registered version, whose endpoint is not needed."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = make_home(tmp_path_factory.mktemp("monitored") / "home", patch.setenv)
+        (home / ".mlflow").mkdir()
+        shutil.copyfile(empty_mlflow, home / ".mlflow" / "mlflow.db")
+        made = Monitored(home)
+        made.version = made.register()
+        yield made

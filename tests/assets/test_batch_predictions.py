@@ -16,22 +16,11 @@ from resources.compute.base import StepFailed
 VIDEOS = [f"store-{number}/clip.mp4" for number in range(8)]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[World]:
-    with pytest.MonkeyPatch.context() as patch:
-        home = make_home(tmp_path_factory.mktemp("batch") / "home", patch.setenv)
-        (home / ".mlflow").mkdir()
-        shutil.copyfile(empty_mlflow, home / ".mlflow" / "mlflow.db")
-        world = World(home)
-        world.version = world.register()
-        yield world
-
-
 @pytest.fixture
-def world(made: World) -> Iterator[World]:
-    yield made
-    made.storage.delete("predictions")
-    made.storage.delete("tables/batch_predictions")
+def world(monitored: World) -> Iterator[World]:
+    yield monitored
+    monitored.storage.delete("predictions")
+    monitored.storage.delete("tables/batch_predictions")
 
 
 def test_a_video_gets_the_boxes_that_the_endpoint_would_answer(world: World) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import itertools
+import json
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import pandas as pd
 import pytest
-from assets.deployment_world import World
-from assets.deployments import SCRIPT, environment, failure, last_event
+from assets.deployment_world import World, picture
+from assets.deployments import at_canary, deploying, driver_of, failure, last_event
 
 from detection_assets import definitions
 from detection_assets.domain import history
@@ -133,6 +137,51 @@ def test_what_was_rolled_back_is_tried_again_only_when_somebody_asks(served: Wor
     assert served.log.last().number > before
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_ten_thousand_requests_pass_through_rollouts_and_rollbacks(served: World, tmp_path: Path) -> None:
+    """Callers in a process of their own; good versions that stay, are taken back by hand, and bad ones."""
+    served.write(bake=6.0, canary="[20, 50]")
+    (tmp_path / "pictures").mkdir()
+    for index in range(20):
+        (tmp_path / "pictures" / f"{index}.jpg").write_bytes(picture(200 + index, 0.8 if index % 4 == 0 else 0.35))
+    log = tmp_path / "answers.jsonl"
+    command = [sys.executable, "-m", "detection_assets.samples.traffic", "--url", served.endpoints.url]
+    command += ["--key-file", str(served.endpoints.key_file), "--pictures", str(tmp_path / "pictures")]
+    running = subprocess.Popen([*command, "--out", str(log), "--rate", "40", "--callers", "2", "--requests", "10000"])
+    rounds = itertools.cycle(("good", "good, taken back", "bright", "raises"))
+    outcomes: list[tuple[str, bool]] = []
+    size = 64
+    while running.poll() is None:
+        kind, _, taken_back = next(rounds).partition(", ")
+        size += 32
+        served.model(kind, size=size, golden_of="good")
+        outcomes.append((kind, served.deploy()))
+        if taken_back:
+            driver_of(served).roll_back("Ada", "again")
+    assert running.returncode == 0, "a request failed"
+    answers = pd.DataFrame([json.loads(line) for line in log.read_text().splitlines()])
+    assert len(answers) == 10_000
+    assert set(answers["status"]) == {200}
+    whole = outcomes[:-1]  # at the end of the last one nobody may have asked any more
+    assert {kind for kind, _ in whole} == {"good", "bright", "raises"}
+    assert all(good == (kind == "good") for kind, good in whole)
+    # A route takes effect within a second, so the first second of each period does not count.
+    asked, got, shares = 0, 0.0, []
+    for period in history.periods(served.log.entries()):
+        if period.share not in (20, 50) or period.end is None:
+            continue
+        during = answers[answers["time"].between(period.start + 1, period.end)]
+        if len(during) < 150:
+            continue  # a bad version that was taken back after some seconds
+        share = (during["version"] == period.version).mean()
+        shares.append(f"{period.share} %: {share:.2%} of {len(during)}")
+        asked, got = asked + len(during), got + abs(share - period.share / 100) * len(during)
+        assert abs(share - period.share / 100) < 0.02, shares
+    print(f"{len(outcomes)} deployments; {shares}; {got / asked:.2%} away from the shares on average")
+    assert len(shares) >= 12
+
+
 @pytest.mark.parametrize(
     "stage", [pytest.param("golden", marks=pytest.mark.long), "canary", pytest.param("full", marks=pytest.mark.long)]
 )
@@ -140,14 +189,7 @@ def test_a_killed_rollout_goes_on_in_the_next_run(served: World, stage: str) -> 
     served.write(bake=4.0)
     served.model("good", size=96)
     with served.traffic() as going:
-        running = subprocess.Popen([sys.executable, "-W", "ignore", str(SCRIPT)], env=environment())
-        until = time.monotonic() + 120
-        while time.monotonic() < until:
-            now = served.log.last().rollout
-            if now is not None and (now.version, now.stage) == ("2", stage):
-                break
-            assert running.poll() is None, "it ended before it could be killed"
-            time.sleep(0.01)
+        running = deploying(served, lambda rollout: (rollout.version, rollout.stage) == ("2", stage))
         running.send_signal(signal.SIGKILL)
         running.wait()
         shares = served.served()[1]
@@ -166,10 +208,7 @@ def test_a_killed_rollout_goes_on_in_the_next_run(served: World, stage: str) -> 
 def test_a_killed_rollout_is_rolled_back_if_another_version_is_asked_for(served: World) -> None:
     served.write(bake=60.0)
     served.model("good", size=96)
-    running = subprocess.Popen([sys.executable, "-W", "ignore", str(SCRIPT)], env=environment())
-    until = time.monotonic() + 120
-    while served.served()[1].get("green") != 50 and time.monotonic() < until:
-        time.sleep(0.05)
+    running = at_canary(served)
     running.send_signal(signal.SIGKILL)
     running.wait()
     served.endpoints.stop()  # the machine went down, too

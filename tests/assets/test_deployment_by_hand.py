@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import time
 
 import dagster as dg
 import pytest
 from assets.deployment_world import NAME, World
-from assets.deployments import DETECTION, SCRIPT, driver_of, environment, failure, last_event
+from assets.deployments import DETECTION, at_canary, driver_of, failure, last_event
 
 from detection_assets import definitions, detector_file
 from detection_assets.domain import layout
@@ -59,10 +58,7 @@ def test_going_back_by_hand_deploys_the_version_before_when_it_is_not_kept(serve
 def test_going_back_by_hand_stops_a_rollout_that_another_process_drives(served: World) -> None:
     served.write(bake=60.0)
     served.model("good", size=96)
-    running = subprocess.Popen([sys.executable, "-W", "ignore", str(SCRIPT)], env=environment())
-    until = time.monotonic() + 120
-    while served.served()[1].get("green") != 50 and time.monotonic() < until:
-        time.sleep(0.05)
+    running = at_canary(served)
     driver_of(served).roll_back("Ada", "stop it")
     assert running.wait(timeout=120) == 1
     with open_instance() as instance:

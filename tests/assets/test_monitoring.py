@@ -6,40 +6,29 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 import httpx
 import numpy as np
 import pytest
 from monitored import DAY, NAME, World, check, jpeg, metadata, picture, today
-from project import make_home
 
 from detection_assets.captured_requests import capture_is_alive
 from detection_assets.domain import layout
 from resources import profiles
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[World]:
-    with pytest.MonkeyPatch.context() as patch:
-        home = make_home(tmp_path_factory.mktemp("monitored") / "home", patch.setenv)
-        (home / ".mlflow").mkdir()
-        shutil.copyfile(empty_mlflow, home / ".mlflow" / "mlflow.db")
-        world = World(home)
-        world.version = world.register()
-        yield world
-
-
 @pytest.fixture
-def world(made: World) -> Iterator[World]:
+def world(monitored: World) -> Iterator[World]:
     """The same with nothing captured yet."""
-    made.write()
-    yield made
+    monitored.write()
+    yield monitored
     for folder in ("captures", "reports", "tables/captured_requests", "tables/drift_report", "tables/annotations"):
-        made.storage.delete(folder)
-    made.storage.delete("videos")
-    shutil.rmtree(made.home / ".endpoints", ignore_errors=True)
+        monitored.storage.delete(folder)
+    monitored.storage.delete("videos")
+    shutil.rmtree(monitored.home / ".endpoints", ignore_errors=True)
 
 
 def pictures(count: int, light: float = 1.0, seed: int = 1, **other: object) -> list[bytes]:
@@ -319,13 +308,10 @@ def test_names_from_outside_are_text_and_nothing_else(world: World) -> None:
     assert "<img src=x" not in metadata(result, "captured_requests")["pictures"]
 
 
-@pytest.mark.slow
-def test_what_a_real_server_keeps_is_what_is_tabled(world: World) -> None:
-    world.write(capture={"rate": 1.0}, drift={"min_requests": 50})
-    resources = profiles.resources_for(
-        NAME, None, host="127.0.0.1", port=0, capture={"rate": 1.0, "below": 0.4, "images": True, "keep_days": 30}
-    )
-    sent = pictures(60, light=0.35)
+@contextmanager
+def asked(world: World, sent: list[bytes], capture: dict[str, object] | None) -> Iterator[Any]:
+    """A real endpoint that answered these pictures, for as long as the context lasts."""
+    resources = profiles.resources_for(NAME, None, host="127.0.0.1", port=0, capture=capture)
     with dg.build_resources({"endpoints": resources["endpoints"]}) as opened:
         endpoints = opened.endpoints
         try:
@@ -339,16 +325,24 @@ def test_what_a_real_server_keeps_is_what_is_tabled(world: World) -> None:
                     headers = {"Content-Type": "image/jpeg", "X-Request-Id": f"camera-{number}"}
                     answer = client.post("/score", content=data, headers=headers)
                     assert answer.status_code == 200, answer.text
-            ends = time.monotonic() + 30
-            while time.monotonic() < ends:
-                result = world.monitor(today())
-                table = world.table("captured_requests", today())
-                if len(table) == 60:
-                    break
-                time.sleep(1)
-            told = check(result, "capture_is_alive")
+            yield endpoints
         finally:
             endpoints.stop()
+
+
+@pytest.mark.slow
+def test_what_a_real_server_keeps_is_what_is_tabled(world: World) -> None:
+    world.write(capture={"rate": 1.0}, drift={"min_requests": 50})
+    sent = pictures(60, light=0.35)
+    with asked(world, sent, {"rate": 1.0, "below": 0.4, "images": True, "keep_days": 30}):
+        ends = time.monotonic() + 30
+        while time.monotonic() < ends:
+            result = world.monitor(today())
+            table = world.table("captured_requests", today())
+            if len(table) == 60:
+                break
+            time.sleep(1)
+        told = check(result, "capture_is_alive")
     assert len(table) == 60
     assert told.passed
     assert "60 requests since" in told.description
@@ -365,23 +359,10 @@ def test_what_a_real_server_keeps_is_what_is_tabled(world: World) -> None:
 @pytest.mark.slow
 def test_an_endpoint_that_is_asked_and_keeps_nothing_is_told(world: World) -> None:
     world.write(capture={"rate": 0.5})
-    resources = profiles.resources_for(NAME, None, host="127.0.0.1", port=0)
-    with dg.build_resources({"endpoints": resources["endpoints"]}) as opened:
-        endpoints = opened.endpoints
-        try:
-            settings = {"confidence": 0.25, "iou": 0.7, "max_det": 300}
-            endpoints.deploy("blue", world.onnx, world.predictor.sha256, world.version, settings)
-            endpoints.wait_ready("blue", 60)
-            endpoints.route({"blue": 100})
-            key = endpoints.key_file.read_text().strip()
-            with httpx.Client(base_url=endpoints.url, headers={"X-API-Key": key}, timeout=30) as client:
-                for data in pictures(20):
-                    client.post("/score", content=data, headers={"Content-Type": "image/jpeg"})
-            found = capture_is_alive(world.storage, endpoints, today(), 0, 0.5)
-            rare = capture_is_alive(world.storage, endpoints, today(), 0, 0.05)
-            long_ago = capture_is_alive(world.storage, endpoints, DAY, 0, 0.5)
-        finally:
-            endpoints.stop()
+    with asked(world, pictures(20), None) as endpoints:
+        found = capture_is_alive(world.storage, endpoints, today(), 0, 0.5)
+        rare = capture_is_alive(world.storage, endpoints, today(), 0, 0.05)
+        long_ago = capture_is_alive(world.storage, endpoints, DAY, 0, 0.5)
     assert not found.passed
     assert "none was kept" in found.description
     assert rare.passed, "one in twenty of twenty requests may well be none"

@@ -3,9 +3,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import numpy as np
 import pytest
+from contract.in_a_run import in_a_run
 from PIL import Image
 
 from resources.compute.base import Input, Step, StepFailed, StepResult, version_of
@@ -42,15 +42,8 @@ def step(version: str = "v1", **changes: Any) -> Step:
 
 def run(platform: Any, wanted: Step, reports: list | None = None) -> StepResult:
     """Runs a step as an asset does, in a real Dagster run."""
-    kept: list[StepResult] = []
-
-    @dg.asset
-    def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        kept.append(platform.compute.run(context, wanted, reports.append if reports is not None else None))
-        return dg.MaterializeResult()
-
-    dg.materialize([made])
-    return kept[0]
+    tell = reports.append if reports is not None else None
+    return in_a_run(lambda context: platform.compute.run(context, wanted, tell))
 
 
 def test_a_step_publishes_what_the_program_made(platform: Any) -> None:

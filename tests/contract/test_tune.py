@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
+from contract.in_a_run import in_a_run
 
 from detection_assets.domain.tuning import Choice, Real, Trial
 from resources.compute import local
@@ -81,15 +81,7 @@ def study(platform: Any, record: Path, how: dict[str, Any] | None = None, **chan
 
 def tune(platform: Any, of: Study, told: list[Trial] | None = None) -> TuneResult:
     """Tunes as an asset does, in a real Dagster run."""
-    kept: list[TuneResult] = []
-
-    @dg.asset
-    def tuned(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        kept.append(platform.compute.tune(context, of, told.append if told is not None else None))
-        return dg.MaterializeResult()
-
-    dg.materialize([tuned])
-    return kept[0]
+    return in_a_run(lambda context: platform.compute.tune(context, of, told.append if told is not None else None))
 
 
 def started(record: Path) -> list[dict[str, Any]]:
@@ -220,7 +212,9 @@ test_tune.tune(opened, test_tune.study(opened, Path({record!r}), how, trials=3))
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_a_study_that_is_killed_loses_and_doubles_nothing(platform: Any, scripted: Path, number: int) -> None:
-    script = KILLED.format(paths=[str(ROOT), str(Path(__file__).parent)], record=str(scripted))
+    script = KILLED.format(
+        paths=[str(ROOT), str(Path(__file__).parent), str(Path(__file__).parents[1])], record=str(scripted)
+    )
     running = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], stderr=subprocess.PIPE, text=True)
     ends = time.monotonic() + 60
     # In the middle of the second trial.

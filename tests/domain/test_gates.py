@@ -10,11 +10,14 @@ from detection_assets.domain.problems import InputError
 ALL = {"map50": 0.8, "non_inferiority": 0.02, "latency_ms": 50, "size_mb": 12}
 
 
-def table(challenger, champion=None):
-    rows = [("challenger", "all", challenger), ("challenger", "class", 0.1), ("champion", "class", 0.9)]
+def table(challenger, champion=None, full=None):
+    """The challenger's AP50-95 is always 0.5; `full` is that of the same network in float32."""
+    rows = [("challenger", "all", challenger, 0.5), ("challenger", "class", 0.1, 0.1), ("champion", "class", 0.9, 0.9)]
     if champion is not None:
-        rows.append(("champion", "all", champion))
-    return pd.DataFrame(rows, columns=["model", "slice_kind", "ap50"])
+        rows.append(("champion", "all", champion, 0.5))
+    if full is not None:
+        rows += [("full", "all", 0.9, full), ("full", "class", 0.9, 0.9)]
+    return pd.DataFrame(rows, columns=["model", "slice_kind", "ap50", "ap50_95"])
 
 
 def gap(value, low, high, unit="group", units=12):
@@ -40,7 +43,7 @@ NAN = math.nan
         ("slow", 0.9, None, None, 50.1, 10, {"latency_ms"}),
         ("big", 0.9, None, None, 20, 12.1, {"size_mb"}),
         ("not measured", 0.9, None, None, None, None, {"latency_ms", "size_mb"}),
-        ("everything wrong", 0.1, 0.9, gap(-0.8, -0.9, -0.7), 90, 90, set(GATES)),
+        ("everything wrong", 0.1, 0.9, gap(-0.8, -0.9, -0.7), 90, 90, set(GATES) - {"export_loss"}),
     ],
 )  # fmt: skip
 def test_gates(name, ap50, champion, difference, latency, size, failed):
@@ -55,8 +58,26 @@ def test_gates(name, ap50, champion, difference, latency, size, failed):
 def test_without_limits_everything_passes_and_the_figures_are_still_told(gates):
     verdicts = judge(table(0.1, 0.9), gates, difference=gap(-0.8, -0.9, -0.7), latency_ms=900, size_mb=900)
     assert passed(verdicts)
-    assert [verdict.value for verdict in verdicts] == [0.1, -0.9, 900, 900]
-    assert [verdict.limit for verdict in verdicts] == [None] * 4
+    assert [verdict.value for verdict in verdicts] == [0.1, -0.9, 0.0, 900, 900]
+    assert [verdict.limit for verdict in verdicts] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("full", "limit", "right", "says"),
+    [
+        (None, 0.01, True, "exported in float32"),
+        (0.51, 0.02, True, "AP50-95 is 0.500, and 0.510 in float32: a loss of 0.010, at most 0.02"),
+        (0.53, 0.02, False, "a loss of 0.030, more than 0.02"),
+        (0.45, 0.0, True, "a loss of -0.050"),
+        (0.9, None, True, "no limit is set"),
+        (NAN, 0.02, False, "cannot be measured"),
+    ],
+)
+def test_an_export_below_float32_is_held_against_itself(full, limit, right, says):
+    verdicts = judge(table(0.9, full=full), {"export_loss": limit}, latency_ms=1, size_mb=1)
+    (verdict,) = [verdict for verdict in verdicts if verdict.gate == "export_loss"]
+    assert verdict.passed == right
+    assert says in verdict.why
 
 
 @pytest.mark.parametrize(

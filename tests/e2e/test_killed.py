@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
-from project import write_detector
+from project import DETECTION, kill_when, write_detector
 
 from resources import tables
 from resources.storage import Storage
 
-DETECTION = str(Path(sys.executable).with_name("detection"))
 STAGES = [
     *("raw_videos", "extracted_frames", "annotations", "detection_dataset"),
     *("trained_weights", "evaluation", "registered_model", "deployed_endpoint"),
@@ -27,27 +22,9 @@ STAGES = [
 def test_a_run_killed_in_each_stage_is_completed_by_the_next(home: Path) -> None:
     write_detector(home, "fridge")
     subprocess.run([DETECTION, "sample", "fridge", "--clips", "3"], check=True, capture_output=True)
-    killed = []
     for number, stage in enumerate(STAGES):
-        running = subprocess.Popen(
-            [DETECTION, "run", "fridge"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "COLUMNS": "200"},
-        )
-        assert running.stdout is not None
-        said = []
-        for line in running.stdout:
-            said.append(line)
-            if line.startswith(f"{stage} ..."):
-                time.sleep(0.1 * number)  # at the very start of one stage, further into another
-                running.send_signal(signal.SIGKILL)
-                killed.append(stage)
-                break
-        running.stdout.close()
-        running.wait()
-        assert killed[-1:] == [stage], "".join(said)
+        # At the very start of one stage, further into another.
+        kill_when(lambda line: line.startswith(f"{stage} ..."), "run", "fridge", after_s=0.1 * number)  # noqa: B023
 
     done = subprocess.run([DETECTION, "run", "fridge"], capture_output=True, text=True)
     try:

@@ -200,6 +200,27 @@ def test_a_changed_annotation_makes_its_video_stale_and_no_other(world: World) -
     assert after["extracted_frames"] == before["extracted_frames"]
 
 
+def test_an_export_below_float32_is_one_word_and_no_training(world: World) -> None:
+    path = write_detector(world.home, "fridge", epochs=2)
+    path.write_text(path.read_text().replace("nbs: 8}", "nbs: 8, export: int8}"))
+    before = world.table("trained_weights").iloc[0]
+    told = detection("run", "fridge")
+    after = world.table("trained_weights").iloc[0]
+    assert "epochs, mAP50" not in told, "nothing was trained"
+    assert (before["export"], after["export"]) == ("f32", "int8")
+    assert after["onnx_f32"] == before["onnx"]
+    assert after["pt"] == before["pt"]
+    assert after["bytes"] < 0.5 * before["bytes"]
+    judged = world.table("evaluation")
+    overall = judged[judged["slice_kind"] == "all"].set_index("model")["sha256"]
+    assert overall["challenger"] == after["sha256"]
+    assert {"champion", "full"} <= set(overall.index)
+    picture = world.storage.get(str(world.table("detection_dataset")["key"].iloc[0]))
+    answer = world.ask("/score", picture)
+    assert answer["model_version"] == world.table("registered_model")["version"].iloc[0]
+    assert world.table("deployed_endpoint")["sha256"].iloc[-1] == after["sha256"]
+
+
 # `test_killed` kills each stage, this one too, at its start; here it is in the middle of its epochs.
 @pytest.mark.long
 def test_a_killed_training_is_completed_by_the_next_run(world: World) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +12,13 @@ from typing import Any
 import pandas as pd
 import pytest
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
-from project import make_home, write_detector
+from project import DETECTION, kill_when, make_home, write_detector
 from rich.console import Console
 
 from detection_assets.domain.problems import InputError
 from resources import tables
 from resources.storage import Storage
 
-DETECTION = str(Path(sys.executable).with_name("detection"))
 # What the file has for lr0, 0.002, is outside the space: whichever trial is best, its values make another training.
 TUNING = """
 tuning:
@@ -125,22 +121,7 @@ def assert_fresh(instance: DagsterInstance) -> None:
 
 def test_a_tuning_killed_after_its_first_trial_goes_on(world: World) -> None:
     before = world.table("trained_weights")["weights_version"].iloc[0]
-    running = subprocess.Popen(
-        [DETECTION, "tune", "fridge"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "COLUMNS": "240"},
-    )
-    assert running.stdout is not None
-    said = []
-    for line in running.stdout:
-        said.append(line)
-        if "[1/3] trial 0 complete" in line:
-            running.send_signal(signal.SIGKILL)
-            break
-    running.stdout.close()
-    assert running.wait() == -signal.SIGKILL, "".join(said)
+    kill_when(lambda line: "[1/3] trial 0 complete" in line, "tune", "fridge")
     assert world.materialization("tuned_hyperparameters") is None, "nothing half-made is to be seen"
     assert world.planned() == ""
 

@@ -40,11 +40,13 @@ def lake(tmp_path):
 GATES = {"map50": 0.8, "non_inferiority": 0.02, "latency_ms": 5000, "size_mb": 1}
 
 
-def job(lake, *, champion=None, challenger=None, **params):
+def job(lake, *, champion=None, challenger=None, full=None, **params):
     inputs = {"dataset": lake / "dataset", "frames": lake / "frames"}
     inputs["challenger"] = challenger or network(lake / "challenger")
     if champion:
         inputs["champion"] = champion
+    if full:
+        inputs["full"] = full
     chosen = {"classes": CLASSES, "evaluation": {"bootstrap": 20}, "gates": GATES, **params}
     return Job(inputs, lake / "out", chosen)
 
@@ -80,6 +82,19 @@ def test_a_perfect_challenger(lake):
     np.testing.assert_allclose(sure[["x1", "y1", "x2", "y2"]].iloc[0], PLACE[0], atol=0.01)
     for name, limit in (("confusion.png", 60_000), ("pr.png", 60_000)):
         assert 1000 < (out / name).stat().st_size < limit
+
+
+def test_an_export_that_answers_worse_than_the_same_network_in_float32_fails(lake):
+    """Boxes that lie off by some pixels: as good at IoU 0.50, not at the strict end."""
+    limits = {"map50": 0.8, "export_loss": 0.01}
+    run(job(lake, challenger=network(lake / "off", shift=2.0), full=network(lake / "full"), gates=limits))
+    summary, table, _ = outcome(lake)
+    overall = table[table["slice_kind"] == "all"].set_index("model")
+    assert overall["ap50"].to_dict() == pytest.approx({"challenger": 1.0, "full": 1.0})
+    assert overall["ap50_95"]["challenger"] < overall["ap50_95"]["full"] == pytest.approx(1)
+    failed = [verdict for verdict in summary["gates"] if not verdict["passed"]]
+    assert [verdict["gate"] for verdict in failed] == ["export_loss"]
+    assert failed[0]["value"] == pytest.approx(1 - overall["ap50_95"]["challenger"])
 
 
 def test_a_worse_challenger_fails_and_its_worst_frames_are_shown(lake):

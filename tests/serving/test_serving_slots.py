@@ -1,6 +1,5 @@
 """Exchanging models under load: no request fails, and a bad model answers none."""
 
-import math
 import threading
 import time
 from pathlib import Path
@@ -85,8 +84,11 @@ def test_traffic_follows_the_weights(server: Server, detector: Path, picture: by
     finally:
         server.write({"blue": spec(model, "3")}, blue=100)
         server.until(lambda: "green" not in server.status()["slots"], "as before")
-    # five standard deviations of a draw by weight: one false alarm in two million
-    assert abs(slots.count("green") / count - 0.2) < 5 * math.sqrt(0.2 * 0.8 / count)
+    # Within a few requests of the share, however few are looked at, and for cameras that take turns, too.
+    for cameras in (1, 2, 3, 4, 5, 8):
+        for camera in range(cameras):
+            own = slots[camera::cameras]
+            assert abs(own.count("green") - 0.2 * len(own)) < 6, f"camera {camera} of {cameras}"
 
 
 @pytest.mark.parametrize(
