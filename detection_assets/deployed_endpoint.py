@@ -158,7 +158,6 @@ def _state(
     table = slots_table(endpoints, log)
     log.write_table()
     periods = log.periods()
-    recent = history.table(periods)[::-1].drop(columns=["rollout", "run"])
     status = endpoints.status()
     serving = status.serving
     if serving is not None:
@@ -174,7 +173,7 @@ def _state(
             "version": serving.version if serving else "none",
             "rollout": dg.MetadataValue.md("\n".join(f"- {card.escape(note)}" for note in notes) or "as before"),
             "shares": dg.MetadataValue.md(history.markdown(periods, time.time())),
-            "history": dg.MetadataValue.md(card.frame_table(recent, 30)),
+            "history": dg.MetadataValue.md(card.frame_table(history.shown(periods), 30)),
             "golden frames": verdict.frames,
         },
         check_results=[golden_frames(verdict), latency(verdict, detector.endpoint.p95_ms)],

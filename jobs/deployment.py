@@ -53,7 +53,7 @@ def endpoint_changed(instance: dg.DagsterInstance, detector: str, driver: Rollou
     log = driver.log
     table = slots_table(driver.endpoints, log)
     tables.write(driver.storage, "deployed_endpoint", None, table, driver.run)
-    shown = log.write_table()
+    log.write_table()
     serving = driver.endpoints.status().serving
     settings = dict(driver.settings_of(serving.version) or {}) if serving else {}
     version = version_of(serving.version if serving else "", serving.sha256 if serving else "", settings)
@@ -65,7 +65,7 @@ def endpoint_changed(instance: dg.DagsterInstance, detector: str, driver: Rollou
             "version": serving.version if serving else "none",
             "slots": dg.MetadataValue.md(card.frame_table(table.drop(columns=["sha256", "url"]))),
             "shares": dg.MetadataValue.md(history.markdown(log.periods(), time.time())),
-            "history": dg.MetadataValue.md(card.frame_table(shown[::-1].drop(columns=["rollout", "run"]), 30)),
+            "history": dg.MetadataValue.md(card.frame_table(history.shown(log.periods()), 30)),
         },
     )
 

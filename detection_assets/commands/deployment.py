@@ -11,6 +11,7 @@ from rich.table import Table
 
 from detection_assets.commands.context import Project
 from detection_assets.commands.running import Watch, only_one, tell_problems
+from detection_assets.domain.history import shown
 from detection_assets.domain.problems import InputError
 from resources import overrides, tables
 from resources.deployments import Deployments
@@ -21,17 +22,16 @@ from resources.rollouts import Rollouts
 
 def history(out: Console, name: str) -> None:
     """Prints the periods of the endpoint's history, oldest first."""
-    found = Deployments(Project.of(name).storage).table()
+    found = shown(Deployments(Project.of(name).storage).periods())
     if found.empty:
         out.print(f"{name}: nothing has served yet; `detection run {name}` deploys what passes its gates")
         return
     table = Table(title=f"{name}: who served what, when", title_justify="left")
-    for column in ("from", "until", "slot", "version", "share", "why", "who"):
+    columns = ("from", "until", "slot", "version", "share", "why", "ended", "who")
+    for column in columns:
         table.add_column(column, overflow="fold")
-    for row in found.to_dict("records"):
-        until = str(row["until"] or "now")[:19].replace("T", " ")
-        cells = [str(row["from"])[:19].replace("T", " "), until, row["slot"], row["version"], f"{row['share']} %"]
-        table.add_row(*(escape(str(cell)) for cell in (*cells, row["why"], row["who"])))
+    for row in found[::-1].to_dict("records"):
+        table.add_row(*(escape(str(row[column])) for column in columns))
     out.print(table)
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from detection_assets.commands import setup
+from detection_assets.commands import deployment, setup
 from detection_assets.commands.context import Project
 from detection_assets.commands.story_world import World, answers
 from detection_assets.domain.problems import InputError
@@ -161,14 +161,18 @@ class Story:
         came = answers(log)
         failed = [answer for answer in came if answer["status"] != 200]
         self.claim("no request failed, in all this time", f"{len(failed)} of {len(came)}", not failed)
-        history = world.table("deployment_history").drop(columns=["sha256"], errors="ignore")
-        world.out.print(_as_table("who served what", history))
+        deployment.history(world.out, NAME)
 
     def drift(self) -> list[str]:
         """Shows today's drift report and says which features drifted."""
         report = self.world.report()
         shown = report[["feature", "version", "production_n", "psi", "ks", "verdict"]].round(3)
-        self.world.out.print(_as_table("drift report", shown))
+        table = Table(title="drift report", title_justify="left")
+        for column in shown.columns:
+            table.add_column(str(column))
+        for row in shown.astype("string").fillna("").itertuples(index=False):
+            table.add_row(*map(str, row))
+        self.world.out.print(table)
         return [str(feature) for feature in report.loc[report["verdict"] == "drift", "feature"].unique()]
 
     def gate(self) -> None:
@@ -224,12 +228,3 @@ def story(out: Console, size: str, report: Path) -> int:
     look = " ".join(f"{name}={value}" for name, value in environment.items())
     out.print(f"to look around: {look} detection dev", soft_wrap=True)
     return 0 if held == len(told.claims) else 1
-
-
-def _as_table(title: str, rows: pd.DataFrame) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in rows.columns:
-        table.add_column(str(column))
-    for row in rows.astype("string").fillna("").itertuples(index=False):
-        table.add_row(*map(str, row))
-    return table

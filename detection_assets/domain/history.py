@@ -17,7 +17,7 @@ import pandas as pd
 
 from detection_assets.domain.rollout import Rollout
 
-COLUMNS = ["slot", "version", "share", "from", "until", "why", "who", "rollout", "run"]
+COLUMNS = ["slot", "version", "share", "from", "until", "why", "ended", "who", "rollout", "run"]
 WIDTH, ROW, LEFT, TOP = 900, 34, 110, 8
 """Of the picture, pixels: its width, the height of a slot's band, the room for names, and above."""
 COLOURS = ("#3b6ea5", "#d98032", "#4c9a62", "#b0527a", "#7a68a6", "#8a7a3d", "#3f9a9a", "#a0522d")
@@ -104,6 +104,7 @@ class Period:
         who: Who caused it.
         rollout: The rollout that it belongs to, or "".
         run: The Dagster run, or "".
+        ended: Why it ended, or "".
     """
 
     slot: str
@@ -115,6 +116,7 @@ class Period:
     who: str
     rollout: str
     run: str
+    ended: str = ""
 
 
 def periods(log: Iterable[Entry]) -> list[Period]:
@@ -133,7 +135,7 @@ def periods(log: Iterable[Entry]) -> list[Period]:
             if now is not None and held is not None and (now.version, now.share) == (held.version, held.share):
                 continue
             if now is not None:
-                found.append(replace(going.pop(name), end=at))
+                found.append(replace(going.pop(name), end=at, ended=item.why))
             if held is not None:
                 rollout = item.rollout.id if item.rollout else ""
                 going[name] = Period(name, held.version, held.share, at, None, item.why, item.who, rollout, item.run)
@@ -179,6 +181,7 @@ def table(found: Sequence[Period]) -> pd.DataFrame:
             "from": moment(period.start),
             "until": None if period.end is None else moment(period.end),
             "why": period.why,
+            "ended": period.ended,
             "who": period.who,
             "rollout": period.rollout,
             "run": period.run,
@@ -186,6 +189,14 @@ def table(found: Sequence[Period]) -> pd.DataFrame:
         for period in found
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def shown(found: Sequence[Period]) -> pd.DataFrame:
+    """The same for people: the latest first, times to the second, without what only machines ask for."""
+    for_people = table(found)[::-1].drop(columns=["rollout", "run"])
+    for column in ("from", "until"):
+        for_people[column] = for_people[column].astype("string").str.slice(0, 19).str.replace("T", " ").fillna("now")
+    return for_people
 
 
 def moment(epoch_s: float) -> str:

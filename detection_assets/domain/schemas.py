@@ -175,6 +175,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         from_=("string", "From when on, in ISO 8601, UTC."),
         until=("string", "Until when; null while it is so."),
         why=("string", "Why."),
+        ended=("string", "Why it ended; empty while it is so."),
         who=("string", "Who caused it: who approved the version, or who decided by hand."),
         rollout=("string", "The rollout it belongs to."),
         run=("string", "The Dagster run; empty where there was none."),

@@ -50,6 +50,18 @@ class Validation:
     per_class: dict[str, dict[str, float]]
 
 
+def _quiet_caching() -> None:
+    """Of the trainer's progress bars, the one over the images that it caches shows itself unasked."""
+    from ultralytics.data import base
+    from ultralytics.utils.tqdm import TQDM
+
+    class Hidden(TQDM):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+    base.__dict__["TQDM"] = Hidden
+
+
 def prepare(config: Path) -> None:
     """Imports ultralytics so that it loads weights safely, stays off the network and reports to nobody.
 
@@ -76,6 +88,7 @@ def prepare(config: Path) -> None:
     off = ("clearml", "comet", "dvc", "hub", "mlflow", "neptune", "raytune", "sync", "tensorboard", "wandb")
     SETTINGS.update({key: False for key in off if key in SETTINGS})
     LOGGER.setLevel("WARNING")
+    _quiet_caching()
 
 
 def settings(training: Mapping[str, Any], base: Path | None = None) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def test_a_log_makes_periods_without_a_gap() -> None:
         ("blue", "1", 100, 50, None, "rolled back"),
         ("green", "2", 0, 50, 60, "rolled back"),
     ]
+    assert [p.ended for p in found] == ["canary", "canary", "full", "full", *["rolled back"] * 2, "", "removed"]
     assert found[3].rollout == "r1"
     assert found[3].run == "run1"
     assert found[-2].who == "Ada"
@@ -97,6 +98,15 @@ def test_the_table_has_its_schema_and_says_when_it_is_still_so() -> None:
     assert table["from"].iloc[0] == "1970-01-01T00:00:10.000+00:00"
     assert table["until"].isna().sum() == 1
     assert schemas.conform("deployment_history", history.table([])).empty
+
+
+def test_what_people_read_is_the_latest_first_and_short() -> None:
+    found = history.shown(history.periods(LOG))
+    first = found.iloc[0]
+    assert (first["slot"], first["from"], first["until"]) == ("green", "1970-01-01 00:00:50", "1970-01-01 00:01:00")
+    assert found["until"].tolist().count("now") == 1
+    assert list(found.columns) == ["slot", "version", "share", "from", "until", "why", "ended", "who"]
+    assert history.shown([]).empty
 
 
 def test_the_picture_is_well_formed_and_escapes_what_strangers_wrote() -> None:
