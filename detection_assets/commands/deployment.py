@@ -27,11 +27,13 @@ def history(out: Console, name: str) -> None:
         out.print(f"{name}: nothing has served yet; `detection run {name}` deploys what passes its gates")
         return
     table = Table(title=f"{name}: who served what, when", title_justify="left")
-    columns = ("from", "until", "slot", "version", "share", "why", "ended", "who")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for column in ("from", "until", "slot", "version", "share"):
+        table.add_column(column, no_wrap=column not in ("from", "until"), max_width=10)
+    table.add_column("why")
     for row in found[::-1].to_dict("records"):
-        table.add_row(*(escape(str(row[column])) for column in columns))
+        why = f"{row['why']} ({row['who']})" if row["who"] else str(row["why"])
+        cells = (row["from"], row["until"], row["slot"], row["version"], f"{row['share']} %", why)
+        table.add_row(*(escape(str(cell)) for cell in cells))
     out.print(table)
 
 

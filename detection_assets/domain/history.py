@@ -18,6 +18,8 @@ import pandas as pd
 from detection_assets.domain.rollout import Rollout
 
 COLUMNS = ["slot", "version", "share", "from", "until", "why", "ended", "who", "rollout", "run"]
+SHOWN = 160
+"""Characters of a reason that people are shown in a table."""
 WIDTH, ROW, LEFT, TOP = 900, 34, 110, 8
 """Of the picture, pixels: its width, the height of a slot's band, the room for names, and above."""
 COLOURS = ("#3b6ea5", "#d98032", "#4c9a62", "#b0527a", "#7a68a6", "#8a7a3d", "#3f9a9a", "#a0522d")
@@ -192,11 +194,17 @@ def table(found: Sequence[Period]) -> pd.DataFrame:
 
 
 def shown(found: Sequence[Period]) -> pd.DataFrame:
-    """The same for people: the latest first, times to the second, without what only machines ask for."""
-    for_people = table(found)[::-1].drop(columns=["rollout", "run"])
+    """The same for people: the latest first, times to the second, and why it was left if it was rolled back."""
+    left = [f" → {_short(period.ended)}" if period.ended.startswith("rolled back") else "" for period in found]
+    for_people = table(found).drop(columns=["ended", "rollout", "run"])
+    for_people = for_people.assign(why=for_people["why"] + pd.Series(left, dtype=object))[::-1]
     for column in ("from", "until"):
         for_people[column] = for_people[column].astype("string").str.slice(0, 19).str.replace("T", " ").fillna("now")
     return for_people
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN].rsplit(' ', 1)[0]} ..."
 
 
 def moment(epoch_s: float) -> str:

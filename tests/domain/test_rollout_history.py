@@ -105,7 +105,9 @@ def test_what_people_read_is_the_latest_first_and_short() -> None:
     first = found.iloc[0]
     assert (first["slot"], first["from"], first["until"]) == ("green", "1970-01-01 00:00:50", "1970-01-01 00:01:00")
     assert found["until"].tolist().count("now") == 1
-    assert list(found.columns) == ["slot", "version", "share", "from", "until", "why", "ended", "who"]
+    assert list(found.columns) == ["slot", "version", "share", "from", "until", "why", "who"]
+    assert "first" in found["why"].iloc[-1]
+    assert found["why"].tolist().count("full → rolled back") == 2
     assert history.shown([]).empty
 
 
