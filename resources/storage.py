@@ -5,6 +5,7 @@ with create-if-absent. Whoever finds the manifest finds everything; a killed ste
 version.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -19,7 +20,7 @@ from urllib.parse import unquote, urlparse
 import dagster as dg
 import obstore
 import orjson
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, GenericError
 from obstore.store import LocalStore, from_url
 from pydantic import PrivateAttr
 
@@ -28,6 +29,14 @@ from detection_assets.domain.layout import Stored
 
 PARALLEL = 32
 """Requests in flight at once when many objects move: enough to hide a cloud's latency, few enough for its limits."""
+
+
+FULL = ("StorageFull", "QuotaExceeded")
+"""What the store's error says when there is no room, on a disk or within a quota."""
+
+
+class StorageFullError(OSError):
+    """There is no room for an object. What was there before is there still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +107,37 @@ class Storage(dg.ConfigurableResource):
     # Objects ---------------------------------------------------------------------------------------------------------
 
     def put(self, key: str, data: bytes | Path) -> None:
-        """Writes an object, over an earlier one if there is one; a reader sees the old or the new, never a part."""
-        obstore.put(self.store, key, data)
+        """Writes an object, over an earlier one if there is one; a reader sees the old or the new, never a part.
+
+        Raises:
+            StorageFullError: There is no room for it.
+        """
+        with self._room(key):
+            obstore.put(self.store, key, data)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Writes an object unless there is one; of several writers exactly one is told True."""
+        """Writes an object unless there is one; of several writers exactly one is told True.
+
+        Raises:
+            StorageFullError: There is no room for it.
+        """
         try:
-            obstore.put(self.store, key, data, mode="create")
+            with self._room(key):
+                obstore.put(self.store, key, data, mode="create")
         except AlreadyExistsError:
             return False
         return True
+
+    @contextmanager
+    def _room(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except GenericError as error:
+            if not any(sign in str(error) for sign in FULL):
+                raise
+            why = "the disk is full; free some space and run again"
+            # Not from the other one, whose many lines say no more.
+            raise StorageFullError(errno.ENOSPC, why, self.uri_of(key)) from None
 
     def get(self, key: str) -> bytes:
         """Reads an object.
