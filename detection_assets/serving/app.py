@@ -79,11 +79,10 @@ def create_app(slots: Slots, *, key: str | None, limits: Limits | None = None) -
         redoc_url=None,
     )
     app.state.presence = presence
-    app.add_middleware(Gate, desk=desk)
-    app.add_middleware(Observed, metrics=metrics, presence=presence)  # added last, so around all else
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    keyed = [Depends(_key_check(key))] if key is not None else []
+    check = _key_check(key) if key is not None else None
+    keyed = [Depends(check)] if check is not None else []
     secured = {"security": KEYS} if keyed else {}
 
     async def score(
@@ -117,6 +116,13 @@ def create_app(slots: Slots, *, key: str | None, limits: Limits | None = None) -
         } | ({"results": answered.pictures} if answered.given.batch else answered.pictures[0])
         return Response(orjson.dumps(answer), media_type="application/json", background=later)
 
+    async def score_plainly(request: Request) -> Response:
+        if check is not None:
+            await check(request)
+        return await score(request)
+
+    app.add_middleware(Gate, desk=desk, score=score_plainly)
+    app.add_middleware(Observed, metrics=metrics, presence=presence)  # added last, so around all else
     for path, summary in (
         (SCORING[0], "Find objects in one picture or several"),
         (SCORING[1], "The same, where SageMaker asks for it"),

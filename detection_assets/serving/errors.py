@@ -8,6 +8,8 @@ import orjson
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import request_response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from detection_assets.serving.answering import SCORING, Desk
@@ -17,25 +19,40 @@ from detection_assets.serving.refusals import Refused
 
 
 class Gate:
-    """ASGI middleware: turns requests away while every place is taken.
+    """ASGI middleware: the short way for scoring requests that are like most, and for those that find no place.
 
-    The same refusal would come from further in. Here it costs a third of the time, which an endpoint that is asked far
-    too much has better use for.
+    What it does would be done further in, too. A refusal here costs a third of the time, which an endpoint that is
+    asked far too much has better use for; a request without parameters is half a millisecond sooner with the model,
+    since none need to be found, checked and converted.
     """
 
-    def __init__(self, app: ASGIApp, desk: Desk) -> None:
+    def __init__(self, app: ASGIApp, desk: Desk, score: Callable[[Request], Awaitable[Response]]) -> None:
+        """Takes what is inside.
+
+        Args:
+            app: The app.
+            desk: Who knows whether there is a place.
+            score: Answers a scoring request that has no parameters; it checks the key.
+        """
         self.app, self.desk = app, desk
+        self.short = ExceptionMiddleware(request_response(score), handlers=dict(HANDLERS))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, or refuses it; see https://asgi.readthedocs.io."""
-        if scope["type"] == "http" and scope["path"] in SCORING and scope["method"] == "POST":
-            named = any(name == b"x-detection-slot" for name, _ in scope["headers"])
-            if not named and (refused := self.desk.crowded()):
+        if _scores(scope) and not any(name == b"x-detection-slot" for name, _ in scope["headers"]):
+            if refused := self.desk.crowded():
                 call: Call = scope["state"]["call"]
                 call.scoring = True
                 await _refusal(call, refused)(scope, receive, send)
                 return
+            if not scope["query_string"]:
+                await self.short(scope, receive, send)
+                return
         await self.app(scope, receive, send)
+
+
+def _scores(scope: Scope) -> bool:
+    return scope["type"] == "http" and scope["path"] in SCORING and scope["method"] == "POST"
 
 
 def _reply(call: Call, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
