@@ -155,9 +155,8 @@ def _state(
     notes: list[str],
 ) -> dg.MaterializeResult:
     """The endpoint as it is now, with its history."""
-    table = slots_table(endpoints, log)
-    log.write_table()
-    periods = log.periods()
+    periods = log.write_table()
+    table = slots_table(endpoints, periods)
     status = endpoints.status()
     serving = status.serving
     if serving is not None:

@@ -50,10 +50,9 @@ class Approval(dg.Config):
 
 def endpoint_changed(instance: dg.DagsterInstance, detector: str, driver: Rollouts) -> dg.AssetMaterialization:
     """Writes the tables of the endpoint as it is now, and returns the event that says so."""
-    log = driver.log
-    table = slots_table(driver.endpoints, log)
+    periods = driver.log.write_table()
+    table = slots_table(driver.endpoints, periods)
     tables.write(driver.storage, "deployed_endpoint", None, table, driver.run)
-    log.write_table()
     serving = driver.endpoints.status().serving
     settings = dict(driver.settings_of(serving.version) or {}) if serving else {}
     version = version_of(serving.version if serving else "", serving.sha256 if serving else "", settings)
@@ -64,8 +63,8 @@ def endpoint_changed(instance: dg.DagsterInstance, detector: str, driver: Rollou
         {
             "version": serving.version if serving else "none",
             "slots": dg.MetadataValue.md(card.frame_table(table.drop(columns=["sha256", "url"]))),
-            "shares": dg.MetadataValue.md(history.markdown(log.periods(), time.time())),
-            "history": dg.MetadataValue.md(card.frame_table(history.shown(log.periods()), 30)),
+            "shares": dg.MetadataValue.md(history.markdown(periods, time.time())),
+            "history": dg.MetadataValue.md(card.frame_table(history.shown(periods), 30)),
         },
     )
 

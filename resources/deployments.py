@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
-import pandas as pd
 
 from detection_assets.domain import history, layout
 from detection_assets.domain.history import Entry, Held
@@ -60,10 +59,6 @@ class Deployments:
     def periods(self) -> list[history.Period]:
         """Who served what, when, at what share."""
         return history.periods(self.entries())
-
-    def table(self) -> pd.DataFrame:
-        """The periods as the `deployment_history` table."""
-        return history.table(self.periods())
 
     def open(self) -> Rollout | None:
         """The rollout that somebody has to go on with, if there is one."""
@@ -157,10 +152,10 @@ class Deployments:
             except Overtaken:
                 continue
 
-    def write_table(self) -> pd.DataFrame:
-        """Writes the `deployment_history` table as it is now, and returns it."""
-        found = self.table()
-        tables.write(self.storage, TABLE, None, found, self.run)
+    def write_table(self) -> list[history.Period]:
+        """Writes the `deployment_history` table as it is now, and returns its periods."""
+        found = self.periods()
+        tables.write(self.storage, TABLE, None, history.table(found), self.run)
         return found
 
     @staticmethod

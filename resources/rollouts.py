@@ -6,14 +6,14 @@ which changes nothing where it was done. Two drivers at once do the same things,
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
 from detection_assets.domain import rollout as machine
-from detection_assets.domain.history import Entry, moment
+from detection_assets.domain.history import Entry, Period, moment
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.rollout import Plan, Rollout, Seen, Verdict
 from resources import golden
@@ -384,10 +384,10 @@ class Rollouts:
         self.tell(f"[{done}/{len(path)}] slot {rollout.slot}: {words[rollout.stage]}")
 
 
-def slots_table(endpoints: Endpoints, log: Deployments) -> pd.DataFrame:
-    """The `deployed_endpoint` table: the slots as they are now."""
+def slots_table(endpoints: Endpoints, periods: Iterable[Period]) -> pd.DataFrame:
+    """The `deployed_endpoint` table: the slots as they are now, and since when by the history."""
     status = endpoints.status()
-    since = {period.slot: period.start for period in log.periods() if period.end is None}
+    since = {period.slot: period.start for period in periods if period.end is None}
     columns = ["endpoint", "slot", "version", "sha256", "traffic", "state", "url", "deployed_at"]
     rows = [
         {

@@ -130,9 +130,7 @@ def _split(job: Job, classes: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame
     """The frames of the split and their boxes; `shared_group` says whether a frame's group was trained on too."""
     if not classes:
         raise InputError("params.json: `classes` is empty; name at least one class")
-    for name in ("dataset", "frames", "challenger"):
-        if name not in job.inputs:
-            raise InputError(f"--input {name}=FOLDER is missing")
+    job.needs("dataset", "frames", "challenger")
     images, boxes = read_snapshot(job.inputs["dataset"])
     split = str(job.params.get("split", "test"))
     trained = images.loc[images["split"] == "train", "group"]

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detection_assets.domain.problems import InputError
+
 PROGRESS_EVERY_S = 1.0
 """Progress is told at most this often: a message a frame would cost more than the frame."""
 
@@ -38,6 +40,16 @@ class Job:
     checkpoint: Path | None = None
     pipes: Any = None
     _told: float = field(default=0.0, repr=False)
+
+    def needs(self, *names: str) -> None:
+        """Makes sure that inputs are given.
+
+        Raises:
+            InputError: One is missing.
+        """
+        for name in names:
+            if name not in self.inputs:
+                raise InputError(f"--input {name}=FOLDER is missing")
 
     def log(self, message: str) -> None:
         """Tells a line to whoever started the program."""

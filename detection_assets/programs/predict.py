@@ -51,9 +51,7 @@ def run(job: Job) -> None:
     """
     from detection_assets.serving.predictor import Predictor
 
-    for name in ("frames", "model"):
-        if name not in job.inputs:
-            raise InputError(f"--input {name}=FOLDER is missing")
+    job.needs("frames", "model")
     videos = _videos(job.params.get("videos") or [])
     settings = job.params.get("settings") or {}
     total = sum(len(video.frames) for video in videos)

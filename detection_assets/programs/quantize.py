@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -53,9 +52,7 @@ def run(job: Job) -> None:
     export = job.params.get("export")
     if export not in EXPORTS:
         raise InputError(f"params.json: export is {export!r}; there are {', '.join(EXPORTS)}")
-    for name in ("weights", "dataset", "frames"):
-        if name not in job.inputs:
-            raise InputError(f"--input {name}=FOLDER is missing")
+    job.needs("weights", "dataset", "frames")
     full = Predictor(job.inputs["weights"] / "best.onnx")
     pictures = _pictures(job, int(job.params.get("images", IMAGES)))
     out = job.output / "weights"
@@ -137,8 +134,7 @@ def _to_int8(full: Predictor, pictures: Sequence[Picture], target: Path) -> None
             nodes_to_exclude=kept,
             calibrate_method=CalibrationMethod.MinMax,
         )
-        shutil.copyfile(quantized, target)
-    _mark(target, target, "int8")
+        _mark(quantized, target, "int8")
 
 
 def _input(predictor: Predictor, picture: Picture) -> Any:

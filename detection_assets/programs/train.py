@@ -56,9 +56,7 @@ def run(job: Job) -> None:
     classes = [str(name) for name in job.params.get("classes", [])]
     if not classes:
         raise InputError("params.json: `classes` is empty; name at least one class")
-    for name in ("dataset", "frames"):
-        if name not in job.inputs:
-            raise InputError(f"--input {name}=FOLDER is missing")
+    job.needs("dataset", "frames")
     # Told to end, it does so by way of the folders and files that it has open.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     images, boxes = read_snapshot(job.inputs["dataset"])

@@ -1,19 +1,17 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from assets.deployment_world import World
 from monitored import World as Monitored
-from project import make_home
+from project import give_mlflow, make_home
 
 
 @pytest.fixture
 def world(home: Path, empty_mlflow: Path) -> Iterator[World]:
-    (home / ".mlflow").mkdir()
-    shutil.copyfile(empty_mlflow, home / ".mlflow" / "mlflow.db")
+    give_mlflow(home, empty_mlflow)
     made = World(home)
     yield made
     made.endpoints.stop()
@@ -33,8 +31,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> I
     """A detector with one registered version, whose endpoint is not needed."""
     with pytest.MonkeyPatch.context() as patch:
         home = make_home(tmp_path_factory.mktemp("monitored") / "home", patch.setenv)
-        (home / ".mlflow").mkdir()
-        shutil.copyfile(empty_mlflow, home / ".mlflow" / "mlflow.db")
+        give_mlflow(home, empty_mlflow)
         made = Monitored(home)
         made.version = made.register()
         yield made

@@ -18,7 +18,6 @@ from detection_assets.domain.rollout import Rollout
 from resources.instance import open_instance
 from resources.rollouts import Rollouts
 
-DETECTION = Path(sys.executable).with_name("detection")
 SCRIPT = Path(__file__).parent / "deployment_world.py"
 
 

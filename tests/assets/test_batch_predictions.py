@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from monitored import CLASSES, FRAMES_A_VIDEO, NAME, World, check, metadata
-from project import make_home
+from project import give_mlflow, make_home
 
 from detection_assets.domain import layout
 from resources.compute.base import StepFailed
@@ -125,8 +124,7 @@ def test_without_a_model_in_service_it_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow: Path
 ) -> None:
     home = make_home(tmp_path / "other", monkeypatch.setenv)
-    (home / ".mlflow").mkdir()
-    shutil.copyfile(empty_mlflow, home / ".mlflow" / "mlflow.db")
+    give_mlflow(home, empty_mlflow)
     other = World(home)
     other.frames_alone(VIDEOS[0])
     result = other.predict(VIDEOS[0], raise_on_error=False)

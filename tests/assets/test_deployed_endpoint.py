@@ -137,7 +137,6 @@ def test_what_was_rolled_back_is_tried_again_only_when_somebody_asks(served: Wor
     assert served.log.last().number > before
 
 
-@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_ten_thousand_requests_pass_through_rollouts_and_rollbacks(served: World, tmp_path: Path) -> None:
     """Callers in a process of their own; good versions that stay, are taken back by hand, and bad ones."""
@@ -182,9 +181,7 @@ def test_ten_thousand_requests_pass_through_rollouts_and_rollbacks(served: World
     assert len(shares) >= 12
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param("golden", marks=pytest.mark.long), "canary", pytest.param("full", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("stage", ["golden", "canary", "full"])
 def test_a_killed_rollout_goes_on_in_the_next_run(served: World, stage: str) -> None:
     served.write(bake=4.0)
     served.model("good", size=96)

@@ -7,7 +7,8 @@ import time
 import dagster as dg
 import pytest
 from assets.deployment_world import NAME, World
-from assets.deployments import DETECTION, at_canary, driver_of, failure, last_event
+from assets.deployments import at_canary, driver_of, failure, last_event
+from project import DETECTION
 
 from detection_assets import definitions, detector_file
 from detection_assets.domain import layout

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from project import give_mlflow
 
 from resources import profiles
 
@@ -18,8 +18,7 @@ PLATFORMS = ["local"]
 @pytest.fixture(params=PLATFORMS)
 def platform(request: pytest.FixtureRequest, home: Path, empty_mlflow: Path) -> Iterator[Any]:
     """A platform's matching set of resources, opened, by attribute."""
-    (home / ".mlflow").mkdir()
-    shutil.copyfile(empty_mlflow, home / ".mlflow" / "mlflow.db")
+    give_mlflow(home, empty_mlflow)
     made = profiles.PROFILES[request.param]("tiny", host="127.0.0.1", port=0)
     with dg.build_resources(made) as opened:
         yield opened

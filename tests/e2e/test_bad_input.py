@@ -6,18 +6,15 @@ import io
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from project import write_detector
+from project import DETECTION, write_detector
 
 from resources import tables
 from resources.storage import Storage
-
-DETECTION = str(Path(sys.executable).with_name("detection"))
 
 pytestmark = pytest.mark.slow
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from project import make_home, write_detector
+from project import DETECTION, make_home, write_detector
 
 from detection_assets.commands.context import Project
 from resources import overrides, tables
 from resources.deployments import Deployments
 
-DETECTION = str(Path(sys.executable).with_name("detection"))
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
