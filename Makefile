@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
+# Where this is set, every start compiles a few thousand modules anew: half of the time of a command.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo story dev stop test test-long lint bench lock clean
 

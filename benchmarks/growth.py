@@ -72,8 +72,9 @@ def grow(known: int) -> dict[str, float]:
     from detection_assets import definitions, detector_file
     from jobs import jobs, update
     from resources import lake, versions
+    from resources.home import home
     from resources.instance import open_instance
-    from resources.profiles import home, resources_for
+    from resources.profiles import resources_for
     from resources.storage import Storage
 
     _project(home())

@@ -241,7 +241,7 @@ def main() -> None:
     try:
         from dotenv import load_dotenv
 
-        from resources.profiles import home
+        from resources.home import home
 
         load_dotenv(home() / ".env")
         app()

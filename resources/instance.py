@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resources.profiles import home
+from resources.home import home
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -18,6 +17,7 @@ from resources.alerts.base import Alerts
 from resources.alerts.local import chosen
 from resources.compute.local import LocalCompute
 from resources.endpoints.local import LocalEndpoints
+from resources.home import home
 from resources.registry.local import LocalRegistry
 from resources.storage import Storage
 from resources.tables import TableIOManager
@@ -26,12 +26,6 @@ from resources.tracking import Tracking
 
 class SettingsError(ValueError):
     """Settings that do not fit together; the message says which to set and to what."""
-
-
-def home() -> Path:
-    """The project's folder: where `workspace.yaml`, the lake and the Dagster instance lie."""
-    told = os.environ.get("DETECTION_HOME")
-    return Path(told).absolute() if told else Path(__file__).parents[1]
 
 
 def local(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from rich.console import Console
 from detection_assets import detector_file as detectors
 from detection_assets.commands.context import Project
 from detection_assets.domain.problems import InputError
+from resources.home import home
 from resources.instance import dagster_home
-from resources.profiles import home
 
 
 def serve(out: Console, name: str) -> None:

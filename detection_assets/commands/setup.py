@@ -17,7 +17,7 @@ from detection_assets import detector_file as detectors
 from detection_assets.commands.context import Project
 from detection_assets.domain import layout
 from detection_assets.domain.problems import InputError
-from resources.profiles import home
+from resources.home import home
 from resources.storage import Storage
 
 ENTRY = """  - python_module:

@@ -26,7 +26,7 @@ from detection_assets.commands.story_world import World, answers
 from detection_assets.domain.problems import InputError
 from detection_assets.samples import hard_times
 from jobs import jobs
-from resources import profiles
+from resources.home import home
 
 NAME = "fridge"
 BAD = {
@@ -192,8 +192,8 @@ def story(out: Console, size: str, report: Path) -> int:
     """
     if size not in SIZES:
         raise InputError(f"--size {size}: there are {', '.join(SIZES)}")
-    folder = profiles.home() / ".story"
-    root = profiles.home()
+    folder = home() / ".story"
+    root = home()
     environment = {
         "DETECTION_HOME": str(folder),
         "DETECTION_DETECTORS": str(folder / "detectors"),

@@ -24,7 +24,8 @@ from detection_assets.commands.context import Project
 from detection_assets.domain import layout
 from detection_assets.domain.problems import InputError
 from jobs import jobs, progress
-from resources import profiles, tables
+from resources import tables
+from resources.home import home
 from resources.instance import open_instance
 
 PATIENCE_S = 300.0
@@ -119,7 +120,7 @@ class World:
         command = [sys.executable, "-m", "detection_assets.samples.traffic", "--url", endpoints.url]
         command += ["--key-file", str(endpoints.key_file), "--pictures", str(self.pictures), "--out", str(log)]
         command += ["--rate", str(self.rate), "--callers", "2"]
-        with subprocess.Popen(command, cwd=profiles.home()) as process:
+        with subprocess.Popen(command, cwd=home()) as process:
             try:
                 yield log
             finally:

@@ -254,6 +254,7 @@ class Predictor:
 
 
 _Selected = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
+_FIRST_USE = threading.Lock()
 
 
 def available_cores() -> int:
@@ -282,6 +283,9 @@ def _read(path: Path) -> bytes:
 def _network(path: Path, content: bytes) -> Any:
     import openvino
 
+    with _FIRST_USE:
+        # It fills its table of types on first use, and two threads that come at once stop the process for ever.
+        openvino.Type.u8.to_dtype()
     try:
         # From memory: what is loaded is what was digested, and a model cannot pull in files beside it.
         return openvino.Core().read_model(content)

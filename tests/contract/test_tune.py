@@ -88,6 +88,11 @@ def started(record: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in record.read_text().splitlines()]
 
 
+def alive(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return bool(state) and not state.startswith("Z")
+
+
 def test_a_study_tries_judges_and_names_the_best(platform: Any, scripted: Path, home: Path) -> None:
     told: list[Trial] = []
     result = tune(platform, study(platform, scripted, first={"lr0": 0.5}), told)
@@ -216,18 +221,20 @@ def test_a_study_that_is_killed_loses_and_doubles_nothing(platform: Any, scripte
         paths=[str(ROOT), str(Path(__file__).parent), str(Path(__file__).parents[1])], record=str(scripted)
     )
     running = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], stderr=subprocess.PIPE, text=True)
-    ends = time.monotonic() + 60
+    marks = Path(platform.compute.scratch).rglob
+    ends = time.monotonic() + 120
     # In the middle of the second trial.
-    while not (scripted.exists() and len(started(scripted)) == 2):
+    while not (scripted.exists() and len(started(scripted)) == 2 and any(mark.read_text() for mark in marks("epoch"))):
         assert running.poll() is None, running.stderr.read() if running.stderr else ""
         assert time.monotonic() < ends
         time.sleep(0.05)
-    time.sleep(1.2)
     running.send_signal(number)
-    running.communicate(timeout=30)
+    running.communicate(timeout=120)
     assert running.returncode != 0
     before = started(scripted)
-    time.sleep(1.0)  # a program ends soon after the process that started it
+    while alive(before[1]["pid"]):  # a program ends soon after the process that started it
+        assert time.monotonic() < ends
+        time.sleep(0.05)
     told: list[Trial] = []
     result = tune(platform, study(platform, scripted, {"pause": 0.4, "epochs": 6}, trials=3), told)
     assert [(trial.number, trial.state) for trial in result.trials] == [

@@ -83,7 +83,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         detection("stop", code=None)
 
 
-pytestmark = pytest.mark.slow
+# The way there alone is nine commands, and a slow machine takes as long as it takes.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_what_was_killed_in_every_stage_is_completed_and_nothing_is_lost_or_doubled(world: World) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -89,6 +91,26 @@ def test_threads_get_their_own_answers(detector: Path) -> None:
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+AT_ONCE = """
+import sys, threading
+from pathlib import Path
+from detection_assets.serving.predictor import Predictor
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(4)
+def load():
+    together.wait()
+    Predictor(Path(sys.argv[1])).warm_up()
+threads = [threading.Thread(target=load, daemon=True) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_first_models_of_a_process_may_load_at_once(detector: Path, number: int) -> None:
+    subprocess.run([sys.executable, "-c", AT_ONCE, str(detector / "best.onnx")], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(
