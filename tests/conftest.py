@@ -13,6 +13,9 @@ from project import ROOT, SHARED, make_home
 
 from resources.tracking import Tracking
 
+# What the tests train is tiny, and several train at once: a second thread costs more than it brings.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture
 def shared_data() -> Path:

@@ -16,6 +16,7 @@ from typing import Any
 from detection_assets.domain.problems import InputError
 
 OPSET = 17
+TOLD = os.environ.get("OMP_NUM_THREADS", "")  # before ultralytics is imported, which sets it
 
 DEFAULTS: dict[str, Any] = {
     "model": "yolo11n.yaml", "imgsz": 320, "epochs": 25, "batch": 8, "nbs": 8, "optimizer": "AdamW", "lr0": 0.002,
@@ -157,7 +158,9 @@ def _base_weights(model: str, base: Path | None) -> str:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Threads to calculate with: what `OMP_NUM_THREADS` says, or else the cores that this process may use."""
+    if TOLD.isdecimal() and int(TOLD):
+        return int(TOLD)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
