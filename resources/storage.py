@@ -9,18 +9,25 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote, urlparse
 
 import dagster as dg
 import obstore
 import orjson
-from obstore.exceptions import AlreadyExistsError, GenericError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    GenericError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import LocalStore, from_url
 from pydantic import PrivateAttr
 
@@ -31,12 +38,39 @@ PARALLEL = 32
 """Requests in flight at once when many objects move: enough to hide a cloud's latency, few enough for its limits."""
 
 
+PART = 8 << 20
+"""Bytes of a part of an upload; what is shorter goes in one request."""
+RANGE = 64 << 20
+"""Bytes of one request: a longer object is read in several, side by side, each tried again by itself."""
+PARTS = 9000
+"""Parts that an object is uploaded in, at most; S3 takes 10,000."""
+PATIENCE: Any = {"timeout": "5min", "connect_timeout": "10s"}
+"""How long one request may take: by default a range that comes at 2 MB/s would be given up."""
+UNENCRYPTED = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
+"""Settings of obstore that allow a store without TLS, which is one of this machine."""
+ATTEMPTS = 5
+"""How often a write is tried that S3 refuses only because another one is on its way to the same key."""
+
 FULL = ("StorageFull", "QuotaExceeded")
 """What the store's error says when there is no room, on a disk or within a quota."""
+NO_LAKE = ("NoSuchBucket", "ContainerNotFound")
+"""What it says when the bucket or the container is missing."""
+EXPIRED = ("ExpiredToken", "TokenRefreshRequired")
+"""What it says when the credentials were good once."""
+NOBODY = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthenticationFailed")
+"""What it says when the credentials are wrong."""
+REFUSED = ("AccessDenied", "AuthorizationPermissionMismatch")
+"""What it says when the credentials are good, but not for this; not every operation has an error of its own for it."""
+CONFLICT = ("ConditionalRequestConflict", "409 Conflict")
+"""What S3 says while another write to the same key is on its way."""
 
 
 class StorageFullError(OSError):
     """There is no room for an object. What was there before is there still."""
+
+
+class LakeError(OSError):
+    """The lake cannot be used with these settings or credentials; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +121,7 @@ class Storage(dg.ConfigurableResource):
         """The object store under the root; opened once."""
         if self._store is None:
             folder = self._folder
-            self._store = LocalStore(folder, mkdir=True) if folder else from_url(self.uri)
+            self._store = LocalStore(folder, mkdir=True) if folder else from_url(self.uri, client_options=_patient())
         return self._store
 
     @property
@@ -111,41 +145,60 @@ class Storage(dg.ConfigurableResource):
 
         Raises:
             StorageFullError: There is no room for it.
+            LakeError: The lake is not there, or refuses.
         """
-        with self._room(key):
-            obstore.put(self.store, key, data)
+        part = _part(data.stat().st_size) if isinstance(data, Path) else PART
+        with self._asking(key):
+            obstore.put(self.store, key, data, chunk_size=part)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Writes an object unless there is one; of several writers exactly one is told True.
+        """Writes an object unless there is one; of several writers at most one is told True.
+
+        A writer whose answer got lost on the way, and who was asked to write again, may be told False: see
+        `publish_staged`.
 
         Raises:
             StorageFullError: There is no room for it.
+            LakeError: The lake is not there, or refuses.
         """
-        try:
-            with self._room(key):
-                obstore.put(self.store, key, data, mode="create")
-        except AlreadyExistsError:
-            return False
-        return True
+        for attempt in range(ATTEMPTS):
+            try:
+                with self._asking(key):
+                    obstore.put(self.store, key, data, mode="create")
+                return True
+            except AlreadyExistsError as error:
+                if not _says(error, CONFLICT):
+                    return False
+                # Not "there is one" but "there may soon be one": whoever is writing it may yet fail.
+                time.sleep(0.05 * 2**attempt)
+        why = "other writes to it did not end; run again"
+        raise LakeError(errno.EAGAIN, why, self.uri_of(key))
 
     @contextmanager
-    def _room(self, key: str) -> Iterator[None]:
+    def _asking(self, key: str) -> Iterator[None]:
+        """Says in words of ours, and without the pages of the library's, what is wrong with the lake as a whole."""
         try:
             yield
-        except GenericError as error:
-            if not any(sign in str(error) for sign in FULL):
+        except (GenericError, PermissionDeniedError, UnauthenticatedError, FileNotFoundError) as error:
+            if _says(error, FULL):
+                why = "the disk is full; free some space and run again"
+                raise StorageFullError(errno.ENOSPC, why, self.uri_of(key)) from None
+            why = _refusal(error)
+            if why and self._folder:
+                why = "this user may not do that here; correct the folder's owner or permissions"
+            if why is None:
                 raise
-            why = "the disk is full; free some space and run again"
-            # Not from the other one, whose many lines say no more.
-            raise StorageFullError(errno.ENOSPC, why, self.uri_of(key)) from None
+            raise LakeError(errno.EACCES, why, self.uri_of(key)) from None
 
     def get(self, key: str) -> bytes:
         """Reads an object.
 
         Raises:
             FileNotFoundError: If there is none.
+            LakeError: The lake is not there, or refuses.
         """
-        return bytes(obstore.get(self.store, key).bytes())
+        with self._asking(key):
+            return bytes(obstore.get(self.store, key).bytes())
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Reads many objects side by side; None for each that does not exist."""
@@ -165,14 +218,15 @@ class Storage(dg.ConfigurableResource):
     def exists(self, key: str) -> bool:
         """Whether there is an object."""
         try:
-            obstore.head(self.store, key)
+            with self._asking(key):
+                obstore.head(self.store, key)
         except FileNotFoundError:
             return False
         return True
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Lists the objects below a prefix, in no order."""
-        for batch in obstore.list(self.store, prefix, chunk_size=1000):
+        for batch in self._batches(prefix):
             for item in batch:
                 tag = item["e_tag"] or item["last_modified"].isoformat()
                 yield Stored(item["path"], item["size"], tag)
@@ -180,10 +234,14 @@ class Storage(dg.ConfigurableResource):
     def glance(self, prefix: str) -> str:
         """A digest of a listing, for "has anything changed at all?": it costs no more than the listing itself."""
         lines: list[str] = []
-        for batch in obstore.list(self.store, prefix, chunk_size=1000):
+        for batch in self._batches(prefix):
             lines += [f"{item['path']}\0{item['size']}\0{item['e_tag'] or item['last_modified']}" for item in batch]
         lines.sort()
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+
+    def _batches(self, prefix: str) -> Iterator[Any]:
+        with self._asking(prefix):
+            yield from obstore.list(self.store, prefix, chunk_size=1000)
 
     def delete(self, prefix: str) -> int:
         """Deletes every object below a prefix; returns how many."""
@@ -216,18 +274,39 @@ class Storage(dg.ConfigurableResource):
             yield target
 
     def download(self, targets: Mapping[str, Path]) -> None:
-        """Writes objects to files, side by side, streaming."""
+        """Writes objects to files, side by side, streaming.
+
+        Raises:
+            FileNotFoundError: One does not exist.
+            LakeError: The lake refuses, or a long object was changed while it was read.
+        """
         from concurrent.futures import ThreadPoolExecutor
 
         def one(item: tuple[str, Path]) -> None:
             key, target = item
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as out:
-                for chunk in obstore.get(self.store, key).stream(min_chunk_size=4 << 20):
-                    out.write(chunk)
+            with self._asking(key), target.open("wb") as out:
+                found = obstore.get(self.store, key)
+                size, tag = found.meta["size"], found.meta["e_tag"]
+                if size <= RANGE:
+                    for chunk in found.stream(min_chunk_size=4 << 20):
+                        out.write(chunk)
+                else:
+                    del found
+                    self._in_ranges(key, size, tag, out)
 
         with ThreadPoolExecutor(PARALLEL) as pool:
             list(pool.map(one, targets.items()))
+
+    def _in_ranges(self, key: str, size: int, tag: str | None, out: IO[bytes]) -> None:
+        """Reads a long object in pieces, all of the same state of it."""
+        for start in range(0, size, RANGE):
+            options: Any = {"range": (start, min(start + RANGE, size))} | ({"if_match": tag} if tag else {})
+            try:
+                out.write(obstore.get(self.store, key, options=options).bytes())
+            except PreconditionError:
+                why = "it was replaced while it was being read; run again"
+                raise LakeError(errno.EAGAIN, why, self.uri_of(key)) from None
 
     def upload(self, folder: Path, prefix: str) -> None:
         """Moves the files of a local folder below a prefix; the folder is empty or gone afterwards."""
@@ -283,8 +362,38 @@ class Storage(dg.ConfigurableResource):
             What is published at the prefix now: this, or what somebody else published first.
         """
         manifest = {"folder": attempt, "files": dict(sorted(files.items())), "notes": dict(notes)}
-        if not self.put_if_absent(f"{prefix}/{layout.MANIFEST}", orjson.dumps(manifest)):
-            self.delete(f"{prefix}/{attempt}")
+        won = self.put_if_absent(f"{prefix}/{layout.MANIFEST}", orjson.dumps(manifest))
         found = self.published(prefix)
         assert found is not None, f"{prefix}: its manifest was removed while it was being published"
+        # A store that took the manifest, failed to say so and was asked again says that there is one: it may be ours.
+        if not won and found.folder != f"{prefix}/{attempt}":
+            self.delete(f"{prefix}/{attempt}")
         return found
+
+
+def _says(error: Exception, signs: Sequence[str]) -> bool:
+    return any(sign in str(error) for sign in signs)
+
+
+def _refusal(error: Exception) -> str | None:
+    """What is to be done about a lake that as a whole is not to be had; None if it is only about this object."""
+    if _says(error, NO_LAKE):
+        return "there is no such bucket or container; make it, or correct DETECTION_LAKE"
+    if _says(error, EXPIRED):
+        return "the credentials have expired; log in again, or renew them in .env"
+    if _says(error, NOBODY):
+        return "the store does not know these credentials; correct them in .env"
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _says(error, REFUSED):
+        return "the store refuses these credentials; give them the right to list, read, write and delete below the lake"
+    return None
+
+
+def _patient() -> Any:
+    # What is given here takes the place of what obstore reads from the environment, so both have to be said.
+    plain = any(os.environ.get(name, "").lower() in ("1", "true") for name in UNENCRYPTED)
+    return {**PATIENCE, "allow_http": plain}
+
+
+def _part(size: int) -> int:
+    """Bytes of a part of an upload: few enough parts, however long the file is."""
+    return max(PART, -(-size // PARTS))

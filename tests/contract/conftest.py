@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from fakes import s3
 from project import give_mlflow
 
 from resources import profiles
 
 PLATFORMS = ["local"]
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 with one bucket."""
+    with s3.moto_server() as url:
+        yield url
+
+
+@pytest.fixture
+def s3_lake(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of an empty lake in it, for a process whose environment says how to get there."""
+    for name, value in s3.environment(s3_server).items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3.BUCKET}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture(params=PLATFORMS)

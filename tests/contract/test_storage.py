@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,9 +11,10 @@ from resources.storage import Storage
 ODD_NAMES = ["plain.bin", "with space.bin", "dots.in.name.bin", "ünïcode/文件.bin", "100%#~.bin", "a@b,c(d).bin"]
 
 
-@pytest.fixture
-def storage(platform: Any) -> Storage:
-    return platform.storage
+@pytest.fixture(params=["folder", "S3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    root = str(tmp_path / "lake") if request.param == "folder" else request.getfixturevalue("s3_lake")
+    return Storage(root=root, prefix="tiny")
 
 
 @pytest.mark.parametrize("key", ODD_NAMES)
@@ -45,6 +46,20 @@ def test_a_glance_changes_with_the_listing_and_with_nothing_else(storage: Storag
     assert storage.glance("x") != first
     storage.delete("x/b")
     assert storage.glance("x") != first
+
+
+def test_long_files_are_put_and_fetched_whole(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resources.storage.RANGE", 5_000_000)
+    long, short = tmp_path / "long", tmp_path / "short"
+    long.write_bytes(random.Random(0).randbytes(17_000_001))
+    short.write_bytes(b"")
+    storage.put("long", long)
+    storage.put("short", short)
+    storage.download({"long": tmp_path / "got" / "long", "short": tmp_path / "got" / "short"})
+    assert (tmp_path / "got" / "long").read_bytes() == long.read_bytes()
+    assert (tmp_path / "got" / "short").read_bytes() == b""
 
 
 def test_what_is_missing_says_so(storage: Storage) -> None:
@@ -101,10 +116,9 @@ def test_nothing_published_is_overwritten(storage: Storage, tmp_path: Path) -> N
     assert len(list(storage.list("v/1"))) == 2, "the loser's files are gone"
 
 
-def test_two_detectors_do_not_see_each_other(platform: Any) -> None:
-    one: Storage = platform.storage
-    other = Storage(root=one.root, prefix="other")
-    one.put("videos/a.mp4", b"x")
+def test_two_detectors_do_not_see_each_other(storage: Storage) -> None:
+    other = Storage(root=storage.root, prefix="other")
+    storage.put("videos/a.mp4", b"x")
     assert list(other.list("")) == []
 
 
