@@ -82,22 +82,15 @@ def _row(name: str, ours: float, anchor: float, limit: float) -> dict[str, Any]:
 
 def _request(model: Path, rounds: int) -> tuple[float, float, float]:
     """Milliseconds of a request, of the bare call, and from the server's start to its readiness."""
+    from benchmarks.serving_load import Caller
     from detection_assets.serving.images import decode
     from detection_assets.serving.predictor import Predictor
 
     photo = picture_of()
     predictor = Predictor(model)
     predictor.warm_up()
-    headers = {"X-API-Key": KEY, "Content-Type": "image/jpeg"}
     with serving(model) as (port, start):
-        client = http.client.HTTPConnection("127.0.0.1", port)
-
-        def request() -> None:
-            client.request("POST", "/score", photo, headers)
-            response = client.getresponse()
-            body = response.read()
-            if response.status != 200:
-                raise RuntimeError(f"the endpoint answered {response.status}: {body.decode()}")
+        request = Caller(port, photo)
 
         def bare() -> None:
             predictor.predict(decode(photo))
@@ -109,7 +102,7 @@ def _request(model: Path, rounds: int) -> tuple[float, float, float]:
                 call()
                 if turn >= WARM_UP:
                     seen.append(time.perf_counter() - began)
-        client.close()
+        request.connection.close()
     return statistics.median(times[request]) * 1000, statistics.median(times[bare]) * 1000, start
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -10,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
 from starlette.requests import Request
 
 from detection_assets.serving import answers
 from detection_assets.serving.bodies import Pictures, read_pictures
 from detection_assets.serving.capture import Capture, Captured
+from detection_assets.serving.deadline import within
 from detection_assets.serving.observe import Call, Metrics
 from detection_assets.serving.predictor import ModelError, ModelTimeout
 from detection_assets.serving.refusals import Refused
@@ -104,9 +105,9 @@ class Desk:
             first = self._first_with_room(askable)
             self._refused -= SLOWLY * self._refused
             order = [first, *(one for one in askable if one is not first)]
-            with anyio.fail_after(self.limits.timeout_s):
+            async with within(self.limits.timeout_s):
                 return await self._ask(order, given, threshold, call, addressed is not None, keep_pixels)
-        except TimeoutError:
+        except asyncio.TimeoutError:
             limit = self.limits.timeout_s
             raise Refused(504, f"not answered within {limit:g} seconds: try again later", retry_after=1) from None
         finally:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
 import orjson
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
+from detection_assets.serving.deadline import within
 from detection_assets.serving.refusals import Refused
 
 JSON_HINT = 'send {"image": "<base64>"} or {"images": ["<base64>", ...]}, and optionally "confidence" between 0 and 1'
@@ -104,13 +105,13 @@ async def _read(request: Request, max_bytes: int, timeout_s: float) -> bytes:
         raise too_large
     chunks, total = [], 0
     try:
-        with anyio.fail_after(timeout_s):
+        async with within(timeout_s):
             async for chunk in request.stream():
                 total += len(chunk)
                 if total > max_bytes:
                     raise too_large
                 chunks.append(chunk)
-    except TimeoutError:
+    except asyncio.TimeoutError:
         raise Refused(408, f"the body did not arrive within {timeout_s:g} seconds: send it again") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 

@@ -8,8 +8,6 @@ import orjson
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.routing import request_response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from detection_assets.serving.answering import SCORING, Desk
@@ -34,8 +32,7 @@ class Gate:
             desk: Who knows whether there is a place.
             score: Answers a scoring request that has no parameters; it checks the key.
         """
-        self.app, self.desk = app, desk
-        self.short = ExceptionMiddleware(request_response(score), handlers=dict(HANDLERS))
+        self.app, self.desk, self.score = app, desk, score
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, or refuses it; see https://asgi.readthedocs.io."""
@@ -46,9 +43,17 @@ class Gate:
                 await _refusal(call, refused)(scope, receive, send)
                 return
             if not scope["query_string"]:
-                await self.short(scope, receive, send)
+                response = await self._answer(Request(scope, receive))
+                await response(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            return await self.score(request)
+        except tuple(HANDLERS) as error:
+            handler = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
+            return await handler(request, error)
 
 
 def _scores(scope: Scope) -> bool:

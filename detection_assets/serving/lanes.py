@@ -1,4 +1,4 @@
-"""A model's own lane: one thread for its network, and the requests that are with it.
+"""A model's own lane: the threads that wait for its network, and the requests that are with it.
 
 Each slot has one, so that a model that is slow or stuck holds up its own requests and nobody else's.
 """
@@ -11,26 +11,28 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
+from detection_assets.serving.predictor import AT_ONCE, Predictor
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Lane:
-    """One model's thread and its queue.
+    """One model's threads and its queue.
 
-    The thread ends when nobody holds the lane any more.
+    The threads end when nobody holds the lane any more.
 
     Attributes:
         requests: Requests that are decoded, wait or run; only the event loop changes it.
     """
 
-    def __init__(self, name: str) -> None:
-        self.requests = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"network-{name}")
+    def __init__(self, name: str, predictor: Predictor) -> None:
+        self.requests, self._predictor = 0, predictor
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix=f"network-{name}")
 
     def has_room(self, queue: int) -> bool:
-        """Whether one more may come in, when so many may wait beside the one that runs."""
-        return self.requests <= queue
+        """Whether one more may come in, when so many may wait beside those that the network answers."""
+        return self.requests < queue + self._predictor.at_once
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -42,5 +44,5 @@ class Lane:
             self.requests -= 1
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
-        """Runs a function in the lane's thread, after what is there already."""
-        return asyncio.wrap_future(self._thread.submit(function, *args, **kwargs))
+        """Runs a function in one of the lane's threads, after what is there already."""
+        return asyncio.wrap_future(self._threads.submit(function, *args, **kwargs))

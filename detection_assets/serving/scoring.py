@@ -1,6 +1,6 @@
 """The way of a picture through the endpoint: decoded, scored, each step bounded.
 
-Decoding runs on a few threads, each model's network on one of its own, since a network uses all the cores by itself.
+Decoding runs on a few threads, each model's network on its own, since a network uses all the cores by itself.
 What waits between the two is the small input of the network, never a decoded photograph.
 """
 
@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-import anyio
 import numpy as np
 from numpy.typing import NDArray
 
 from detection_assets.domain.problems import InputError
 from detection_assets.serving import drawing, images
+from detection_assets.serving.deadline import within
 from detection_assets.serving.predictor import Detections, ModelTimeout, Predictor, Prepared, available_cores
 from detection_assets.serving.slots import Loaded
 
@@ -42,7 +42,7 @@ class Limits:
         body_bytes: Most bytes in a request's body.
         pixels: Most pixels in a picture.
         pictures: Most pictures in a request.
-        queue: Most requests with a model beside the one that its network runs; the next is refused with 429.
+        queue: Most requests with a model beside those that its network runs; the next is refused with 429.
             docs/decisions/0008-queue-and-batching.md says why so few.
         reading: Most requests whose bodies arrive at the same time: slow senders hold no model up.
         timeout_s: Seconds from admission to answer.
@@ -163,9 +163,9 @@ class Scorer:
 
 async def _within(limit: float, work: Awaitable[R], predictor: Predictor) -> R:
     try:
-        with anyio.fail_after(limit):
+        async with within(limit):
             return await work
-    except TimeoutError:
+    except asyncio.TimeoutError:
         raise ModelTimeout(f"{predictor.path.name}: no answer within {limit:g} seconds") from None
 
 

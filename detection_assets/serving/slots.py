@@ -22,7 +22,7 @@ from typing import Any
 from detection_assets.domain.problems import InputError
 from detection_assets.serving import images
 from detection_assets.serving.lanes import Lane
-from detection_assets.serving.predictor import Predictor
+from detection_assets.serving.predictor import ModelError, Predictor
 from detection_assets.serving.refusals import Refused
 from detection_assets.serving.state import CaptureSpec, SlotSpec, State, parse_state
 from detection_assets.serving.tally import RECENT, TOO_MANY, Tally
@@ -311,7 +311,7 @@ class Slots:
                 sha256=spec.sha256,
             )
             predictor.warm_up()
-            loaded = Loaded(name, spec, predictor, time.perf_counter() - started, Lane(name))
+            loaded = Loaded(name, spec, predictor, time.perf_counter() - started, Lane(name, predictor))
         except Exception as error:  # whatever a model does while it loads, the other slot goes on
             problem = str(error) or type(error).__name__
         with self._lock:
@@ -323,8 +323,13 @@ class Slots:
         fields = {"slot": name, "version": spec.version, "seconds": round(time.perf_counter() - started, 3)}
         if problem:
             logger.error(f"slot not loaded: {problem}", extra={"fields": fields})
-        else:
-            logger.info("slot ready", extra={"fields": fields})
+            return
+        logger.info("slot ready", extra={"fields": fields})
+        if loaded is not None:
+            try:
+                loaded.predictor.widen()  # not before: nobody waits for it
+            except ModelError as error:
+                logger.warning(str(error), extra={"fields": fields})
 
     def _reroute(self) -> None:
         state = self._state or State("")

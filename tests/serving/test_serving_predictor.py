@@ -1,11 +1,14 @@
 """The predictor answers what ultralytics answers, and refuses what it cannot read."""
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
 import threading
 import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +94,51 @@ def test_threads_get_their_own_answers(detector: Path) -> None:
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+def test_pictures_side_by_side_get_the_boxes_that_each_gets_alone(
+    detector: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(detector / "best.onnx", confidence=0.05, threads=2)
+    pictures = [decode(path.read_bytes()) for path in sorted((detector / "pictures").iterdir())[:6]]
+    alone = [predictor.predict(picture) for picture in pictures]
+    assert predictor.at_once == 1
+    predictor.widen()
+    assert predictor.at_once == 2
+    together: list[int] = []
+    infer = predictor._infer
+
+    def watched(*args: object) -> object:
+        together.append(len(predictor._at_work))
+        return infer(*args)
+
+    monkeypatch.setattr(predictor, "_infer", watched)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for found, expected in zip(pool.map(predictor.predict, pictures), alone, strict=True):
+                assert np.array_equal(found.boxes, expected.boxes)
+                assert np.array_equal(found.confidence, expected.confidence)
+    assert set(together) == {1, 2}, "and never more"
+    assert not predictor._at_work
+
+
+def test_one_core_is_not_shared(detector: Path) -> None:
+    predictor = Predictor(detector / "best.onnx", threads=1)
+    predictor.widen()
+    assert predictor.at_once == 1
+    assert len(predictor.predict(np.full((96, 96, 3), 114, np.uint8))) >= 0
+
+
+def test_a_model_that_nobody_holds_is_gone_at_once(detector: Path) -> None:
+    predictor = Predictor(detector / "best.onnx", threads=2)
+    predictor.widen()
+    held = weakref.ref(predictor)
+    gc.disable()  # an old version must not stay until the collector looks
+    try:
+        del predictor
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 AT_ONCE = """
