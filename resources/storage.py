@@ -41,7 +41,7 @@ PARALLEL = 32
 PART = 8 << 20
 """Bytes of a part of an upload; what is shorter goes in one request."""
 RANGE = 64 << 20
-"""Bytes of one request: a longer object is read in several, side by side, each tried again by itself."""
+"""Bytes of one request: a longer object is read in several, one after the other, each tried again by itself."""
 PARTS = 9000
 """Parts that an object is uploaded in, at most; S3 takes 10,000."""
 PATIENCE: Any = {"timeout": "5min", "connect_timeout": "10s"}
@@ -61,7 +61,7 @@ NOBODY = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthenticationFailed")
 """What it says when the credentials are wrong."""
 REFUSED = ("AccessDenied", "AuthorizationPermissionMismatch")
 """What it says when the credentials are good, but not for this; not every operation has an error of its own for it."""
-CONFLICT = ("ConditionalRequestConflict", "409 Conflict")
+CONFLICT = ("ConditionalRequestConflict",)
 """What S3 says while another write to the same key is on its way."""
 
 
@@ -180,7 +180,7 @@ class Storage(dg.ConfigurableResource):
         try:
             yield
         except (GenericError, PermissionDeniedError, UnauthenticatedError, FileNotFoundError) as error:
-            if _says(error, FULL):
+            if isinstance(error, GenericError) and any(sign in str(error) for sign in FULL):
                 why = "the disk is full; free some space and run again"
                 raise StorageFullError(errno.ENOSPC, why, self.uri_of(key)) from None
             why = _refusal(error)
@@ -372,7 +372,8 @@ class Storage(dg.ConfigurableResource):
 
 
 def _says(error: Exception, signs: Sequence[str]) -> bool:
-    return any(sign in str(error) for sign in signs)
+    # S3 and Azure wrap it like this. The bare word may stand in the key, which the error repeats.
+    return any(f"<Code>{sign}</Code>" in str(error) for sign in signs)
 
 
 def _refusal(error: Exception) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,6 +44,13 @@ def make_home(folder: Path, setenv: Callable[[str, str], object]) -> Path:
     for name in ("DETECTION_PLATFORM", "DETECTION_LAKE", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
     return folder
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def give_mlflow(home: Path, database: Path) -> None:

@@ -192,8 +192,8 @@ def story(out: Console, size: str, report: Path) -> int:
     """
     if size not in SIZES:
         raise InputError(f"--size {size}: there are {', '.join(SIZES)}")
-    folder = home() / ".story"
     root = home()
+    folder = root / ".story"
     environment = {
         "DETECTION_HOME": str(folder),
         "DETECTION_DETECTORS": str(folder / "detectors"),

@@ -34,7 +34,7 @@ from detection_assets.programs.extract_frames import (
 )
 from detection_assets.programs.extract_plan import plan
 from detection_assets.programs.extract_pool import Done, Pool
-from detection_assets.programs.job import Job, main
+from detection_assets.programs.job import Job, cores, main
 
 BYTES_A_PROCESS = 2_000_000
 """So many bytes of video keep a process busy for longer than it takes to start."""
@@ -83,7 +83,7 @@ def run(job: Job) -> None:
     doubled = [out for out, count in Counter(video.out for video in videos).items() if count > 1]
     if doubled:
         raise ValueError(f"videos: two share the output folder {doubled[0].name!r}; give each its own")
-    workers = int(job.params.get("workers") or 0) or _cores()
+    workers = int(job.params.get("workers") or 0) or cores()
     for video in videos:
         video.out.mkdir(parents=True, exist_ok=True)
     total = sum(video.bytes for video in videos) or 1
@@ -272,11 +272,6 @@ def _clear(folder: Path) -> None:
     for file in folder.iterdir():
         if file.is_file():
             file.unlink()
-
-
-def _cores() -> int:
-    # Windows and macOS do not tell which cores a process may use.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -84,6 +84,11 @@ class Job:
             self.pipes.report_custom_message(dict(payload))
 
 
+def cores() -> int:
+    """Cores that this process may use; Windows and macOS do not tell which, so there it is all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def main(run: Callable[[Job], None], description: str | None) -> None:
     """Parses the command line, opens Dagster Pipes where a step started us, and runs the program.
 

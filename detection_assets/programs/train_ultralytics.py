@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from detection_assets.domain.problems import InputError
+from detection_assets.programs.job import cores
 
 OPSET = 17
 TOLD = os.environ.get("OMP_NUM_THREADS", "")  # before ultralytics is imported, which sets it
@@ -157,18 +158,12 @@ def _base_weights(model: str, base: Path | None) -> str:
     )
 
 
-def cores() -> int:
-    """Threads to calculate with: what `OMP_NUM_THREADS` says, or else the cores that this process may use."""
-    if TOLD.isdecimal() and int(TOLD):
-        return int(TOLD)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def use_all_cores(_: Any = None) -> None:
-    """Ultralytics leaves one core idle each time it picks a device."""
+    """Ultralytics leaves one core idle each time it picks a device. `OMP_NUM_THREADS` has the last word."""
     import torch
 
-    torch.set_num_threads(cores())
+    told = int(TOLD) if TOLD.isdecimal() else 0
+    torch.set_num_threads(told or cores())
 
 
 def epoch_of(checkpoint: Path) -> int | None:

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from detection_assets.serving.predictor import AT_ONCE, Predictor
+from detection_assets.serving.engines import AT_ONCE
+from detection_assets.serving.predictor import Predictor
 
 P = ParamSpec("P")
 R = TypeVar("R")

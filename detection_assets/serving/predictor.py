@@ -7,12 +7,10 @@ The network runs on OpenVINO in float32, or in what its file was exported for; d
 from __future__ import annotations
 
 import ast
-import contextlib
-import functools
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +20,12 @@ from numpy.typing import NDArray
 
 from detection_assets.domain.problems import InputError
 from detection_assets.serving.boxes import Letterbox, suppress
+from detection_assets.serving.engines import NO_LIMIT_MS, Engine, Engines
 
 PADDING = 114
 """Grey value around a picture that does not fill the input; the one used in training."""
 
 WARM_UP_ROUNDS = 3
-AT_ONCE = 2
-"""Pictures that the network answers side by side when several wait, each on its share of the cores;
-docs/decisions/0008-queue-and-batching.md says what that brings."""
-NO_LIMIT_MS = 2**31 - 1
 
 EXPORT_HINT = "export the detector with ultralytics, format=onnx, task detect, dynamic=False, batch=1"
 
@@ -77,8 +72,8 @@ class Prepared:
 class Predictor:
     """A detector that ultralytics exported to ONNX.
 
-    Safe to call from several threads. One picture alone has all the cores; of several, `AT_ONCE` are answered side by
-    side once the predictor is widened, and otherwise one after the other. The boxes are the same, to the bit.
+    Safe to call from several threads. One picture alone has all the cores; of several, two are answered side by side
+    once the predictor is widened, and otherwise one after the other. The boxes are the same, to the bit.
 
     Attributes:
         classes: Class names, by class id.
@@ -130,13 +125,7 @@ class Predictor:
         self.classes = _class_names(self.path, self.metadata)
         self._end_to_end = self.metadata.get("end2end", "False") == "True"
         _check_output(self.path, network, len(self.classes), self._end_to_end)
-        self._threads = threads or available_cores()
-        self._network = _fed_with_pixels(network)
-        self._compile = functools.partial(_compile, self._network, self.export, self._threads)
-        self._alone = _Engine(functools.partial(self._compile, streams=1))
-        self._beside: list[_Engine] = []
-        self._at_work: list[_Engine] = []
-        self._turn = threading.Condition()
+        self._engines = Engines(_fed_with_pixels(network), self.export, threads or available_cores())
 
     def predict(self, image: NDArray[np.uint8], confidence: float | None = None) -> Detections:
         """Finds objects in one picture.
@@ -171,7 +160,7 @@ class Predictor:
     @property
     def at_once(self) -> int:
         """How many pictures the network answers side by side."""
-        return len(self._beside) or 1
+        return self._engines.at_once
 
     def widen(self) -> None:
         """Readies the network for several pictures side by side; takes as long as loading it, and nobody waits for it.
@@ -179,20 +168,10 @@ class Predictor:
         Raises:
             ModelError: It could not be compiled once more; what was there before goes on answering.
         """
-        if self._threads < AT_ONCE or self._beside:
-            return
         try:
-            again = functools.partial(self._compile, streams=AT_ONCE)
-            compiled = again()
-            engines = [_Engine(again, compiled) for _ in range(AT_ONCE)]
-            blank = np.full((1, *self.size, 3), PADDING, np.uint8)
-            for engine in engines:
-                engine.infer(blank, NO_LIMIT_MS)
+            self._engines.widen(np.full((1, *self.size, 3), PADDING, np.uint8))
         except RuntimeError as error:
             raise ModelError(f"{self.path.name}: not readied for several pictures at once: {error}") from error
-        with self._turn:
-            self._beside = engines
-            self._turn.notify_all()
 
     def prepare(self, image: NDArray[np.uint8]) -> Prepared:
         """Scales a picture into the network's input; see `predict`."""
@@ -219,7 +198,7 @@ class Predictor:
         """
         threshold = self.confidence if confidence is None else confidence
         check_thresholds(threshold, self.iou, self.max_det)
-        with self._engine() as engine:  # the output is the engine's own memory, gone with its next picture
+        with self._engines.free() as engine:  # the output is the engine's own memory, gone with its next picture
             output = self._infer(engine, prepared.pixels, timeout_s)
             select = self._select_final if self._end_to_end else self._select
             boxes, scores, classes = select(output, threshold)
@@ -228,31 +207,10 @@ class Predictor:
     @property
     def calculates_in(self) -> str:
         """What this processor calculates in; one that knows no bf16 takes float32."""
-        kind = self._alone.compiled.get_property("INFERENCE_PRECISION_HINT")
+        kind = self._engines.alone.compiled.get_property("INFERENCE_PRECISION_HINT")
         return "int8" if self.export == "int8" else kind.to_string()
 
-    @contextlib.contextmanager
-    def _engine(self) -> Iterator[_Engine]:
-        """Waits for an engine that is free, and keeps it for as long as the context lasts."""
-        with self._turn:
-            while (engine := self._free()) is None:
-                self._turn.wait()
-            self._at_work.append(engine)
-        try:
-            yield engine
-        finally:
-            with self._turn:
-                self._at_work.remove(engine)
-                self._turn.notify()
-
-    def _free(self) -> _Engine | None:
-        if not self._at_work:
-            return self._alone
-        if len(self._at_work) >= AT_ONCE:
-            return None
-        return next((engine for engine in self._beside if engine not in self._at_work), None)
-
-    def _infer(self, engine: _Engine, pixels: NDArray[np.uint8], timeout_s: float | None) -> NDArray[np.float32]:
+    def _infer(self, engine: Engine, pixels: NDArray[np.uint8], timeout_s: float | None) -> NDArray[np.float32]:
         milliseconds = NO_LIMIT_MS if timeout_s is None else max(1, round(timeout_s * 1000))
         try:
             output = engine.infer(pixels, milliseconds)
@@ -287,50 +245,6 @@ class Predictor:
                 f"{self.path.name}: the network answered with numbers that are not finite: its weights are damaged or "
                 "training diverged; go back to the version before it"
             )
-
-
-def _compile(network: Any, export: str, threads: int, *, streams: int) -> Any:
-    import openvino
-
-    settings = {
-        # The default is bf16 where the processor has it: other boxes, unless that is what was evaluated.
-        "INFERENCE_PRECISION_HINT": "bf16" if export == "bf16" else "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": streams,
-        "ENABLE_CPU_PINNING": False,  # two slots and their neighbours share the cores
-        "INFERENCE_NUM_THREADS": threads,
-    }
-    return openvino.Core().compile_model(network, "CPU", settings)
-
-
-class _Engine:
-    """A compiled network that answers one picture at a time."""
-
-    def __init__(self, compile: Callable[[], Any], compiled: Any = None) -> None:
-        self._compile, self._broken = compile, False
-        self.compiled = compiled or compile()
-        self._request = self.compiled.create_infer_request()
-
-    def infer(self, pixels: NDArray[np.uint8], milliseconds: int) -> NDArray[np.float32] | None:
-        """The output for one picture, a view of memory that the next picture overwrites; None if time was up.
-
-        Raises:
-            RuntimeError: The network failed.
-        """
-        try:
-            if self._broken:
-                self.compiled, self._broken = self._compile(), False
-                self._request = self.compiled.create_infer_request()
-            self._request.start_async({0: pixels}, share_inputs=True)
-            if self._request.wait_for(milliseconds):
-                return self._request.get_output_tensor(0).data[0]
-        except RuntimeError:
-            self._broken = True  # a network that raised once may go on raising, whatever it is given
-            raise
-        self._request.cancel()
-        with contextlib.suppress(RuntimeError):  # says that it was cancelled
-            self._request.wait()
-        return None
 
 
 _Selected = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]

@@ -321,15 +321,14 @@ class Slots:
             slot.loaded, slot.error = loaded or slot.loaded, problem
             self._reroute()
         fields = {"slot": name, "version": spec.version, "seconds": round(time.perf_counter() - started, 3)}
-        if problem:
+        if loaded is None:
             logger.error(f"slot not loaded: {problem}", extra={"fields": fields})
             return
         logger.info("slot ready", extra={"fields": fields})
-        if loaded is not None:
-            try:
-                loaded.predictor.widen()  # not before: nobody waits for it
-            except ModelError as error:
-                logger.warning(str(error), extra={"fields": fields})
+        try:
+            loaded.predictor.widen()  # not before: nobody waits for it
+        except ModelError as error:
+            logger.warning(str(error), extra={"fields": fields})
 
     def _reroute(self) -> None:
         state = self._state or State("")

@@ -69,6 +69,15 @@ def test_what_is_missing_says_so(storage: Storage) -> None:
         storage.get("nothing")
 
 
+@pytest.mark.parametrize("key", ["NoSuchBucket", "409 Conflict", "StorageFull", "AccessDenied"])
+def test_a_key_that_reads_like_an_error_is_none(storage: Storage, key: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.get(key)
+    assert storage.put_if_absent(key, b"first")
+    assert not storage.put_if_absent(key, b"second")
+    assert storage.get(key) == b"first"
+
+
 @pytest.mark.parametrize("key", ["../escape", "a/../../escape", "a/./b"])
 def test_a_key_cannot_leave_the_root(storage: Storage, key: str) -> None:
     with pytest.raises(ValueError, match=r"\.|parse|Path"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import httpx
 import pytest
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus
 from dagster._core.scheduler.instigation import TickStatus
-from project import DETECTION, write_detector
+from project import DETECTION, free_port, write_detector
 
 from detection_assets import samples
 from resources import tables
@@ -24,12 +23,6 @@ from resources.storage import Storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 DAGSTER = str(Path(sys.executable).with_name("dagster"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def until(condition: Callable[[], object], what: str, seconds: float, log: Path) -> None:

@@ -44,7 +44,7 @@ def job(lake: Path, out: Path, export: Any, **inputs: Path) -> Job:
 def raw(predictor: Predictor, path: Path) -> np.ndarray:
     """The network's own numbers for a picture: boxes, then confidences."""
     prepared = predictor.prepare(np.asarray(Image.open(path).convert("RGB")))
-    with predictor._engine() as engine:
+    with predictor._engines.free() as engine:
         return predictor._infer(engine, prepared.pixels, None).copy()
 
 

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 from PIL import Image
+from project import free_port
 
 KEY = "a-key-for-tests"
 ROOT = Path(__file__).parents[2]
@@ -52,9 +52,7 @@ class Server:
     def __init__(self, folder: Path, *options: str, model: Path | str | None = None) -> None:
         """Starts it; it follows a state file in the folder, or serves one model; "" is where a cloud puts it."""
         self.state_file, self.log = folder / "state.json", folder / "log.jsonl"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         source = ["--state", str(self.state_file)] if model is None else ["--model", str(model)]
         command = [sys.executable, "-m", "detection_assets.serving.app", *source]
         with self.log.open("wb") as log:
@@ -84,6 +82,16 @@ class Server:
             lambda: all(self.status()["slots"].get(slot, {}).get("state") == "ready" for slot in slots),
             f"{', '.join(slots)} ready",
         )
+
+    def until_serving(self, slots: dict[str, dict[str, object]]) -> None:
+        """Waits until these slots, and no others, answer with these versions."""
+        wanted = {name: one["version"] for name, one in slots.items()}
+        self.until(lambda: self.serving == wanted, f"{wanted} answer")
+
+    @property
+    def serving(self) -> dict[str, str | None]:
+        """The version that each slot answers with."""
+        return {name: (slot["serving"] or {}).get("version") for name, slot in self.status()["slots"].items()}
 
     def status(self) -> dict:
         return self.client.get("/status").json()

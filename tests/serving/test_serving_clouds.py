@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from project import free_port
 from served import ROOT, Server, grey
 
 from detection_assets.domain.problems import InputError
@@ -147,9 +147,7 @@ def test_a_server_wants_one_source_and_one_answer_about_keys(
 @pytest.fixture(scope="module")
 def azure(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Azure ML's own inference server with score.py in it; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("azure") / "log"
     script = Path(__file__).with_name("azure_server.py")
     env = {**os.environ, "AZUREML_MODEL_DIR": str(folder), "PYTHONPATH": str(ROOT)}

@@ -35,13 +35,7 @@ versions = map(str, itertools.count(100))
 def deploy(server: Server, blue: Path, green: Path, /, **traffic: float) -> tuple[dict, dict]:
     slots = {"blue": spec(blue, next(versions)), "green": spec(green, next(versions))}
     server.write(slots, **traffic)
-    server.until(
-        lambda: all(
-            (server.status()["slots"].get(name, {}).get("serving") or {}).get("version") == one["version"]
-            for name, one in slots.items()
-        ),
-        "both loaded",
-    )
+    server.until_serving(slots)
     return slots["blue"], slots["green"]
 
 

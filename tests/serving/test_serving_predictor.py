@@ -109,7 +109,7 @@ def test_pictures_side_by_side_get_the_boxes_that_each_gets_alone(
     infer = predictor._infer
 
     def watched(*args: object) -> object:
-        together.append(len(predictor._at_work))
+        together.append(len(predictor._engines.at_work))
         return infer(*args)
 
     monkeypatch.setattr(predictor, "_infer", watched)
@@ -119,7 +119,7 @@ def test_pictures_side_by_side_get_the_boxes_that_each_gets_alone(
                 assert np.array_equal(found.boxes, expected.boxes)
                 assert np.array_equal(found.confidence, expected.confidence)
     assert set(together) == {1, 2}, "and never more"
-    assert not predictor._at_work
+    assert not predictor._engines.at_work
 
 
 def test_one_core_is_not_shared(detector: Path) -> None:

@@ -24,11 +24,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def mirror(server: Server, folder: Path, kind: str, share: float = 1.0) -> None:
     blue = spec(write_model(folder / "good.onnx", "good"), f"good-{folder}")
     green = spec(write_model(folder / f"{kind}.onnx", kind), f"{kind}-{folder}")
-    server.write({"blue": blue, "green": green}, {"shadow": {"slot": "green", "share": share}}, blue=100, green=0)
-    server.until(
-        lambda: (server.status()["slots"].get("green", {}).get("serving") or {}).get("version") == green["version"],
-        "loaded",
-    )
+    slots = {"blue": blue, "green": green}
+    server.write(slots, {"shadow": {"slot": "green", "share": share}}, blue=100, green=0)
+    server.until_serving(slots)  # whom requests come to as well: without it they are refused
 
 
 def health(server: Server, slot: str = "green") -> Health:
