@@ -37,7 +37,9 @@ def run(job):
                 time.sleep(how.get("pause", 0))
             if training["lr0"] > how.get("breaks_above", 9):
                 raise RuntimeError(f"lr0 {training['lr0']} is too much")
-            mark.write_text(str(epoch))
+            fresh = job.checkpoint / "epoch.new"  # as a checkpoint has to be written: a kill may come between
+            fresh.write_text(str(max(epoch, done)))
+            fresh.replace(mark)
             figure = top * epoch / how["epochs"]
             job.report({"kind": "epoch", "epoch": epoch, "epochs": how["epochs"], "metrics": {"score": figure}})
     finally:
