@@ -15,6 +15,7 @@ import dagster as dg
 from detection_assets.domain import layout
 from resources.alerts.base import Alerts
 from resources.alerts.local import chosen
+from resources.compute.aws import SageMakerCompute
 from resources.compute.local import LocalCompute
 from resources.endpoints.local import LocalEndpoints
 from resources.home import home
@@ -42,18 +43,11 @@ def local(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
     # The server writes files: into a lake that is no folder of this machine it captures nothing.
     captures = Storage(root=lake, prefix=detector).local_path(layout.CAPTURES)
     storage = Storage(root=_setting("DETECTION_LAKE", str(root / "lake")), prefix=detector)
-    tracking = Tracking(
-        uri=_setting("MLFLOW_TRACKING_URI", f"sqlite:///{root / '.mlflow' / 'mlflow.db'}"),
-        experiment=detector,
-        artifacts=(root / ".mlflow" / "artifacts" / detector).as_uri()
-        if "MLFLOW_TRACKING_URI" not in os.environ
-        else "",
-        ui=os.environ.get("DETECTION_MLFLOW_UI", "http://127.0.0.1:5000"),
-    )
+    tracking = _tracking(detector)
     return {
         "storage": storage,
         "io_manager": TableIOManager(storage=storage),
-        "compute": LocalCompute(storage=storage, scratch=str(root / ".scratch" / detector)),
+        "compute": _beside(detector, storage),
         "tracking": tracking,
         "registry": LocalRegistry(tracking=tracking, model=detector),
         "alerts": _alerts(),
@@ -68,7 +62,54 @@ def local(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
     }
 
 
-PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local}
+def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The lake on S3, and jobs on SageMaker; arguments as of `local`.
+
+    Raises:
+        SettingsError: A setting is missing, or is none that AWS takes.
+    """
+    lake = os.environ.get("DETECTION_LAKE", "")
+    if not lake.startswith("s3://"):
+        raise SettingsError(
+            f"platform aws: DETECTION_LAKE is {lake or 'not set'}; set it to a bucket, as in s3://my-bucket/detectors"
+        )
+    storage = Storage(root=_setting("DETECTION_LAKE", ""), prefix=detector)
+    return {
+        **local(detector, host=host, port=port, capture=capture),
+        "compute": SageMakerCompute(
+            storage=storage,
+            here=_beside(detector, storage),
+            detector=detector,
+            role=_needed("aws", "DETECTION_AWS_ROLE", "the ARN of the role that jobs have"),
+            image=_needed("aws", "DETECTION_AWS_PROGRAMS_IMAGE", "the address of the image of containers/programs"),
+            poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
+            **_given(
+                cpu="DETECTION_AWS_CPU", gpu="DETECTION_AWS_GPU", count="DETECTION_AWS_TRAINING_INSTANCES",
+                volume_gb="DETECTION_AWS_VOLUME_GB", spot="DETECTION_AWS_SPOT",
+            ),
+            subnets=_list("DETECTION_AWS_SUBNETS"),
+            security_groups=_list("DETECTION_AWS_SECURITY_GROUPS"),
+        ),
+    }  # fmt: skip
+
+
+def _beside(detector: str, storage: Storage) -> LocalCompute:
+    return LocalCompute(storage=storage, scratch=str(home() / ".scratch" / detector))
+
+
+def _tracking(detector: str) -> Tracking:
+    root = home()
+    return Tracking(
+        uri=_setting("MLFLOW_TRACKING_URI", f"sqlite:///{root / '.mlflow' / 'mlflow.db'}"),
+        experiment=detector,
+        artifacts=(root / ".mlflow" / "artifacts" / detector).as_uri()
+        if "MLFLOW_TRACKING_URI" not in os.environ
+        else "",
+        ui=os.environ.get("DETECTION_MLFLOW_UI", "http://127.0.0.1:5000"),
+    )
+
+
+PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local, "aws": aws}
 
 
 def resources_for(
@@ -99,6 +140,21 @@ def resources_for(
 def _setting(name: str, default: str) -> Any:
     # An EnvVar shows in the UI by its name alone, so that a secret inside a URI does not.
     return dg.EnvVar(name) if os.environ.get(name) else default
+
+
+def _needed(platform: str, name: str, what: str) -> Any:
+    if not os.environ.get(name):
+        raise SettingsError(f"platform {platform}: {name} is not set; set it to {what}")
+    return dg.EnvVar(name)
+
+
+def _given(**settings: str) -> dict[str, Any]:
+    """The settings that are set, by the name of the attribute that they are for; their types are the attribute's."""
+    return {name: os.environ[variable] for name, variable in settings.items() if os.environ.get(variable)}
+
+
+def _list(name: str) -> list[str]:
+    return [item.strip() for item in os.environ.get(name, "").split(",") if item.strip()]
 
 
 def _alerts() -> Alerts:

@@ -15,6 +15,8 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     rollout/                                  what the endpoint was told: a log without gaps, and where it ends
     overrides/<weights version>.json          who let weights pass whose gates failed, and why
     known/                                    what was taken in already, told by the names of empty objects
+    jobs/<step>/<attempt>/                    a managed job's order, messages and receipt, until its step is published
+    jobs/<step>/checkpoint/                   what an interrupted job leaves for the next
 
 Which annotation files speak for which video follows from the path alone: a file at `annotations/a/b.xml` (or any file
 under `annotations/a/b/` or `annotations/a/b.mp4/`) speaks for the video `a/b.mp4`; a file whose path names no video
@@ -258,6 +260,16 @@ def report(day: str, version: str) -> str:
 def known(what: str, video_key: str | None = None) -> str:
     """Where it is remembered with which fingerprint a video's `what` was taken in."""
     return f"known/{what}" if video_key is None else f"known/{what}/{_quoted(video_key)}"
+
+
+def job(step: str, attempt: int | None = None) -> str:
+    """Prefix of what a managed job needs while it runs: of one attempt at a step, or of all of them."""
+    return f"jobs/{step}" if attempt is None else f"jobs/{step}/{attempt}"
+
+
+def checkpoint(step: str) -> str:
+    """Prefix of what an interrupted job leaves for the next attempt at the same step."""
+    return f"jobs/{step}/checkpoint"
 
 
 def digest_of(sha256: str) -> str:

@@ -238,15 +238,15 @@ class Compute(dg.ConfigurableResource, ABC):
                     if on_report:
                         on_report(report)
 
-            handle = self.start(context, step, session.get_bootstrap_env_vars())
+            handle = self.start(context, step, session)
             try:
-                wait = POLL_S
+                wait = self.step_poll_s
                 while not self.finished(handle):
                     drain()
                     if time.monotonic() - started > step.timeout_s:
                         raise StepFailed(f"{step.name}: stopped after its limit of {step.timeout_s:.0f} s")
                     time.sleep(wait)
-                    wait = min(wait * 1.1, POLL_MAX_S if time.monotonic() - started > 60 else 0.5)
+                    wait = min(wait * 1.1, max(wait, POLL_MAX_S if time.monotonic() - started > 60 else 0.5))
             except (DagsterExecutionInterruptedError, KeyboardInterrupt, StepFailed):
                 context.log.warning(f"{step.name}: stopping")
                 self.cancel(handle)
@@ -322,6 +322,11 @@ class Compute(dg.ConfigurableResource, ABC):
         return TuneResult(trials, tuning.best(trials, maximize=study.objective.maximize), instance, seconds, cost_usd)
 
     @property
+    def step_poll_s(self) -> float:
+        """Seconds between the first two looks at a step."""
+        return POLL_S
+
+    @property
     def study_poll_s(self) -> float:
         """Seconds between two looks at a study."""
         return POLL_MAX_S
@@ -347,7 +352,7 @@ class Compute(dg.ConfigurableResource, ABC):
         """Opens the Pipes session over which the program's messages travel."""
 
     @abstractmethod
-    def start(self, context: dg.AssetExecutionContext, step: Step, env: Mapping[str, str]) -> Any:
+    def start(self, context: dg.AssetExecutionContext, step: Step, session: Any) -> Any:
         """Starts the program, or finds the job of the same name that is running already."""
 
     @abstractmethod

@@ -90,7 +90,7 @@ class LocalCompute(Compute):
             extras={"step": step.name},
         )
 
-    def start(self, context: dg.AssetExecutionContext, step: Step, env: Mapping[str, str]) -> LocalHandle:
+    def start(self, context: dg.AssetExecutionContext, step: Step, session: Any) -> LocalHandle:
         """Makes the inputs readable as folders and starts the program."""
         folder, lock = self._locked(step.name)
         shutil.rmtree(folder / "inputs", ignore_errors=True)
@@ -101,9 +101,10 @@ class LocalCompute(Compute):
             command += ["--input", f"{name}={self._input(needed, folder / 'inputs' / name)}"]
         command += ["--output", str(folder / "output"), "--params", str(folder / "params.json")]
         command += ["--checkpoint", str(folder / "checkpoint")]
+        told = {**session.get_bootstrap_env_vars(), "DETECTION_PARENT_PID": str(os.getpid())}
         process = subprocess.Popen(
             command,
-            env={**os.environ, **env, "PYTHONUNBUFFERED": "1", "DETECTION_PARENT_PID": str(os.getpid())},
+            env={**os.environ, **told, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -232,7 +233,7 @@ class LocalCompute(Compute):
         started = time.monotonic()
         try:
             session = opened.enter_context(self.session(handle.context, step))
-            process = self.start(handle.context, step, session.get_bootstrap_env_vars())
+            process = self.start(handle.context, step, session)
         except BaseException:
             opened.close()
             handle.file.leave(trial.number, 0.0)

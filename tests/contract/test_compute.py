@@ -10,6 +10,7 @@ from PIL import Image
 
 from resources.compute.base import Input, Step, StepFailed, StepResult, version_of
 
+PLATFORMS = ["local", "aws"]
 SAMPLING = {
     **{"method": "rate", "rate": 1.0, "scene_threshold": 0.3, "min_sharpness": 0, "near_duplicate": None},
     **{"max_frames": None, "jpeg_quality": 90},
@@ -35,6 +36,7 @@ def step(version: str = "v1", **changes: Any) -> Step:
             "videos": [{"video": "photos", "kind": "images", "path": "photos", "out": "photos"}],
             "sampling": SAMPLING,
         },
+        "hardware": "cpu",  # a job, where the platform has such
         "notes": {"why": "test"},
     }
     return Step(**{**wanted, **changes})
@@ -116,6 +118,7 @@ def test_a_finished_step_leaves_no_scratch(platform: Any, home: Path) -> None:
     photos(platform)
     run(platform, step())
     assert not list((home / ".scratch" / "tiny").glob("*"))
+    assert not list(platform.storage.list("jobs"))
 
 
 def test_a_version_depends_on_content_and_not_on_the_order_of_keys() -> None:

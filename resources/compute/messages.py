@@ -1,0 +1,71 @@
+"""Dagster Pipes over the lake: what a program elsewhere tells, read from numbered parts under a name that stays.
+
+Whoever asks for the same job after a crash reads all of it again, from the first part on.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+import orjson
+from dagster import PipesContextInjector, PipesMessageReader
+from dagster_pipes import PipesContextData, PipesParams
+
+from resources.storage import Storage
+
+
+class CarriedContext(PipesContextInjector):
+    """The run's context goes with the job's order; nothing is written for it."""
+
+    @contextmanager
+    def inject_context(self, context_data: PipesContextData) -> Iterator[PipesParams]:
+        """Gives no parameters; whoever writes the order takes the context from the session."""
+        yield {}
+
+    def no_messages_debug_text(self) -> str:
+        """What to say when nothing comes."""
+        return "The context went with the job's order."
+
+
+class LakeMessages(PipesMessageReader):
+    """Reads the numbered parts below a prefix as they come."""
+
+    def __init__(self, storage: Storage, prefix: str, poll_s: float) -> None:
+        """Takes the lake, where the parts are, and the seconds between two looks."""
+        self._storage, self._prefix, self._poll_s, self._next = storage, prefix, poll_s, 1
+
+    @contextmanager
+    def read_messages(self, handler: dg.PipesMessageHandler) -> Iterator[PipesParams]:
+        """Reads in a thread until the session ends, and then what is there still."""
+        over = threading.Event()
+
+        def follow() -> None:
+            while not over.wait(self._poll_s):
+                try:
+                    self._read(handler)
+                except OSError as error:
+                    handler._context.log.warning(f"messages could not be read: {error}; trying again")  # pyright: ignore[reportPrivateUsage]
+
+        thread = threading.Thread(target=follow, name="messages", daemon=True)
+        thread.start()
+        try:
+            yield {}
+        finally:
+            over.set()
+            thread.join()
+            self._read(handler)
+
+    def _read(self, handler: dg.PipesMessageHandler) -> None:
+        while True:
+            try:
+                part = self._storage.get(f"{self._prefix}/{self._next}.json")
+            except FileNotFoundError:
+                return
+            self._next += 1
+            for line in part.splitlines():
+                handler.handle_message(orjson.loads(line))
+
+    def no_messages_debug_text(self) -> str:
+        """What to say when nothing comes."""
+        return f"Nothing lies at {self._storage.uri_of(self._prefix)}: see the job's own log."

@@ -1,0 +1,533 @@
+"""SageMaker on this machine: jobs that run the real program in the container's layout, and refuse what SageMaker does.
+
+Every request is held against botocore's model of the service. A job's inputs are copied from the lake, its container is
+a process whose `/opt/ml` is a folder of ours, its log goes to CloudWatch, and its checkpoints go to the lake and come
+back from there after an interruption. What S3, CloudWatch and IAM do is done by a moto server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from fakes import s3
+
+ACCOUNT = "123456789012"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/detection-jobs"
+IMAGE = f"{ACCOUNT}.dkr.ecr.{s3.REGION}.amazonaws.com/detection-programs:1"
+INSTANCES = {"ml.m5.xlarge": 4, "ml.g5.xlarge": 2}
+"""What the account may have of each type; of others nothing."""
+GRACE_S = 5.0
+"""Seconds that a container has to end when it is told to; SageMaker gives 120."""
+ROOT = Path(__file__).parents[2]
+LETTERS = {r"\p{L}": "a-zA-Z", r"\p{Z}": " ", r"\p{N}": "0-9"}
+"""Classes of characters that the service's patterns name and Python's do not; narrower here."""
+KINDS = {"TrainingJob": "TrainingJobs", "ProcessingJob": "ProcessingJobs"}
+
+
+class Refused(Exception):
+    """What SageMaker answers instead."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass
+class FakeJob:
+    """One job and its container.
+
+    Attributes:
+        kind: `TrainingJob` or `ProcessingJob`.
+        asked: The request.
+        starts: How often its container was started.
+    """
+
+    kind: str
+    asked: Mapping[str, Any]
+    folder: Path
+    status: str = "InProgress"
+    secondary: str = "Starting"
+    failure: str = ""
+    message: str = ""
+    began: float = field(default_factory=time.time)
+    started: float | None = None
+    ended: float | None = None
+    process: subprocess.Popen[str] | None = None
+    starts: int = 0
+    stopping: bool = False
+    interrupting: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.asked[f"{self.kind}Name"]
+
+    @property
+    def type_and_count(self) -> tuple[str, int]:
+        part = self.asked.get("ResourceConfig") or self.asked["ProcessingResources"]["ClusterConfig"]
+        return part["InstanceType"], part["InstanceCount"]
+
+
+class SageMaker:
+    """The service, over a moto server.
+
+    Attributes:
+        jobs: Every job by its name.
+        calls: The operations that were asked for, in order.
+        no_capacity: Instance types that are not to be had just now.
+    """
+
+    def __init__(self, folder: Path, moto: str) -> None:
+        """Takes a folder for the containers, and the address of the moto server."""
+        import boto3
+        from botocore.session import get_session
+
+        self.folder, self.moto, self.url = folder, moto, ""
+        self.jobs: dict[str, FakeJob] = {}
+        self.calls: list[str] = []
+        self.no_capacity: set[str] = set()
+        self._lock = threading.RLock()
+        self._threads: list[threading.Thread] = []
+        self._model = get_session().get_service_model("sagemaker")
+        self.environment = s3.environment(moto)
+        self._logs = boto3.client(
+            "logs", endpoint_url=moto, region_name=s3.REGION, aws_access_key_id="test", aws_secret_access_key="test"
+        )
+        for group in KINDS.values():
+            with suppress(self._logs.exceptions.ResourceAlreadyExistsException):
+                self._logs.create_log_group(logGroupName=f"/aws/sagemaker/{group}")
+
+    # The service -----------------------------------------------------------------------------------------------------
+
+    def answer(self, operation: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """Does what is asked, or raises `Refused`."""
+        model = self._model.operation_model(operation)
+        problems = list(_problems(model.input_shape, asked, ""))
+        if problems:
+            more = f"{len(problems)} validation error{'s' if len(problems) > 1 else ''} detected: {'; '.join(problems)}"
+            raise Refused("ValidationException", more)
+        with self._lock:
+            self.calls.append(operation)
+        verb, _, kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", operation, count=1).partition(" ")
+        kind = kind.replace(" ", "")
+        return getattr(self, verb.lower())(kind, asked)
+
+    def create(self, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """Begins a job."""
+        name = asked[f"{kind}Name"]
+        job = FakeJob(kind, asked, self.folder / name)
+        with self._lock:
+            if name in self.jobs:
+                raise Refused(
+                    "ResourceInUse",
+                    f"{kind} names must be unique within an AWS account and region, and a {kind} with this name "
+                    f"already exists ({self.arn(job)})",
+                )
+            if asked["RoleArn"] != ROLE:
+                raise Refused(
+                    "ValidationException",
+                    f"Could not assume role {asked['RoleArn']}. Please ensure that the role exists and allows "
+                    "principal 'sagemaker.amazonaws.com' to assume the role.",
+                )
+            image = (asked.get("AlgorithmSpecification") or {}).get("TrainingImage") or asked.get(
+                "AppSpecification", {}
+            ).get("ImageUri")
+            if image != IMAGE:
+                raise Refused("ValidationException", f"Cannot find image {image} in the repository")
+            kind_of, count = job.type_and_count
+            if count > INSTANCES.get(kind_of, 0):
+                raise Refused(
+                    "ResourceLimitExceeded",
+                    f"The account-level service limit '{kind_of} for {kind} usage' is {INSTANCES.get(kind_of, 0)} "
+                    f"Instances, with current utilization of 0 Instances and a request delta of {count} Instances. "
+                    "Please use AWS Service Quotas to request an increase for this quota.",
+                )
+            if kind == "TrainingJob":
+                _check_training(asked)
+            self.jobs[name] = job
+        thread = threading.Thread(target=self._run, args=(job,), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return {f"{kind}Arn": self.arn(job)}
+
+    def describe(self, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """A job as it is."""
+        job = self._job(kind, asked)
+        told: dict[str, Any] = {
+            **{key: value for key, value in job.asked.items() if key != "Tags"},
+            f"{kind}Arn": self.arn(job),
+            f"{kind}Status": job.status,
+            "CreationTime": job.began,
+            "LastModifiedTime": time.time(),
+        }
+        if job.failure:
+            told["FailureReason"] = job.failure
+        if kind == "TrainingJob":
+            told["SecondaryStatus"] = job.secondary
+            if job.ended and job.started:
+                told["TrainingTimeInSeconds"] = told["BillableTimeInSeconds"] = max(1, round(job.ended - job.started))
+                told["TrainingEndTime"] = job.ended
+        else:
+            told |= {"ExitMessage": job.message} if job.message else {}
+            told |= {"ProcessingStartTime": job.started} if job.started else {}
+            told |= {"ProcessingEndTime": job.ended} if job.ended else {}
+        return told
+
+    def stop(self, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """Tells a job's container to end."""
+        job = self._job(kind, asked)
+        with self._lock:
+            if job.status not in ("InProgress", "Stopping"):
+                raise Refused(
+                    "ValidationException",
+                    f"The request was rejected because the {kind} is in status {job.status}",
+                )
+            job.stopping, job.status, job.secondary = True, "Stopping", "Stopping"
+        self._end(job)
+        return {}
+
+    def interrupt(self, name: str) -> None:
+        """Takes the spot instance away; the job goes on with another, from its checkpoint."""
+        job = self.jobs[name]
+        assert job.asked.get("EnableManagedSpotTraining"), "only spot instances are taken away"
+        job.interrupting = True
+        self._end(job)
+
+    def arn(self, job: FakeJob) -> str:
+        return (
+            f"arn:aws:sagemaker:{s3.REGION}:{ACCOUNT}:{re.sub('(?<=[a-z])(?=[A-Z])', '-', job.kind).lower()}/{job.name}"
+        )
+
+    def _job(self, kind: str, asked: Mapping[str, Any]) -> FakeJob:
+        job = self.jobs.get(asked[f"{kind}Name"])
+        if job is None or job.kind != kind:
+            if kind == "TrainingJob":
+                raise Refused("ValidationException", "Requested resource not found.")
+            raise Refused("ValidationException", f"Could not find requested job with name: {asked[f'{kind}Name']}")
+        return job
+
+    # A container -----------------------------------------------------------------------------------------------------
+
+    def _run(self, job: FakeJob) -> None:
+        try:
+            while True:
+                if job.type_and_count[0] in self.no_capacity:
+                    raise RuntimeError(
+                        "CapacityError: Unable to provision requested ML compute capacity due to "
+                        "InsufficientInstanceCapacity error. Please retry using a different ML instance type or after "
+                        "some time."
+                    )
+                code = self._container(job)
+                if job.interrupting and not job.stopping:
+                    job.secondary, job.interrupting = "Interrupted", False
+                    time.sleep(0.5)
+                    job.secondary = "Starting"
+                    continue
+                break
+            said = job.folder / "output" / ("failure" if job.kind == "TrainingJob" else "message")
+            why = said.read_text()[:1024] if said.exists() else ""
+            job.ended = time.time()
+            if job.stopping:
+                job.status = job.secondary = "Stopped"
+            elif code == 0:
+                job.message = why
+                job.status = job.secondary = "Completed"
+            else:
+                job.message = why
+                job.failure = f"AlgorithmError: {why}, exit code: {code}"
+                job.status = job.secondary = "Failed"
+        except Exception as error:
+            job.ended = time.time()
+            job.failure = str(error)
+            job.status = job.secondary = "Stopped" if job.stopping else "Failed"
+
+    def _container(self, job: FakeJob) -> int:
+        shutil.rmtree(job.folder, ignore_errors=True)
+        job.folder.mkdir(parents=True)
+        job.secondary = "Downloading"
+        for local, source in self._inputs(job):
+            self._copy_in(local, source)
+        checkpoints = job.asked.get("CheckpointConfig")
+        kept: dict[str, int] = {}
+        if checkpoints:
+            self._sync_in(checkpoints["S3Uri"], self._inside(job, checkpoints["LocalPath"]), kept)
+        self._inside(job, "/opt/ml/output").mkdir(parents=True, exist_ok=True)
+        if job.stopping:
+            return 1
+        entry = job.asked.get("AlgorithmSpecification") or job.asked["AppSpecification"]
+        words = [*entry["ContainerEntrypoint"], *entry.get("ContainerArguments", [])]
+        # A container has a /opt/ml of its own; a process of this machine is told of another folder.
+        words = [str(self._inside(job, word)) if word.startswith("/opt/ml") else word for word in words]
+        words[0] = sys.executable if words[0] == "python" else words[0]
+        env = {
+            **{key: os.environ[key] for key in ("PATH", "HOME", "OMP_NUM_THREADS", "PYTHONPATH") if key in os.environ},
+            **self.environment,
+            **dict(job.asked.get("Environment", {})),
+            "SAGEMAKER_BASE_DIR": str(job.folder),
+        }
+        job.secondary, job.started = "Training", job.started or time.time()
+        job.starts += 1
+        job.process = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        over = threading.Event()
+
+        def sync() -> None:
+            while not over.wait(0.2):
+                self._sync_out(checkpoints["S3Uri"], self._inside(job, checkpoints["LocalPath"]), kept)
+
+        syncing = threading.Thread(target=sync, daemon=True) if checkpoints else None
+        if syncing:
+            syncing.start()
+        self._log(job, job.process)
+        code = job.process.wait()
+        over.set()
+        if syncing:
+            syncing.join()
+            self._sync_out(checkpoints["S3Uri"], self._inside(job, checkpoints["LocalPath"]), kept)
+        return code
+
+    def _end(self, job: FakeJob) -> None:
+        """As the service does it: a word first, and after a while an end."""
+        process = job.process
+        if process is None or process.poll() is not None:
+            return
+
+        def later() -> None:
+            with suppress(subprocess.TimeoutExpired, ProcessLookupError):
+                process.terminate()
+                process.wait(timeout=GRACE_S)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+        threading.Thread(target=later, daemon=True).start()
+
+    def _log(self, job: FakeJob, process: subprocess.Popen[str]) -> None:
+        group, stream = f"/aws/sagemaker/{KINDS[job.kind]}", f"{job.name}/algo-1-{int(time.time() * 1000)}"
+        self._logs.create_log_stream(logGroupName=group, logStreamName=stream)
+        waiting: list[dict[str, Any]] = []
+        sent = time.monotonic()
+
+        def send() -> None:
+            if waiting:
+                self._logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=list(waiting))
+                waiting.clear()
+
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                if line.strip():
+                    waiting.append({"timestamp": int(time.time() * 1000), "message": line.rstrip("\n")})
+                if time.monotonic() - sent > 0.3:
+                    send()
+                    sent = time.monotonic()
+        send()
+
+    def _inside(self, job: FakeJob, path: str) -> Path:
+        return job.folder / Path(path).relative_to("/opt/ml")
+
+    def _inputs(self, job: FakeJob) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+        for item in job.asked.get("InputDataConfig", []):
+            yield self._inside(job, f"/opt/ml/input/data/{item['ChannelName']}"), item["DataSource"]["S3DataSource"]
+        for item in job.asked.get("ProcessingInputs", []):
+            yield self._inside(job, item["S3Input"]["LocalPath"]), item["S3Input"]
+
+    # The lake --------------------------------------------------------------------------------------------------------
+
+    def _store(self, uri: str) -> Any:
+        from obstore.store import S3Store
+
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        return S3Store(
+            bucket, prefix=prefix or None, endpoint=self.moto, region=s3.REGION, access_key_id="test",
+            secret_access_key="test", client_options={"allow_http": True},
+        )  # fmt: skip
+
+    def _copy_in(self, local: Path, source: Mapping[str, Any]) -> None:
+        import obstore
+
+        local.mkdir(parents=True, exist_ok=True)
+        if source["S3DataType"] == "ManifestFile":
+            where, _, name = source["S3Uri"].rpartition("/")
+            first, *keys = json.loads(bytes(obstore.get(self._store(where), name).bytes()))
+            store = self._store(first["prefix"])
+        else:
+            store = self._store(source["S3Uri"])
+            keys = [item["path"] for batch in obstore.list(store) for item in batch]
+        if not keys:
+            raise RuntimeError(
+                f"ClientError: Data download failed: No S3 objects found under S3 URL {source['S3Uri']!r}"
+            )
+        for key in keys:
+            target = local / key
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(bytes(obstore.get(store, key).bytes()))
+
+    def _sync_in(self, uri: str, local: Path, kept: dict[str, int]) -> None:
+        import obstore
+
+        local.mkdir(parents=True, exist_ok=True)
+        store = self._store(uri)
+        for batch in obstore.list(store):
+            for item in batch:
+                target = local / item["path"]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(bytes(obstore.get(store, item["path"]).bytes()))
+                kept[item["path"]] = target.stat().st_mtime_ns
+
+    def _sync_out(self, uri: str, local: Path, kept: dict[str, int]) -> None:
+        import obstore
+
+        store = self._store(uri)
+        for path in sorted(local.rglob("*")):
+            with suppress(FileNotFoundError):
+                if path.is_file() and kept.get(key := path.relative_to(local).as_posix()) != path.stat().st_mtime_ns:
+                    kept[key] = path.stat().st_mtime_ns
+                    obstore.put(store, key, path)
+
+    # The server ------------------------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What a filled `.env` says of it; S3 and CloudWatch are told of apart."""
+        return {
+            "AWS_ENDPOINT_URL_SAGEMAKER": self.url,
+            "DETECTION_AWS_ROLE": ROLE,
+            "DETECTION_AWS_PROGRAMS_IMAGE": IMAGE,
+        }
+
+    @contextmanager
+    def serve(self) -> Iterator[None]:
+        """Answers on a port of this machine."""
+        this = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+                operation = self.headers.get("X-Amz-Target", "").rpartition(".")[2]
+                try:
+                    status, told = 200, this.answer(operation, body)
+                except Refused as error:
+                    status, told = 400, {"__type": error.code, "message": str(error)}
+                except Exception as error:
+                    status, told = 500, {"__type": "InternalFailure", "message": f"{operation}: {error!r}"}
+                data = json.dumps(told).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/x-amz-json-1.1")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Says nothing."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            self.url = f"http://127.0.0.1:{server.server_address[1]}"
+            yield
+        finally:
+            for job in self.jobs.values():
+                job.stopping = True
+                self._end(job)
+            for thread in self._threads:
+                thread.join(timeout=30)
+            server.shutdown()
+            server.server_close()
+
+
+def _check_training(asked: Mapping[str, Any]) -> None:
+    """What SageMaker holds against a training job, beyond the shapes."""
+    for part in ("AlgorithmSpecification", "ResourceConfig", "StoppingCondition"):
+        if part not in asked:
+            raise Refused("ValidationException", f"{part} is required")
+    limits = asked["StoppingCondition"]
+    if asked.get("EnableManagedSpotTraining"):
+        if "MaxWaitTimeInSeconds" not in limits:
+            raise Refused(
+                "ValidationException", "MaxWaitTimeInSeconds above 0 is required when EnableManagedSpotTraining is true"
+            )
+        if limits["MaxWaitTimeInSeconds"] < limits["MaxRuntimeInSeconds"]:
+            raise Refused(
+                "ValidationException",
+                "Invalid MaxWaitTimeInSeconds. It must be present and be greater than or equal to MaxRuntimeInSeconds",
+            )
+    elif "MaxWaitTimeInSeconds" in limits:
+        raise Refused(
+            "ValidationException", "MaxWaitTimeInSeconds can only be set when EnableManagedSpotTraining is true"
+        )
+
+
+def _problems(shape: Any, value: Any, where: str) -> Iterator[str]:
+    """What botocore's model of the service has against a value: it knows more than its client checks."""
+    kind = shape.type_name
+    if kind == "structure":
+        if not isinstance(value, dict):
+            yield f"{where or 'request'} is no structure"
+            return
+        for name in shape.required_members:
+            if name not in value:
+                yield f"Value null at '{where}{name}' failed to satisfy constraint: Member must not be null"
+        for name, part in value.items():
+            if name not in shape.members:
+                yield f"{where}{name} is unknown"
+            else:
+                yield from _problems(shape.members[name], part, f"{where}{name}.")
+    elif kind == "list":
+        yield from _outside(shape, len(value), where, "length")
+        for number, part in enumerate(value):
+            yield from _problems(shape.member, part, f"{where}{number}.")
+    elif kind == "map":
+        yield from _outside(shape, len(value), where, "length")
+        for key, part in value.items():
+            yield from _problems(shape.key, key, f"{where}{key}.")
+            yield from _problems(shape.value, part, f"{where}{key}.")
+    elif kind == "string":
+        if not isinstance(value, str):
+            yield f"{where} is no string"
+            return
+        yield from _outside(shape, len(value), where, "length")
+        pattern, allowed = shape.metadata.get("pattern"), shape.metadata.get("enum")
+        failed = f"Value '{value}' at '{where[:-1]}' failed to satisfy constraint: Member must satisfy"
+        for java, here in LETTERS.items():
+            pattern = pattern and pattern.replace(java, here)
+        if pattern and not re.fullmatch(pattern, value):
+            yield f"{failed} regular expression pattern: {pattern}"
+        if allowed and value not in allowed:
+            yield f"{failed} enum value set: {sorted(allowed)}"
+    elif kind in ("integer", "long", "float", "double"):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            yield f"{where} is no number"
+            return
+        yield from _outside(shape, value, where, "value")
+    elif kind == "boolean" and not isinstance(value, bool):
+        yield f"{where} is no boolean"
+
+
+def _outside(shape: Any, value: float, where: str, what: str) -> Iterator[str]:
+    low, high = shape.metadata.get("min"), shape.metadata.get("max")
+    if low is not None and value < low:
+        yield f"'{where[:-1]}' failed to satisfy constraint: Member must have {what} greater than or equal to {low}"
+    if high is not None and value > high:
+        yield f"'{where[:-1]}' failed to satisfy constraint: Member must have {what} less than or equal to {high}"
