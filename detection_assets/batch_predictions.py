@@ -66,7 +66,7 @@ def batch_predictions(
     }
     prefixes = {video: layout.predictions(video, version) for video, version in made.items()}
     for part in _steps(of):
-        compute.run(context, _step(part, of, prefixes, model, settings, detector.classes))
+        compute.run(context, _step(part, of, prefixes, model, settings, detector))
     published = {video: storage.published(prefix) for video, prefix in prefixes.items()}
     table = _read(storage, published, model)
     summaries = _summaries(storage, published)
@@ -117,7 +117,7 @@ def _step(
     prefixes: Mapping[str, str],
     model: ModelVersion,
     settings: Mapping[str, Any],
-    classes: Sequence[str],
+    detector: Detector,
 ) -> Step:
     files = {video: [str(key).removeprefix(layout.FRAMES + "/") for key in of[video]["key"]] for video in part}
     folder, _, name = model.onnx.rpartition("/")
@@ -140,9 +140,9 @@ def _step(
             ],
             "settings": dict(settings),
             "sha256": model.sha256,
-            "classes": list(classes),
+            "classes": list(detector.classes),
         },
-        hardware="here",
+        hardware=detector.evaluation.hardware,
     )
 
 

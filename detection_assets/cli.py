@@ -78,6 +78,25 @@ def add(
     raise typer.Exit(setup.add(out, name, files, under, replace=replace))
 
 
+Lake = Annotated[str, typer.Option(help="The other lake, as s3://my-bucket/detectors; default: DETECTION_LAKE.")]
+
+
+@app.command()
+def push(name: Name, lake: Lake = "") -> None:
+    """Copy what this machine's lake has of a detector into another lake; what is there already is not sent again."""
+    from detection_assets.commands import moving
+
+    moving.push(out, name, lake)
+
+
+@app.command()
+def pull(name: Name, lake: Lake = "") -> None:
+    """Copy what another lake has of a detector into this machine's lake; what is there already is not fetched again."""
+    from detection_assets.commands import moving
+
+    moving.pull(out, name, lake)
+
+
 @app.command()
 def run(
     name: Name,

@@ -180,6 +180,9 @@ class Evaluation(Part):
     max_det: Positive = _key(300, "the most boxes an image")
     bootstrap: int = _key(1000, "resamples for the 95 % interval; 0: no interval", ge=0, le=100_000)
     seed: int = _key(0, "the seed of the resampling", ge=0)
+    hardware: Literal["here", "cpu", "gpu"] = _key(
+        "here", "here (beside the run), cpu or gpu (a job of the platform); batch predictions run there, too"
+    )
 
 
 class Gates(Part):
@@ -392,7 +395,7 @@ class Detector(Part):
         if unknown or not sections:
             raise ValueError(f"sections {unknown or '()'}: expected some of {', '.join(Detector.model_fields)}")
         # Where a step runs does not change what comes of it.
-        where = {"sampling": {"hardware"}, "training": {"hardware"}}
+        where = {section: {"hardware"} for section in ("sampling", "training", "evaluation")}
         values = self.model_dump(mode="json", include=set(sections), exclude=where)
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]

@@ -52,7 +52,7 @@ def evaluation(
     if champion and champion.sha256 == weights["sha256"]:
         champion = None  # nothing to compare: it serves already
     settings = {
-        "evaluation": detector.evaluation.model_dump(mode="json"),
+        "evaluation": detector.evaluation.model_dump(mode="json", exclude={"hardware"}),
         "gates": detector.gates.model_dump(mode="json"),
     }
     rival = champion.sha256 if champion else None
@@ -71,7 +71,7 @@ def evaluation(
         },
         outputs={"evaluation": layout.evaluation(version)},
         params={"classes": list(detector.classes), "split": "test", **settings},
-        hardware="here",
+        hardware=detector.evaluation.hardware,
     )
     result = compute.run(context, step)
     made = result.outputs["evaluation"]

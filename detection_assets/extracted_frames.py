@@ -4,7 +4,8 @@ Partition: video. Version: the video's content, the sampling settings and the co
 nothing again. The pictures are published under that version; the table names them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 
 import dagster as dg
 import pandas as pd
@@ -53,7 +54,7 @@ def extracted_frames(
         step = Step(
             program="extract",
             version=version_of(sorted(prefixes[video] for video in todo)),
-            inputs={"videos": Input(layout.VIDEOS, None if len(todo) > 1 else _keys(storage, todo[0], kinds[todo[0]]))},
+            inputs={"videos": Input(layout.VIDEOS, _keys(storage, {video: kinds[video] for video in todo}))},
             outputs={layout.slug(video): prefixes[video] for video in todo},
             params={
                 "videos": [
@@ -87,10 +88,17 @@ def extracted_frames(
     )
 
 
-def _keys(storage: Storage, video: str, kind: str) -> list[str]:
-    if kind == "video":
-        return [video]
-    return [item.key.removeprefix(layout.VIDEOS + "/") for item in storage.list(layout.video(video))]
+def _keys(storage: Storage, kinds: Mapping[str, str]) -> list[str]:
+    """The files of some videos; of one that is a folder of images, each image."""
+    folders = {video for video, kind in kinds.items() if kind == "images"}
+    keys = kinds.keys() - folders
+    if folders:
+        # One listing, whatever their number.
+        for item in storage.list(layout.video(*folders) if len(folders) == 1 else layout.VIDEOS):
+            path = PurePosixPath(item.key.removeprefix(layout.VIDEOS + "/"))
+            if any(str(parent) in folders for parent in path.parents):
+                keys.add(str(path))
+    return sorted(keys)
 
 
 def read_frames(storage: Storage, published: dict[str, Published | None]) -> pd.DataFrame:

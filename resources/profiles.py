@@ -19,6 +19,7 @@ from resources.compute.aws import SageMakerCompute
 from resources.compute.local import LocalCompute
 from resources.endpoints.local import LocalEndpoints
 from resources.home import home
+from resources.registry.aws import SageMakerRegistry
 from resources.registry.local import LocalRegistry
 from resources.storage import Storage
 from resources.tables import TableIOManager
@@ -89,6 +90,11 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
             ),
             subnets=_list("DETECTION_AWS_SUBNETS"),
             security_groups=_list("DETECTION_AWS_SECURITY_GROUPS"),
+        ),
+        "registry": SageMakerRegistry(
+            storage=storage,
+            model=detector,
+            image=_needed("aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image of containers/serving"),
         ),
     }  # fmt: skip
 

@@ -6,9 +6,12 @@ import fcntl
 import os
 import subprocess
 import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes import s3, sagemaker
 from project import ROOT, SHARED, make_home
 
 from resources.tracking import Tracking
@@ -52,3 +55,34 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
             done = subprocess.run([sys.executable, str(script), str(out)], capture_output=True, text=True, cwd=shared)
             assert done.returncode == 0, done.stderr[-4000:]
     return out
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 with one bucket."""
+    with s3.moto_server() as url:
+        yield url
+
+
+@pytest.fixture
+def s3_lake(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of an empty lake in it, for a process whose environment says how to get there."""
+    for name, value in s3.environment(s3_server).items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3.BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def sagemaker_service(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sagemaker.SageMaker]:
+    """A SageMaker whose lake is that S3."""
+    service = sagemaker.SageMaker(tmp_path_factory.mktemp("sagemaker"), s3_server)
+    with service.serve():
+        yield service
+
+
+@pytest.fixture
+def aws_settings(sagemaker_service: sagemaker.SageMaker, s3_lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a filled `.env` says, in an account that has no models yet."""
+    sagemaker_service.account = f"{uuid.uuid4().int % 10**12:012d}"
+    for name, value in {**sagemaker_service.settings, "DETECTION_LAKE": s3_lake, "DETECTION_POLL_S": "0.2"}.items():
+        monkeypatch.setenv(name, value)

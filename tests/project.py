@@ -16,13 +16,14 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 DETECTION = str(Path(sys.executable).with_name("detection"))
 
+# The words for hardware mean this machine where the platform has no jobs.
 TINY = """\
 name: {name}
 classes: [{classes}]
-sampling: {{rate: 2.0, min_sharpness: 0, near_duplicate: 0}}
+sampling: {{rate: 2.0, min_sharpness: 0, near_duplicate: 0, hardware: cpu}}
 dataset: {{split: {{train: 0.5, val: 0.25, test: 0.25}}, min_images: 1, near_duplicate: 0}}
-training: {{imgsz: 96, epochs: {epochs}, batch: 8, nbs: 8}}
-evaluation: {{bootstrap: 20}}
+training: {{imgsz: 96, epochs: {epochs}, batch: 8, nbs: 8, hardware: gpu}}
+evaluation: {{bootstrap: 20, hardware: cpu}}
 gates: {{map50: 0.0, latency_ms: 10000}}
 rollout: {{bake_s: 1.0}}
 """

@@ -50,11 +50,19 @@ PARTIAL_SUFFIXES = frozenset([".part", ".partial", ".tmp", ".temp", ".crdownload
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An object as a listing shows it: its key, its size in bytes and a tag that changes when its content does."""
+    """An object as a listing shows it.
+
+    Attributes:
+        key: Its key.
+        size: Bytes.
+        tag: Changes when its content does.
+        written: When it was written, epoch seconds; 0 where nobody asked.
+    """
 
     key: str
     size: int
     tag: str
+    written: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +278,31 @@ def job(step: str, attempt: int | None = None) -> str:
 def checkpoint(step: str) -> str:
     """Prefix of what an interrupted job leaves for the next attempt at the same step."""
     return f"jobs/{step}/checkpoint"
+
+
+def read_last(key: str) -> int:
+    """When a reader comes to an object, as a rank: whoever copies a lake copies the lowest first.
+
+    0 are things, 1 the manifests that name them, 2 the pointers to today's tables and to the endpoint's state, which
+    name what is to be found through manifests.
+    """
+    name = posixpath.basename(key)
+    if key == ROLLOUT_STATE or (key.startswith("tables/") and name == "today.json"):
+        return 2
+    return 1 if name == MANIFEST else 0
+
+
+def may_change(key: str) -> bool:
+    """Whether an object may be replaced by another of the same key; everything else is written once."""
+    return key.startswith((f"{VIDEOS}/", f"{ANNOTATIONS}/", "overrides/", "known/digests/")) or read_last(key) == 2
+
+
+def is_of_this_place(key: str) -> bool:
+    """Whether an object means nothing in another lake: jobs, who drives a rollout, and what was taken in.
+
+    The last is told by tags that each store makes in its own way.
+    """
+    return key.startswith(("jobs/", f"{known(VIDEOS)}/", f"{known(ANNOTATIONS)}/")) or key == ROLLOUT_PULSE
 
 
 def digest_of(sha256: str) -> str:

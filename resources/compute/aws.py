@@ -6,9 +6,10 @@ from typing import Any
 
 import dagster as dg
 import orjson
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
 from detection_assets.domain.tuning import Trial
+from resources import amazon
 from resources.compute.base import Input, StepFailed, Study
 from resources.compute.managed import Job, JobState, ManagedCompute
 
@@ -29,7 +30,6 @@ PRICES: Mapping[str, float] = {
     **{"ml.p3.2xlarge": 3.825, "ml.p4d.24xlarge": 37.688},
 }
 """US dollars an hour, on demand, in us-east-1: an estimate elsewhere, and an upper bound for spot."""
-QUOTA = ("ResourceLimitExceeded", "ServiceQuotaExceededException")
 THERE = ("ResourceInUse",)
 """What SageMaker says when there is a job of the name."""
 GONE = ("Requested resource not found", "Could not find requested job")
@@ -61,22 +61,11 @@ class SageMakerCompute(ManagedCompute):
     spot: bool = True
     subnets: list[str] = Field(default_factory=list)
     security_groups: list[str] = Field(default_factory=list)
-    _clients: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
     def service(self) -> str:
         """Amazon SageMaker."""
         return "SageMaker"
-
-    def client(self, name: str) -> Any:
-        """A boto3 client; made once."""
-        if name not in self._clients:
-            import boto3
-            from botocore.config import Config
-
-            patient = Config(retries={"mode": "adaptive", "max_attempts": 8}, connect_timeout=10, read_timeout=60)
-            self._clients[name] = boto3.client(name, config=patient)
-        return self._clients[name]
 
     # Looking ---------------------------------------------------------------------------------------------------------
 
@@ -86,13 +75,12 @@ class SageMakerCompute(ManagedCompute):
 
         try:
             if _trains(job):
-                return self._training(self.client("sagemaker").describe_training_job(TrainingJobName=job.name))
-            return self._processing(self.client("sagemaker").describe_processing_job(ProcessingJobName=job.name))
+                return self._training(amazon.client("sagemaker").describe_training_job(TrainingJobName=job.name))
+            return self._processing(amazon.client("sagemaker").describe_processing_job(ProcessingJobName=job.name))
         except ClientError as error:
-            code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-            if code == "ResourceNotFound" or (code == "ValidationException" and message.startswith(GONE)):
+            if amazon.code_of(error) == "ResourceNotFound" or amazon.message_of(error).startswith(GONE):
                 return None
-            raise StepFailed(f"{job.name}: SageMaker does not say how it is: {_refusal(error)}") from error
+            raise StepFailed(f"{job.name}: SageMaker does not say how it is: {amazon.refusal(error)}") from error
 
     def _training(self, told: Mapping[str, Any]) -> JobState:
         resources = told.get("ResourceConfig", {})
@@ -119,7 +107,7 @@ class SageMakerCompute(ManagedCompute):
         """What CloudWatch has of the job's instances."""
         from botocore.exceptions import ClientError
 
-        logs, group, cursor = self.client("logs"), _group(job), dict(cursor or {})
+        logs, group, cursor = amazon.client("logs"), _group(job), dict(cursor or {})
         lines: list[str] = []
         try:
             found = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{job.name}/")["logStreams"]
@@ -134,7 +122,7 @@ class SageMakerCompute(ManagedCompute):
 
     def link(self, job: Job) -> str:
         """The job's page in the console."""
-        region = self.client("sagemaker").meta.region_name
+        region = amazon.client("sagemaker").meta.region_name
         kind = "jobs" if _trains(job) else "processing-jobs"
         return f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/{kind}/{job.name}"
 
@@ -148,7 +136,7 @@ class SageMakerCompute(ManagedCompute):
         """Creates the job."""
         from botocore.exceptions import ClientError, ParamValidationError
 
-        sagemaker = self.client("sagemaker")
+        sagemaker = amazon.client("sagemaker")
         try:
             if _trains(job):
                 sagemaker.create_training_job(**self._training_job(job))
@@ -157,15 +145,16 @@ class SageMakerCompute(ManagedCompute):
         except ParamValidationError as error:
             raise StepFailed(f"{job.name}: a setting is not as SageMaker wants it: {error}") from error
         except ClientError as error:
-            if error.response["Error"]["Code"] not in THERE:
-                raise StepFailed(f"{job.name}: SageMaker refuses it: {_refusal(error, self._type(job))}") from error
+            if amazon.code_of(error) not in THERE:
+                why = amazon.refusal(error, self._type(job))
+                raise StepFailed(f"{job.name}: SageMaker refuses it: {why}") from error
         return self.look(job) or JobState("running", "Starting")
 
     def stop(self, job: Job) -> None:
         """Asks SageMaker to stop it."""
         from botocore.exceptions import ClientError
 
-        sagemaker = self.client("sagemaker")
+        sagemaker = amazon.client("sagemaker")
         try:
             if _trains(job):
                 sagemaker.stop_training_job(TrainingJobName=job.name)
@@ -173,8 +162,8 @@ class SageMakerCompute(ManagedCompute):
                 sagemaker.stop_processing_job(ProcessingJobName=job.name)
         except ClientError as error:
             # It says the same of a job that has ended and of one that never was.
-            if error.response["Error"]["Code"] not in ("ValidationException", "ResourceNotFound"):
-                raise StepFailed(f"{job.name} could not be stopped: {_refusal(error)}") from error
+            if amazon.code_of(error) not in ("ValidationException", "ResourceNotFound"):
+                raise StepFailed(f"{job.name} could not be stopped: {amazon.refusal(error)}") from error
 
     def _type(self, job: Job) -> str:
         return self.gpu if job.step.hardware == "gpu" else self.cpu
@@ -315,19 +304,3 @@ def _instances(name: str | None, count: int | None) -> str:
 
 def _limit(job: Job) -> int:
     return max(1, min(int(job.step.timeout_s), LONGEST_S))
-
-
-def _refusal(error: Any, instance: str = "") -> str:
-    """What SageMaker says, and what is to be done about it."""
-    code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-    if code in QUOTA:
-        remedy = f"ask for more at Service Quotas, Amazon SageMaker, {instance}; or set another instance type"
-    elif code in ("AccessDenied", "AccessDeniedException"):
-        remedy = "give the credentials that Dagster runs with this right; infra/aws has the policy"
-    elif "RoleArn" in message or "role" in message.lower():
-        remedy = "DETECTION_AWS_ROLE has to be a role that sagemaker.amazonaws.com may assume"
-    elif code in ("ExpiredToken", "ExpiredTokenException"):
-        remedy = "the credentials have expired; log in again, or renew them in .env"
-    else:
-        remedy = ""
-    return f"{code}: {message}" + (f" ({remedy})" if remedy else "")

@@ -7,6 +7,7 @@ back from there after an interruption. What S3, CloudWatch and IAM do is done by
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -22,18 +23,23 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from fakes import s3
 
 ACCOUNT = "123456789012"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/detection-jobs"
 IMAGE = f"{ACCOUNT}.dkr.ecr.{s3.REGION}.amazonaws.com/detection-programs:1"
+SERVING_IMAGE = IMAGE.replace("programs", "serving")
 INSTANCES = {"ml.m5.xlarge": 4, "ml.g5.xlarge": 2}
 """What the account may have of each type; of others nothing."""
 GRACE_S = 5.0
 """Seconds that a container has to end when it is told to; SageMaker gives 120."""
 ROOT = Path(__file__).parents[2]
-LETTERS = {r"\p{L}": "a-zA-Z", r"\p{Z}": " ", r"\p{N}": "0-9"}
+LETTERS = {
+    **{r"\p{L}": "a-zA-Z", r"\p{Z}": " ", r"\p{N}": "0-9", r"\p{M}": "\u0300-\u036f"},
+    **{r"\p{S}": r"$+<=>^`|~", r"\p{P}": r"!\"#%&'()*,\-./:;?@\[\]\\_{}"},
+}
 """Classes of characters that the service's patterns name and Python's do not; narrower here."""
 KINDS = {"TrainingJob": "TrainingJobs", "ProcessingJob": "ProcessingJobs"}
 
@@ -88,6 +94,7 @@ class SageMaker:
         jobs: Every job by its name.
         calls: The operations that were asked for, in order.
         no_capacity: Instance types that are not to be had just now.
+        account: Whose models moto shows; another one has none yet.
     """
 
     def __init__(self, folder: Path, moto: str) -> None:
@@ -99,6 +106,7 @@ class SageMaker:
         self.jobs: dict[str, FakeJob] = {}
         self.calls: list[str] = []
         self.no_capacity: set[str] = set()
+        self.account = ACCOUNT
         self._lock = threading.RLock()
         self._threads: list[threading.Thread] = []
         self._model = get_session().get_service_model("sagemaker")
@@ -122,8 +130,27 @@ class SageMaker:
         with self._lock:
             self.calls.append(operation)
         verb, _, kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", operation, count=1).partition(" ")
-        kind = kind.replace(" ", "")
-        return getattr(self, verb.lower())(kind, asked)
+        if kind in KINDS:
+            return getattr(self, verb.lower())(kind, asked)
+        return self._passed_on(operation, asked)
+
+    def _passed_on(self, operation: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """What moto has of the service."""
+        there = http.client.HTTPConnection(urlparse(self.moto).netloc, timeout=60)
+        scope = f"Credential=test/20260101/{s3.REGION}/sagemaker/aws4_request"
+        headers = {
+            "X-Amz-Target": f"SageMaker.{operation}",
+            "Content-Type": "application/x-amz-json-1.1",
+            "Authorization": f"AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0",
+            "x-moto-account-id": self.account,
+        }
+        there.request("POST", "/", json.dumps(asked), headers)
+        answer = there.getresponse()
+        told = json.loads(answer.read() or b"{}")
+        there.close()
+        if answer.status != 200:
+            raise Refused(told.get("__type", "InternalFailure"), told.get("message") or told.get("Message") or "")
+        return told
 
     def create(self, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
         """Begins a job."""
@@ -413,6 +440,7 @@ class SageMaker:
             "AWS_ENDPOINT_URL_SAGEMAKER": self.url,
             "DETECTION_AWS_ROLE": ROLE,
             "DETECTION_AWS_PROGRAMS_IMAGE": IMAGE,
+            "DETECTION_AWS_SERVING_IMAGE": SERVING_IMAGE,
         }
 
     @contextmanager
@@ -510,9 +538,7 @@ def _problems(shape: Any, value: Any, where: str) -> Iterator[str]:
         yield from _outside(shape, len(value), where, "length")
         pattern, allowed = shape.metadata.get("pattern"), shape.metadata.get("enum")
         failed = f"Value '{value}' at '{where[:-1]}' failed to satisfy constraint: Member must satisfy"
-        for java, here in LETTERS.items():
-            pattern = pattern and pattern.replace(java, here)
-        if pattern and not re.fullmatch(pattern, value):
+        if pattern and not re.fullmatch(_python(pattern), value):
             yield f"{failed} regular expression pattern: {pattern}"
         if allowed and value not in allowed:
             yield f"{failed} enum value set: {sorted(allowed)}"
@@ -523,6 +549,13 @@ def _problems(shape: Any, value: Any, where: str) -> Iterator[str]:
         yield from _outside(shape, value, where, "value")
     elif kind == "boolean" and not isinstance(value, bool):
         yield f"{where} is no boolean"
+
+
+def _python(pattern: str) -> str:
+    """A pattern of the service's in Python's words; some end in a repetition of the end."""
+    for java, here in LETTERS.items():
+        pattern = pattern.replace(java, here)
+    return re.sub(r"\$\{\d+,\d+\}$", "", pattern)
 
 
 def _outside(shape: Any, value: float, where: str, what: str) -> Iterator[str]:

@@ -1,0 +1,185 @@
+"""The SageMaker Model Registry: a package group a detector, a package a version.
+
+Approving or rejecting a version in SageMaker Studio is as good as doing it by command. A package's metadata takes few
+characters and short values, so what it cannot take is written in those that it can.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import unquote
+
+import dagster as dg
+
+from detection_assets.domain import layout
+from resources import amazon
+from resources.registry.base import APPROVED, PENDING, REJECTED, ModelVersion, Registry
+from resources.storage import LakeError, Storage
+
+CHARS = 256
+"""Characters that a value of a package's metadata may have."""
+TAKEN = re.compile(r"[^A-Za-z0-9 _.:/+\-@]")
+"""What stands for itself in a value; `=` does not, for it begins a character that does not."""
+STATES = {APPROVED: "Approved", PENDING: "PendingManualApproval", REJECTED: "Rejected"}
+ALIAS = "alias/"
+"""How a group's tags that are our aliases begin."""
+SUMMARY = "summary.json"
+"""The file of an evaluation's figures."""
+PARALLEL = 8
+"""Versions that are asked for at once; SageMaker counts requests by the second."""
+INSTANCES = ["ml.m5.xlarge", "ml.c5.xlarge", "ml.g4dn.xlarge", "ml.g5.xlarge"]
+"""Where the model is meant to run; SageMaker wants to know some."""
+
+
+class SageMakerRegistry(Registry):
+    """Model packages on Amazon SageMaker.
+
+    Attributes:
+        image: The image that serves.
+    """
+
+    storage: dg.ResourceDependency[Storage]
+    image: str
+
+    @property
+    def group(self) -> str:
+        """The package group's name."""
+        return f"detection-{self.model.replace('_', '-')}"
+
+    def create(self, tags: Mapping[str, str], uri: str, run_id: str) -> ModelVersion:
+        """Makes a package whose model is the published ONNX, as it lies there."""
+        from botocore.exceptions import ClientError
+
+        sagemaker = amazon.client("sagemaker")
+        try:
+            sagemaker.create_model_package_group(
+                ModelPackageGroupName=self.group, ModelPackageGroupDescription=f"Detection Assets: {self.model}"
+            )
+        except ClientError as error:
+            if "already exists" not in amazon.message_of(error):
+                raise LakeError(f"{self.group}: no package group: {amazon.refusal(error)}") from error
+        quality = self._quality(tags)
+        made = sagemaker.create_model_package(
+            ModelPackageGroupName=self.group,
+            ModelPackageDescription=f"{self.model}, dataset {tags.get('dataset_version', '')}"[:1024],
+            InferenceSpecification={
+                "Containers": [
+                    {
+                        "Image": self.image,
+                        "ModelDataSource": {
+                            "S3DataSource": {"S3Uri": uri, "S3DataType": "S3Object", "CompressionType": "None"}
+                        },
+                    }
+                ],
+                "SupportedContentTypes": ["image/jpeg", "image/png", "application/json"],
+                "SupportedResponseMIMETypes": ["application/json"],
+                "SupportedRealtimeInferenceInstanceTypes": INSTANCES,
+                "SupportedTransformInstanceTypes": INSTANCES,
+            },
+            ModelApprovalStatus=STATES[PENDING],
+            CustomerMetadataProperties=packed({**tags, **({"mlflow_run": run_id} if run_id else {})}),
+            **({"ModelMetrics": {"ModelQuality": {"Statistics": quality}}} if quality else {}),
+        )
+        return self._version(sagemaker.describe_model_package(ModelPackageName=made["ModelPackageArn"]), {})
+
+    def _quality(self, tags: Mapping[str, str]) -> Mapping[str, str] | None:
+        """Where the evaluation's figures lie, for SageMaker Studio to show."""
+        found = self.storage.published(layout.evaluation(tags.get("evaluation_version", "")))
+        if found is None or SUMMARY not in found.files:
+            return None
+        return {"ContentType": "application/json", "S3Uri": self.storage.uri_of(found.key(SUMMARY))}
+
+    def history(self) -> Sequence[ModelVersion]:
+        """All versions, newest first."""
+        from botocore.exceptions import ClientError
+
+        sagemaker = amazon.client("sagemaker")
+        try:
+            arn = sagemaker.describe_model_package_group(ModelPackageGroupName=self.group)["ModelPackageGroupArn"]
+        except ClientError as error:
+            if "does not exist" in amazon.message_of(error):
+                return []
+            raise LakeError(f"{self.group}: {amazon.refusal(error)}") from error
+        listed = sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=self.group)
+        arns = [item["ModelPackageArn"] for page in listed for item in page["ModelPackageSummaryList"]]
+        aliases = self._aliases(arn)
+        # The list has no metadata, so each is asked for.
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            told = list(pool.map(lambda one: sagemaker.describe_model_package(ModelPackageName=one), arns))
+        return sorted((self._version(item, aliases) for item in told), key=lambda one: int(one.version), reverse=True)
+
+    def _aliases(self, arn: str) -> Mapping[str, str]:
+        pages = amazon.client("sagemaker").get_paginator("list_tags").paginate(ResourceArn=arn)
+        tags = {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
+        return {key.removeprefix(ALIAS): value for key, value in tags.items() if key.startswith(ALIAS)}
+
+    def _version(self, told: Mapping[str, Any], aliases: Mapping[str, str]) -> ModelVersion:
+        version = str(told["ModelPackageVersion"])
+        tags = unpacked(told.get("CustomerMetadataProperties") or {})
+        names = {alias for alias, target in aliases.items() if target == version}
+        state = told.get("ModelApprovalStatus")
+        if state == STATES[APPROVED]:
+            names.add(APPROVED)
+        elif state == STATES[REJECTED]:
+            tags["approval"] = REJECTED
+        arn = told["ModelPackageArn"]
+        region = arn.split(":")[3]
+        return ModelVersion(
+            name=self.model,
+            version=version,
+            sha256=tags.get("sha256", ""),
+            onnx=tags.get("onnx", ""),
+            aliases=sorted(names),
+            tags=tags,
+            link=f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/model-packages/{arn}",
+        )
+
+    def point(self, alias: str, version: str) -> None:
+        """Points an alias at a version, by a tag of the group."""
+        sagemaker = amazon.client("sagemaker")
+        arn = sagemaker.describe_model_package_group(ModelPackageGroupName=self.group)["ModelPackageGroupArn"]
+        sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": f"{ALIAS}{alias}", "Value": version}])
+
+    def tag(self, version: str, tags: Mapping[str, str]) -> None:
+        """Adds to a package's metadata; what says that it is approved or not sets the package's own status, too."""
+        sagemaker = amazon.client("sagemaker")
+        group = sagemaker.describe_model_package_group(ModelPackageGroupName=self.group)["ModelPackageGroupArn"]
+        arn = f"{group.replace(':model-package-group/', ':model-package/')}/{version}"
+        told = sagemaker.describe_model_package(ModelPackageName=arn)
+        before = told.get("CustomerMetadataProperties") or {}
+        after = packed({**unpacked(before), **tags})
+        reason = tags.get("approval_reason", "")
+        gone = sorted(set(before) - set(after))
+        sagemaker.update_model_package(
+            ModelPackageArn=arn,
+            ModelApprovalStatus=STATES[tags["approval"]] if "approval" in tags else told["ModelApprovalStatus"],
+            CustomerMetadataProperties=after,
+            **({"CustomerMetadataPropertiesToRemove": gone} if gone else {}),
+            **({"ApprovalDescription": f"{tags.get('approved_by', '')}: {reason}"[:1024]} if reason else {}),
+        )
+
+
+def packed(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as a package's metadata takes them: `=` and two digits for what it does not take, long ones in parts."""
+    kept: dict[str, str] = {}
+    for key, value in tags.items():
+        text = TAKEN.sub(lambda one: "".join(f"={byte:02X}" for byte in one[0].encode()), str(value))
+        # An empty value is not told from none.
+        parts = [text[start : start + CHARS] for start in range(0, len(text), CHARS)] or ["="]
+        kept |= {key if number == 0 else f"{key}/{number}": part for number, part in enumerate(parts)}
+    return kept
+
+
+def unpacked(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The tags that `packed` wrote."""
+    parts: dict[str, dict[int, str]] = {}
+    for key, value in metadata.items():
+        name, _, number = key.rpartition("/")
+        first, place = (name, int(number)) if name and number.isdecimal() else (key, 0)
+        parts.setdefault(first, {})[place] = value
+    tags: dict[str, str] = {}
+    for key, each in parts.items():
+        text = "".join(each[place] for place in sorted(each))
+        tags[key] = "" if text == "=" else unquote(text.replace("%", "%25").replace("=", "%"))
+    return tags

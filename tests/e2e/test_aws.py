@@ -1,0 +1,134 @@
+"""The whole graph with the lake on S3 and its programs as SageMaker jobs, by nothing but the environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from dagster import DagsterInstance
+from fakes import s3, sagemaker
+from project import DETECTION, kill_when, make_home, write_detector
+
+from resources import tables
+from resources.storage import Storage
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+PARTITIONED = ("raw_videos", "extracted_frames", "annotations")
+
+
+@dataclass
+class World:
+    """Two projects with the same detector and footage, one on this machine and one on AWS."""
+
+    service: sagemaker.SageMaker
+    local: Mapping[str, str]
+    aws: Mapping[str, str]
+    switched: Mapping[str, str]
+
+    def table(self, env: Mapping[str, str], asset: str) -> pd.DataFrame:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            storage = Storage(root=env.get("DETECTION_LAKE", f"{env['DETECTION_HOME']}/lake"), prefix="fridge")
+            with DagsterInstance.get() as instance:
+                videos = list(instance.get_dynamic_partitions("fridge_videos"))
+            return tables.read(storage, asset, videos if asset in PARTITIONED else None)
+
+    def jobs(self, kind: str, program: str) -> list[sagemaker.FakeJob]:
+        found = [job for job in self.service.jobs.values() if job.kind == kind]
+        return [job for job in found if f"-{program}-" in job.name]
+
+
+def detection(env: Mapping[str, str], *words: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [DETECTION, *words], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200", **env}
+    )
+    assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def project(folder: Path) -> dict[str, str]:
+    env: dict[str, str] = {}
+    home = make_home(folder, env.__setitem__)
+    write_detector(home, "fridge", epochs=3)
+    return env
+
+
+@pytest.fixture(scope="module")
+def world(
+    tmp_path_factory: pytest.TempPathFactory, s3_server: str, sagemaker_service: sagemaker.SageMaker
+) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("aws")
+    sagemaker_service.jobs.clear()
+    settings = {
+        **s3.environment(s3_server),
+        **sagemaker_service.settings,
+        "DETECTION_PLATFORM": "aws",
+        "DETECTION_LAKE": f"s3://{s3.BUCKET}/{folder.name}",
+        "DETECTION_POLL_S": "0.3",
+    }
+    local = project(folder / "local")
+    aws = {**project(folder / "aws"), **settings}
+    switched = {**local, **settings, "DETECTION_LAKE": f"s3://{s3.BUCKET}/{folder.name}-moved"}
+    for env in (local, aws):
+        detection(env, "sample", "fridge", "--clips", "4")
+    detection(local, "run", "fridge", "--until", "detection_dataset")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in aws.items():
+            patch.setenv(name, value)
+        kill_when(lambda line: "epochs" in line and "1/3" in line, "run", "fridge")
+    detection(aws, "run", "fridge")
+    try:
+        yield World(sagemaker_service, local, aws, switched)
+    finally:
+        detection(aws, "stop")
+
+
+def test_the_tables_are_the_same_as_on_one_machine(world: World) -> None:
+    for asset in ("extracted_frames", "annotations", "detection_dataset"):
+        here, there = (world.table(env, asset) for env in (world.local, world.aws))
+        passing = [name for name in here.columns if name in ("key",)]  # names the attempt that made it
+        pd.testing.assert_frame_equal(
+            here.drop(columns=passing).sort_values(list(here.columns[:2]), ignore_index=True),
+            there.drop(columns=passing).sort_values(list(there.columns[:2]), ignore_index=True),
+        )
+
+
+def test_each_program_was_one_job_although_its_run_was_killed(world: World) -> None:
+    (training,) = world.jobs("TrainingJob", "train")
+    (extraction,) = world.jobs("ProcessingJob", "extract")
+    (evaluation,) = world.jobs("ProcessingJob", "evaluate")
+    assert {job.status for job in (training, extraction, evaluation)} == {"Completed"}
+    assert world.table(world.aws, "trained_weights")["cost_usd"].iloc[0] > 0
+    assert world.table(world.aws, "registered_model")["registry"].tolist() == ["SageMakerRegistry"]
+    assert world.table(world.aws, "deployed_endpoint")[["traffic", "state"]].to_numpy().tolist() == [[100, "ready"]]
+
+
+def test_a_second_run_has_nothing_to_do(world: World) -> None:
+    before = len(world.service.jobs)
+    assert "nothing to do" in detection(world.aws, "run", "fridge")
+    assert len(world.service.jobs) == before
+
+
+def test_a_detector_that_is_pushed_goes_on_there_and_comes_back(world: World) -> None:
+    before = len(world.service.jobs)
+    told = detection(world.switched, "push", "fridge")
+    assert "objects copied" in told
+    assert "nothing to copy" in detection(world.switched, "push", "fridge")
+    assert "nothing to do" in detection(world.switched, "run", "fridge", "--until", "detection_dataset")
+    assert len(world.service.jobs) == before, "what was extracted here is not extracted again there"
+    detection(world.switched, "pull", "fridge")
+    assert "nothing to do" in detection(world.local, "run", "fridge", "--until", "detection_dataset")
+
+
+def test_settings_that_are_missing_are_named(world: World) -> None:
+    for name, remedy in (("DETECTION_LAKE", "s3://my-bucket"), ("DETECTION_AWS_ROLE", "ARN of the role")):
+        told = detection({**world.aws, name: ""}, "run", "fridge", code=2)
+        assert name in told
+        assert remedy in told
+        assert "Traceback" not in told
