@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,15 @@ import pandas as pd
 import pytest
 from dagster import DagsterInstance
 from fakes import s3, sagemaker
+from fakes.iam import right_for
+from fakes.s3 import Between
 from project import DETECTION, kill_when, make_home, write_detector
 
 from resources import tables
 from resources.storage import Storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+TEMPLATE = Path(__file__).parents[2] / "infra" / "aws" / "template.yaml"
 PARTITIONED = ("raw_videos", "extracted_frames", "annotations")
 
 
@@ -29,6 +33,8 @@ class World:
     local: Mapping[str, str]
     aws: Mapping[str, str]
     switched: Mapping[str, str]
+    asked_by_dagster: Between
+    asked_by_jobs: Between
 
     def table(self, env: Mapping[str, str], asset: str) -> pd.DataFrame:
         with pytest.MonkeyPatch.context() as patch:
@@ -65,8 +71,24 @@ def world(
 ) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("aws")
     sagemaker_service.jobs.clear()
+    sagemaker_service.calls.clear()
+    with ExitStack() as opened:
+        by_dagster, by_jobs = Between(), Between()
+        settings = s3.environment(opened.enter_context(by_dagster.open(s3_server)))
+        sagemaker_service.environment = s3.environment(opened.enter_context(by_jobs.open(s3_server)))
+        opened.callback(setattr, sagemaker_service, "environment", s3.environment(s3_server))
+        yield from taken_all_the_way(folder, settings, sagemaker_service, by_dagster, by_jobs)
+
+
+def taken_all_the_way(
+    folder: Path,
+    settings: dict[str, str],
+    sagemaker_service: sagemaker.SageMaker,
+    by_dagster: Between,
+    by_jobs: Between,
+) -> Iterator[World]:
     settings = {
-        **s3.environment(s3_server),
+        **settings,
         **sagemaker_service.settings,
         "DETECTION_PLATFORM": "aws",
         "DETECTION_LAKE": f"s3://{s3.BUCKET}/{folder.name}",
@@ -84,7 +106,7 @@ def world(
         kill_when(lambda line: "epochs" in line and "1/3" in line, "run", "fridge")
     detection(aws, "run", "fridge")
     try:
-        yield World(sagemaker_service, local, aws, switched)
+        yield World(sagemaker_service, local, aws, switched, by_dagster, by_jobs)
     finally:
         detection(aws, "stop")
 
@@ -124,6 +146,38 @@ def test_a_detector_that_is_pushed_goes_on_there_and_comes_back(world: World) ->
     assert len(world.service.jobs) == before, "what was extracted here is not extracted again there"
     detection(world.switched, "pull", "fridge")
     assert "nothing to do" in detection(world.local, "run", "fridge", "--until", "detection_dataset")
+
+
+UNUSED = {
+    "sagemaker:StopTrainingJob": "a run that is cancelled stops its job; tests/contract/test_compute_sagemaker.py does",
+    "sagemaker:StopProcessingJob": "as of a training",
+    "s3:AbortMultipartUpload": "a long upload that fails half-way is taken back",
+}
+"""Rights that this run had no use for, and what they are for."""
+
+
+def test_the_rights_are_those_that_are_used(world: World) -> None:
+    rights = rights_of("DagsterPolicy")
+    used = {right_for(asked) for asked in world.asked_by_dagster.seen}
+    used |= {f"sagemaker:{operation}" for operation in world.service.calls}
+    used |= {"iam:PassRole"} if any("RoleArn" in job.asked for job in world.service.jobs.values()) else set()
+    assert used <= rights, "what is done is allowed"
+    assert rights - used == UNUSED.keys(), "and hardly more"
+    by_jobs = {right_for(asked) for asked in world.asked_by_jobs.seen}
+    # Its image and its log are the service's business, which asks in the role's name.
+    own = {right for right in rights_of("JobsRole") if right.startswith("s3:")}
+    assert by_jobs <= own
+    assert own - by_jobs <= {"s3:AbortMultipartUpload"}
+
+
+def rights_of(resource: str) -> set[str]:
+    from cfnlint.decode.cfn_yaml import load
+
+    properties = load(str(TEMPLATE))["Resources"][resource]["Properties"]
+    documents = [properties["PolicyDocument"]] if "PolicyDocument" in properties else []
+    documents += [policy["PolicyDocument"] for policy in properties.get("Policies", [])]
+    actions = [statement["Action"] for document in documents for statement in document["Statement"]]
+    return {action for each in actions for action in ([each] if isinstance(each, str) else each)}
 
 
 def test_settings_that_are_missing_are_named(world: World) -> None:
