@@ -82,6 +82,14 @@ Lake = Annotated[str, typer.Option(help="The other lake, as s3://my-bucket/detec
 
 
 @app.command()
+def doctor(name: Name) -> None:
+    """Look whether the platform's settings can work: credentials, lake, role, image, quota; each with its remedy."""
+    from detection_assets.commands import doctor as of
+
+    raise typer.Exit(of.doctor(out, name))
+
+
+@app.command()
 def push(name: Name, lake: Lake = "") -> None:
     """Copy what this machine's lake has of a detector into another lake; what is there already is not sent again."""
     from detection_assets.commands import moving

@@ -55,7 +55,7 @@ def trained_weights(
 ) -> dg.MaterializeResult:
     """One row: digests and places of `best.onnx` and `best.pt`, what taught them, figures, cost, MLflow run."""
     dataset = str(detection_dataset["dataset_version"].iloc[0])
-    settings = detector.training.model_dump(mode="json", exclude={"hardware", "tuned", "export"})
+    settings = detector.training.for_the_trainer()
     tuned = _tuned(storage) if detector.training.tuned else None
     if tuned is not None:
         settings = tuning.merged(settings, json.loads(tuned["params"]))

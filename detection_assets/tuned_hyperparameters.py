@@ -118,7 +118,7 @@ def study_of(detector: Detector, storage: Storage, dataset: pd.DataFrame, budget
             f"taught it; annotate more videos, or enlarge dataset.split.val in detectors/{detector.name}.yaml"
         )
     seen = dataset[dataset["split"].isin(["train", "val"])]
-    training = detector.training.model_dump(mode="json", exclude={"hardware", "tuned"})
+    training = detector.training.for_the_trainer()
     training["epochs"] = wanted.epochs or training["epochs"]
     space = tuning.parameters(wanted.space)
     hours = budget.hours if budget.hours is not None else wanted.timeout_h

@@ -33,6 +33,7 @@ from pydantic import PrivateAttr
 
 from detection_assets.domain import layout
 from detection_assets.domain.layout import Stored
+from resources.findings import Finding
 
 PARALLEL = 32
 """Requests in flight at once when many objects move: enough to hide a cloud's latency, few enough for its limits."""
@@ -139,6 +140,24 @@ class Storage(dg.ConfigurableResource):
         """The file or folder of a key where the lake is a folder of this machine; otherwise None."""
         folder = self._folder
         return folder / key if folder else None
+
+    def check(self) -> Iterator[Finding]:
+        """Writes, reads, lists and deletes a small object, as everything that uses the lake does."""
+        key = f"jobs/check-{uuid.uuid4().hex[:12]}"
+        try:
+            self.put(key, b"check")
+            if self.get(key) != b"check" or [item.key for item in self.list("jobs")].count(key) != 1:
+                yield Finding("lake", "bad", f"{self.uri}: what was written is not what is read", "use another store")
+                return
+            self.delete(key)
+        except OSError as error:
+            yield Finding("lake", "bad", self.uri, error.strerror or str(error))
+            return
+        except Exception as error:  # the store's library has errors of its own for a lake that is nowhere
+            told = str(error).strip().splitlines()[0][:200]
+            yield Finding("lake", "bad", self.uri, f"it does not answer; correct DETECTION_LAKE or the network: {told}")
+            return
+        yield Finding("lake", "good", f"{self.uri}: written, read, listed, deleted")
 
     # Objects ---------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Steps as SageMaker jobs: training as Training jobs, everything else as Processing jobs."""
 
+import functools
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -12,6 +13,7 @@ from detection_assets.domain.tuning import Trial
 from resources import amazon
 from resources.compute.base import Input, StepFailed, Study
 from resources.compute.managed import Job, JobState, ManagedCompute
+from resources.findings import Finding
 
 ROOT = "/opt/ml"
 """Where SageMaker puts what a container is to see."""
@@ -34,6 +36,10 @@ THERE = ("ResourceInUse",)
 """What SageMaker says when there is a job of the name."""
 GONE = ("Requested resource not found", "Could not find requested job")
 """What SageMaker says of a Training and of a Processing job that there is not; the code is the one of a bad request."""
+REMEDIES = {
+    "role": "set DETECTION_AWS_ROLE to the output Role of infra/aws/template.yaml",
+    "image": "push it, as docs/aws.md says, or correct DETECTION_AWS_PROGRAMS_IMAGE",
+}
 RUNNING = frozenset(["InProgress", "Stopping"])
 
 
@@ -66,6 +72,66 @@ class SageMakerCompute(ManagedCompute):
     def service(self) -> str:
         """Amazon SageMaker."""
         return "SageMaker"
+
+    def check(self) -> Iterator[Finding]:
+        """Looks at the credentials, the region, the role, the image and the quotas."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            who = amazon.client("sts").get_caller_identity()
+        except ClientError as error:
+            yield Finding("credentials", "bad", amazon.refusal(error), "log in, or put others into .env")
+            return
+        except BotoCoreError as error:  # no credentials, no region, no network
+            remedy = "set AWS_REGION and AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, in .env"
+            yield Finding("credentials", "bad", str(error), remedy)
+            return
+        yield Finding("credentials", "good", str(who["Arn"]))
+        yield Finding("region", "good", str(amazon.client("sagemaker").meta.region_name))
+        yield self._asked("role", self._role)
+        yield self._asked("image", self._image)
+        for kind, word, instance in (
+            ("training", "gpu", self.gpu), ("training", "cpu", self.cpu), ("processing", "cpu", self.cpu)
+        ):  # fmt: skip
+            yield self._asked(f"quota of {word} for {kind}", functools.partial(self._quota, instance, kind))
+
+    def _asked(self, what: str, look: Callable[[], tuple[bool, str, str]]) -> Finding:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            good, told, remedy = look()
+        except ClientError as error:
+            code = amazon.code_of(error)
+            if code in amazon.DENIED:
+                return Finding(what, "unknown", "these credentials may not look", "look at it in the console")
+            missing = code.startswith(("NoSuchEntity", "RepositoryNotFound", "ImageNotFound", "NoSuchResource"))
+            return Finding(what, "bad" if missing else "unknown", amazon.refusal(error), REMEDIES.get(what, ""))
+        except BotoCoreError as error:
+            return Finding(what, "unknown", str(error))
+        return Finding(what, "good" if good else "bad", told, "" if good else remedy)
+
+    def _role(self) -> tuple[bool, str, str]:
+        told = amazon.client("iam").get_role(RoleName=self.role.rpartition("/")[2])["Role"]
+        trusts = "sagemaker.amazonaws.com" in str(told["AssumeRolePolicyDocument"])
+        return trusts, self.role, "let sagemaker.amazonaws.com assume it, as infra/aws/template.yaml does"
+
+    def _image(self) -> tuple[bool, str, str]:
+        place, _, tag = self.image.partition(":")
+        host, _, name = place.partition("/")
+        if ".dkr.ecr." not in host or not tag:
+            return False, self.image, "it is no <account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>; see containers/"
+        amazon.client("ecr").describe_images(
+            registryId=host.partition(".")[0], repositoryName=name, imageIds=[{"imageTag": tag}]
+        )
+        return True, self.image, ""
+
+    def _quota(self, instance: str, kind: str) -> tuple[bool, str, str]:
+        name = f"{instance} for {kind} job usage"
+        pages = amazon.client("service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
+        most = next((one["Value"] for page in pages for one in page["Quotas"] if one["QuotaName"] == name), None)
+        if most is None:
+            return False, f"{name}: nobody knows such an instance", "correct DETECTION_AWS_CPU or DETECTION_AWS_GPU"
+        return most >= 1, f"{name}: {most:g}", f"ask for more at Service Quotas, Amazon SageMaker, {name}"
 
     # Looking ---------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ been started.
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +19,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 
 from detection_assets.domain import tuning
 from detection_assets.domain.tuning import Parameter, Trial
+from resources.findings import Finding
 from resources.storage import Published, Storage
 
 POLL_S = 0.1
@@ -320,6 +321,10 @@ class Compute(dg.ConfigurableResource, ABC):
         instance, cost_usd = self.cost(handle, seconds)
         trials = [known[number] for number in sorted(known)]
         return TuneResult(trials, tuning.best(trials, maximize=study.objective.maximize), instance, seconds, cost_usd)
+
+    def check(self) -> Iterator[Finding]:
+        """Looks whether steps can be run with the settings that there are."""
+        yield from ()
 
     @property
     def step_poll_s(self) -> float:

@@ -1,13 +1,14 @@
 """What a model registry does for us, whoever runs it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 import dagster as dg
 
 from detection_assets.domain.problems import InputError
+from resources.findings import Finding
 
 CHAMPION = "champion"
 """The alias of the version that serves."""
@@ -74,6 +75,16 @@ class Registry(dg.ConfigurableResource, ABC):
             if known.sha256 == sha256 and all(known.tags.get(key) == value for key, value in tags.items()):
                 return known
         return self.create({**tags, "sha256": sha256, "onnx": onnx}, uri, run_id)
+
+    def check(self) -> Iterator[Finding]:
+        """Asks for the versions that there are."""
+        try:
+            count = len(self.history())
+        except Exception as error:  # each registry has errors of its own
+            told = str(error).strip().splitlines()[0][:300]
+            yield Finding("registry", "bad", type(self).__name__, told)
+            return
+        yield Finding("registry", "good", f"{type(self).__name__}: {count} versions of {self.model}")
 
     def get(self, alias: str) -> ModelVersion | None:
         """The version that an alias points at, or None."""

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
+from detection_assets.detector import Training
 from detection_assets.domain.tuning import TUNABLE, merged
 from detection_assets.programs.train_ultralytics import DEFAULTS
 
@@ -200,6 +201,7 @@ CASES = [
     ({}, {"model": "yolo11n.yaml", "batch": 8, "nbs": 8, "optimizer": "AdamW", "amp": False, "pretrained": False}),
     ({"extra": {"mosaic": 0.5}, "hardware": "gpu"}, {"mosaic": 0.5, "plots": False}),
     ({"model": "base.pt"}, {"pretrained": True}),
+    (Training().for_the_trainer(), {"model": "yolo11n.yaml", "imgsz": 320}),
     # What may be tuned is known to the trainer, at both ends.
     *(
         (merged({"extra": {}}, {key: end}) if key not in DEFAULTS else {key: end}, {key: end})
