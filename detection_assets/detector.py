@@ -138,7 +138,6 @@ class Training(Part):
             )
         return value
 
-
     def for_the_trainer(self) -> dict[str, Any]:
         """What the program `train` takes: all but where it runs, and what is done about its values before and after."""
         return self.model_dump(mode="json", exclude={"hardware", "tuned", "export"})

@@ -82,7 +82,7 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
             here=_beside(detector, storage),
             detector=detector,
             role=_needed("aws", "DETECTION_AWS_ROLE", "the ARN of the role that jobs have"),
-            image=_needed("aws", "DETECTION_AWS_PROGRAMS_IMAGE", "the address of the image of containers/programs"),
+            image=_needed("aws", "DETECTION_AWS_PROGRAMS_IMAGE", "the address of the image that jobs run"),
             poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
             **_given(
                 cpu="DETECTION_AWS_CPU", gpu="DETECTION_AWS_GPU", count="DETECTION_AWS_TRAINING_INSTANCES",
@@ -94,7 +94,7 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
         "registry": SageMakerRegistry(
             storage=storage,
             model=detector,
-            image=_needed("aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image of containers/serving"),
+            image=_needed("aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image that serves"),
         ),
     }  # fmt: skip
 

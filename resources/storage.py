@@ -143,13 +143,14 @@ class Storage(dg.ConfigurableResource):
 
     def check(self) -> Iterator[Finding]:
         """Writes, reads, lists and deletes a small object, as everything that uses the lake does."""
-        key = f"jobs/check-{uuid.uuid4().hex[:12]}"
+        folder = layout.job(f"check-{uuid.uuid4().hex[:12]}")
+        key = f"{folder}/object"
         try:
             self.put(key, b"check")
-            if self.get(key) != b"check" or [item.key for item in self.list("jobs")].count(key) != 1:
+            if self.get(key) != b"check" or [item.key for item in self.list(folder)] != [key]:
                 yield Finding("lake", "bad", f"{self.uri}: what was written is not what is read", "use another store")
                 return
-            self.delete(key)
+            self.delete(folder)
         except OSError as error:
             yield Finding("lake", "bad", self.uri, error.strerror or str(error))
             return

@@ -249,6 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
     import uvicorn
 
     from detection_assets.serving.drain import Server
+    from detection_assets.serving.protocol import Protocol
 
     options, key, slots = read_options(sys.argv[1:] if arguments is None else arguments)
     log_to_stderr(options.log_level)
@@ -260,6 +261,7 @@ def main(arguments: list[str] | None = None) -> None:
         app,
         host=options.host,
         port=options.port,
+        http=Protocol,
         log_config=None,
         access_log=False,
         server_header=False,

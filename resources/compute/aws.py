@@ -119,7 +119,7 @@ class SageMakerCompute(ManagedCompute):
         place, _, tag = self.image.partition(":")
         host, _, name = place.partition("/")
         if ".dkr.ecr." not in host or not tag:
-            return False, self.image, "it is no <account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>; see containers/"
+            return False, self.image, "it is no <account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>; see docs/aws.md"
         amazon.client("ecr").describe_images(
             registryId=host.partition(".")[0], repositoryName=name, imageIds=[{"imageTag": tag}]
         )

@@ -156,7 +156,11 @@ class SageMakerRegistry(Registry):
             ModelApprovalStatus=STATES[tags["approval"]] if "approval" in tags else told["ModelApprovalStatus"],
             CustomerMetadataProperties=after,
             **({"CustomerMetadataPropertiesToRemove": gone} if gone else {}),
-            **({"ApprovalDescription": f"{tags.get('approved_by', '')}: {reason}"[:1024]} if reason else {}),
+            **(
+                {"ApprovalDescription": " ".join(f"{tags.get('approved_by', '')}: {reason}".split())[:1024]}
+                if reason
+                else {}
+            ),
         )
 
 

@@ -5,7 +5,9 @@ import concurrent.futures
 import io
 import json
 import re
+import socket
 import struct
+import threading
 import zlib
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from served import KEY, Server, spec
 
 from detection_assets.serving.images import decode
 from detection_assets.serving.predictor import Predictor
+from detection_assets.serving.protocol import AHEAD
 
 
 @pytest.fixture(scope="session")
@@ -292,3 +295,27 @@ def test_a_server_without_a_key_does_not_start(tmp_path: Path) -> None:
     assert server.process.wait(timeout=30) == 2
     server.client.close()
     assert "needs a key" in server.log.read_text()
+
+
+def test_large_pictures_one_behind_the_other_are_answered_in_order(server: Server) -> None:
+    """Over one connection, none waiting for the answer before: some larger than what is taken in ahead."""
+    noise = np.random.default_rng(0)
+    sizes = [(900, 700), (80, 60), (640, 480), (1000, 800)]
+    bodies = []
+    for width, height in sizes:
+        out = io.BytesIO()
+        Image.fromarray(noise.integers(0, 255, (height, width, 3), np.uint8)).save(out, "JPEG", quality=95)
+        bodies.append(out.getvalue())
+    assert max(map(len, bodies)) > AHEAD > min(map(len, bodies))
+    head = "POST /score HTTP/1.1\r\nHost: here\r\nX-API-Key: {}\r\nContent-Length: {}\r\n\r\n"
+    said = b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        sender = threading.Thread(
+            target=lambda: [connection.sendall(head.format(KEY, len(body)).encode() + body) for body in bodies]
+        )
+        sender.start()
+        while said.count(b'"width":') < len(sizes):
+            said += connection.recv(1 << 16)
+        sender.join()
+    assert said.count(b"HTTP/1.1 200") == len(sizes)
+    assert [int(width) for width in re.findall(rb'"width":(\d+)', said)] == [width for width, _ in sizes]
