@@ -83,6 +83,8 @@ def dev(out: Console, port: int, mlflow_port: int) -> int:
         ],
     ]
     out.print(f"Dagster [bold]http://127.0.0.1:{port}[/bold]   MLflow [bold]http://127.0.0.1:{mlflow_port}[/bold]")
+    # Begun in the background by a script we would ignore Ctrl-C, and so would all that we begin, which ends by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     processes = [subprocess.Popen(command, env=env, cwd=root) for command in commands]
     # `kill` should end what Ctrl-C ends.
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))

@@ -12,7 +12,7 @@ from pydantic import Field
 from detection_assets.domain.tuning import Trial
 from resources import amazon
 from resources.compute.base import Input, StepFailed, Study
-from resources.compute.managed import Job, JobState, ManagedCompute
+from resources.compute.managed import Job, JobState, ManagedCompute, Silent
 from resources.findings import Finding
 
 ROOT = "/opt/ml"
@@ -137,7 +137,7 @@ class SageMakerCompute(ManagedCompute):
 
     def look(self, job: Job) -> JobState | None:
         """The job as SageMaker describes it."""
-        from botocore.exceptions import ClientError
+        from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             if _trains(job):
@@ -146,7 +146,9 @@ class SageMakerCompute(ManagedCompute):
         except ClientError as error:
             if amazon.code_of(error) == "ResourceNotFound" or amazon.message_of(error).startswith(GONE):
                 return None
-            raise StepFailed(f"{job.name}: SageMaker does not say how it is: {amazon.refusal(error)}") from error
+            raise Silent(f"{job.name}: SageMaker does not say how it is: {amazon.refusal(error)}") from error
+        except BotoCoreError as error:  # the network
+            raise Silent(f"{job.name}: SageMaker does not say how it is: {error}") from error
 
     def _training(self, told: Mapping[str, Any]) -> JobState:
         resources = told.get("ResourceConfig", {})
@@ -171,7 +173,7 @@ class SageMakerCompute(ManagedCompute):
 
     def log(self, job: Job, cursor: Any) -> tuple[Sequence[str], Any]:
         """What CloudWatch has of the job's instances."""
-        from botocore.exceptions import ClientError
+        from botocore.exceptions import BotoCoreError, ClientError
 
         logs, group, cursor = amazon.client("logs"), _group(job), dict(cursor or {})
         lines: list[str] = []
@@ -182,8 +184,8 @@ class SageMakerCompute(ManagedCompute):
                 told = logs.get_log_events(logGroupName=group, logStreamName=stream, startFromHead=True, **where)
                 lines += [event["message"] for event in told["events"]]
                 cursor[stream] = told["nextForwardToken"]
-        except ClientError:
-            return lines, cursor  # there is no log before the container starts
+        except (ClientError, BotoCoreError):
+            return lines, cursor  # there is no log before the container starts, and later is soon enough
         return lines, cursor
 
     def link(self, job: Job) -> str:
@@ -200,7 +202,7 @@ class SageMakerCompute(ManagedCompute):
 
     def submit(self, job: Job) -> JobState:
         """Creates the job."""
-        from botocore.exceptions import ClientError, ParamValidationError
+        from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
         sagemaker = amazon.client("sagemaker")
         try:
@@ -214,6 +216,8 @@ class SageMakerCompute(ManagedCompute):
             if amazon.code_of(error) not in THERE:
                 why = amazon.refusal(error, self._type(job))
                 raise StepFailed(f"{job.name}: SageMaker refuses it: {why}") from error
+        except BotoCoreError as error:
+            raise StepFailed(f"{job.name}: SageMaker was not reached: {error}; run again") from error
         return self.look(job) or JobState("running", "Starting")
 
     def stop(self, job: Job) -> None:

@@ -101,6 +101,10 @@ class StepFailed(dg.Failure):
     """A program failed; the description holds its last lines."""
 
 
+class TookTooLong(StepFailed):
+    """A step was stopped at its limit of time."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """What a trial is judged by.
@@ -245,10 +249,10 @@ class Compute(dg.ConfigurableResource, ABC):
                 while not self.finished(handle):
                     drain()
                     if time.monotonic() - started > step.timeout_s:
-                        raise StepFailed(f"{step.name}: stopped after its limit of {step.timeout_s:.0f} s")
+                        raise TookTooLong(f"{step.name}: stopped after its limit of {step.timeout_s:.0f} s")
                     time.sleep(wait)
                     wait = min(wait * 1.1, max(wait, POLL_MAX_S if time.monotonic() - started > 60 else 0.5))
-            except (DagsterExecutionInterruptedError, KeyboardInterrupt, StepFailed):
+            except (DagsterExecutionInterruptedError, KeyboardInterrupt, TookTooLong):
                 context.log.warning(f"{step.name}: stopping")
                 self.cancel(handle)
                 raise

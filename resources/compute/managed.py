@@ -29,10 +29,16 @@ HERE = "here"
 """The word for hardware that means: beside the run, and no job."""
 ATTEMPTS = 50
 """How often one step may have failed before somebody has to look at it."""
+PATIENCE_S = 900.0
+"""Seconds for which the service may not say how a job is; the job goes on meanwhile."""
 STOP_S = 600.0
 """Seconds that a service has to stop a job."""
 TAIL = 40
 """Lines of a job's log that are told when it fails."""
+
+
+class Silent(StepFailed):
+    """The service does not say how a job is, which says nothing about the job."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +96,21 @@ class JobState:
 
 @dataclass
 class JobHandle:
-    """A job that this process waits for."""
+    """A job that this process waits for.
+
+    Attributes:
+        job: The job.
+        context: Of the asset that waits.
+        state: How it was when the service last said so.
+        seen: When that was, by the monotonic clock.
+        cursor: How far its log was read.
+        tail: The last lines of it.
+    """
 
     job: Job
     context: dg.AssetExecutionContext
     state: JobState
+    seen: float = field(default_factory=time.monotonic)
     cursor: Any = None
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))
 
@@ -200,8 +216,20 @@ class ManagedCompute(Compute):
         }
 
     def finished(self, handle: JobHandle) -> bool:
-        """Whether the job has ended; tells what has changed, and the lines that it has logged since."""
-        before, state = handle.state, self.look(handle.job)
+        """Whether the job has ended; tells what has changed, and the lines that it has logged since.
+
+        Raises:
+            StepFailed: The job is gone, or the service has been silent for too long; the job is not stopped for that.
+        """
+        before = handle.state
+        try:
+            state = self.look(handle.job)
+        except Silent as error:
+            if time.monotonic() - handle.seen > PATIENCE_S:
+                raise
+            handle.context.log.warning(f"{error.description}; asking again")
+            return False
+        handle.seen = time.monotonic()
         if state is None:
             raise StepFailed(f"{handle.job.name} is gone: somebody deleted it; run again")
         handle.state = state
@@ -220,7 +248,7 @@ class ManagedCompute(Compute):
         """Why the job failed, with the last lines of its log; None if it is done."""
         if handle.state.phase == "done":
             return None
-        why = handle.state.why or f"the job was {handle.state.phase}"
+        why = handle.state.why or f"the job was {handle.state.phase}: {handle.state.detail}"
         return "\n".join([*handle.tail, f"({why})", self.link(handle.job)])
 
     def cancel(self, handle: JobHandle) -> None:
@@ -263,7 +291,11 @@ class ManagedCompute(Compute):
 
     @abstractmethod
     def look(self, job: Job) -> JobState | None:
-        """The job as it is now; None if there is none of this name."""
+        """The job as it is now; None if there is none of this name.
+
+        Raises:
+            Silent: The service does not say.
+        """
 
     @abstractmethod
     def submit(self, job: Job) -> JobState:

@@ -44,7 +44,7 @@ class LakeMessages(PipesMessageReader):
             while not over.wait(self._poll_s):
                 try:
                     self._read(handler)
-                except OSError as error:
+                except Exception as error:  # a store's trouble of a moment; what is there stays there
                     handler._context.log.warning(f"messages could not be read: {error}; trying again")  # pyright: ignore[reportPrivateUsage]
 
         thread = threading.Thread(target=follow, name="messages", daemon=True)

@@ -239,3 +239,31 @@ def test_two_lakes_do_not_share_a_job(platform: Any, service: sagemaker.SageMake
     first, second = platform.compute.job_of(step), platform.compute.model_copy(update={"storage": other}).job_of(step)
     assert first.name != second.name
     assert len(first.name) <= 63
+
+
+def test_a_service_that_is_silent_for_a_while_stops_no_job(platform: Any, service: sagemaker.SageMaker) -> None:
+    def silence(report: Any) -> None:
+        service.silent = 5 if report["epoch"] == 2 else service.silent
+
+    run(platform, training(pause=0.3), silence)
+    (job,) = service.jobs.values()
+    assert job.status == "Completed"
+    assert service.silent == 0
+
+
+def test_a_service_that_stays_silent_fails_the_run_and_leaves_the_job_to_the_next(
+    platform: Any, service: sagemaker.SageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silence(_: Any) -> None:
+        service.silent = 1000
+
+    monkeypatch.setattr(managed, "PATIENCE_S", 0.5)
+    try:
+        with pytest.raises(StepFailed, match="does not say how it is"):
+            run(platform, training(pause=0.5), silence)
+    finally:
+        service.silent = 0
+    (job,) = service.jobs.values()
+    assert job.status != "Stopped"
+    assert run(platform, training(pause=0.5)).outputs["weights"].notes["job"] == job.name
+    assert service.calls.count("CreateTrainingJob") == 1

@@ -222,7 +222,7 @@ def test_a_changed_annotation_makes_its_video_stale_and_no_other(world: World) -
 
 def test_an_export_below_float32_is_one_word_and_no_training(world: World) -> None:
     path = write_detector(world.home, "fridge", epochs=2)
-    path.write_text(path.read_text().replace("nbs: 8}", "nbs: 8, export: int8}"))
+    path.write_text(path.read_text().replace("nbs: 8,", "nbs: 8, export: int8,"))
     before = world.table("trained_weights").iloc[0]
     told = detection("run", "fridge")
     after = world.table("trained_weights").iloc[0]

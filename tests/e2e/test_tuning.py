@@ -201,7 +201,7 @@ def test_a_tuning_that_changes_nothing_makes_nothing_stale(world: World) -> None
 def test_the_file_can_leave_the_values_out(world: World) -> None:
     path = world.home / "detectors" / "fridge.yaml"
     text = path.read_text()
-    path.write_text(text.replace("nbs: 8}", "nbs: 8, tuned: false}"))
+    path.write_text(text.replace("nbs: 8,", "nbs: 8, tuned: false,"))
     try:
         first = [run.data.params for run in world.runs() if "weights_version" in run.data.tags]
         update("trained_weights")

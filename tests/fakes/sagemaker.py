@@ -26,6 +26,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from fakes import s3
+from fakes.agents import Agents
+from fakes.shapes import problems
 
 ACCOUNT = "123456789012"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/detection-jobs"
@@ -36,11 +38,6 @@ INSTANCES = {"ml.m5.xlarge": 4, "ml.g5.xlarge": 2}
 GRACE_S = 5.0
 """Seconds that a container has to end when it is told to; SageMaker gives 120."""
 ROOT = Path(__file__).parents[2]
-LETTERS = {
-    **{r"\p{L}": "a-zA-Z", r"\p{Z}": " ", r"\p{N}": "0-9", r"\p{M}": "\u0300-\u036f"},
-    **{r"\p{S}": r"$+<=>^`|~", r"\p{P}": r"!\"#%&'()*,\-./:;?@\[\]\\_{}"},
-}
-"""Classes of characters that the service's patterns name and Python's do not; narrower here."""
 KINDS = {"TrainingJob": "TrainingJobs", "ProcessingJob": "ProcessingJobs"}
 
 
@@ -94,6 +91,7 @@ class SageMaker:
         jobs: Every job by its name.
         calls: The operations that were asked for, in order.
         no_capacity: Instance types that are not to be had just now.
+        silent: How many questions to come are not answered.
         account: Whose models moto shows; another one has none yet.
     """
 
@@ -106,7 +104,8 @@ class SageMaker:
         self.jobs: dict[str, FakeJob] = {}
         self.calls: list[str] = []
         self.no_capacity: set[str] = set()
-        self.account = ACCOUNT
+        self.account, self.silent = ACCOUNT, 0
+        self._agents = Agents(moto)
         self._lock = threading.RLock()
         self._threads: list[threading.Thread] = []
         self._model = get_session().get_service_model("sagemaker")
@@ -123,12 +122,15 @@ class SageMaker:
     def answer(self, operation: str, asked: dict[str, Any]) -> dict[str, Any]:
         """Does what is asked, or raises `Refused`."""
         model = self._model.operation_model(operation)
-        problems = list(_problems(model.input_shape, asked, ""))
-        if problems:
-            more = f"{len(problems)} validation error{'s' if len(problems) > 1 else ''} detected: {'; '.join(problems)}"
+        found = list(problems(model.input_shape, asked, ""))
+        if found:
+            more = f"{len(found)} validation error{'s' if len(found) > 1 else ''} detected: {'; '.join(found)}"
             raise Refused("ValidationException", more)
         with self._lock:
             self.calls.append(operation)
+            if operation.startswith("Describe") and self.silent > 0:
+                self.silent -= 1
+                raise Refused("AccessDeniedException", "User is not authorized to perform this operation")
         verb, _, kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", operation, count=1).partition(" ")
         if kind in KINDS:
             return getattr(self, verb.lower())(kind, asked)
@@ -286,11 +288,11 @@ class SageMaker:
         job.folder.mkdir(parents=True)
         job.secondary = "Downloading"
         for local, source in self._inputs(job):
-            self._copy_in(local, source)
+            self._agents.copy_in(local, source)
         checkpoints = job.asked.get("CheckpointConfig")
         kept: dict[str, int] = {}
         if checkpoints:
-            self._sync_in(checkpoints["S3Uri"], self._inside(job, checkpoints["LocalPath"]), kept)
+            self._agents.sync_in(checkpoints["S3Uri"], self._inside(job, checkpoints["LocalPath"]), kept)
         self._inside(job, "/opt/ml/output").mkdir(parents=True, exist_ok=True)
         if job.stopping:
             return 1
@@ -316,11 +318,13 @@ class SageMaker:
             text=True,
             start_new_session=True,
         )
+        if job.stopping or job.interrupting:  # since it was last looked at, when there was nothing to end yet
+            self._end(job)
         over = threading.Event()
 
         def sync() -> None:
             while not over.wait(0.2):
-                self._sync_out(checkpoints["S3Uri"], self._inside(job, checkpoints["LocalPath"]), kept)
+                self._agents.sync_out(checkpoints["S3Uri"], self._inside(job, checkpoints["LocalPath"]), kept)
 
         syncing = threading.Thread(target=sync, daemon=True) if checkpoints else None
         if syncing:
@@ -330,7 +334,7 @@ class SageMaker:
         over.set()
         if syncing:
             syncing.join()
-            self._sync_out(checkpoints["S3Uri"], self._inside(job, checkpoints["LocalPath"]), kept)
+            self._agents.sync_out(checkpoints["S3Uri"], self._inside(job, checkpoints["LocalPath"]), kept)
         return code
 
     def _end(self, job: FakeJob) -> None:
@@ -377,59 +381,6 @@ class SageMaker:
             yield self._inside(job, f"/opt/ml/input/data/{item['ChannelName']}"), item["DataSource"]["S3DataSource"]
         for item in job.asked.get("ProcessingInputs", []):
             yield self._inside(job, item["S3Input"]["LocalPath"]), item["S3Input"]
-
-    # The lake --------------------------------------------------------------------------------------------------------
-
-    def _store(self, uri: str) -> Any:
-        from obstore.store import S3Store
-
-        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        return S3Store(
-            bucket, prefix=prefix or None, endpoint=self.moto, region=s3.REGION, access_key_id="test",
-            secret_access_key="test", client_options={"allow_http": True},
-        )  # fmt: skip
-
-    def _copy_in(self, local: Path, source: Mapping[str, Any]) -> None:
-        import obstore
-
-        local.mkdir(parents=True, exist_ok=True)
-        if source["S3DataType"] == "ManifestFile":
-            where, _, name = source["S3Uri"].rpartition("/")
-            first, *keys = json.loads(bytes(obstore.get(self._store(where), name).bytes()))
-            store = self._store(first["prefix"])
-        else:
-            store = self._store(source["S3Uri"])
-            keys = [item["path"] for batch in obstore.list(store) for item in batch]
-        if not keys:
-            raise RuntimeError(
-                f"ClientError: Data download failed: No S3 objects found under S3 URL {source['S3Uri']!r}"
-            )
-        for key in keys:
-            target = local / key
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(bytes(obstore.get(store, key).bytes()))
-
-    def _sync_in(self, uri: str, local: Path, kept: dict[str, int]) -> None:
-        import obstore
-
-        local.mkdir(parents=True, exist_ok=True)
-        store = self._store(uri)
-        for batch in obstore.list(store):
-            for item in batch:
-                target = local / item["path"]
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(bytes(obstore.get(store, item["path"]).bytes()))
-                kept[item["path"]] = target.stat().st_mtime_ns
-
-    def _sync_out(self, uri: str, local: Path, kept: dict[str, int]) -> None:
-        import obstore
-
-        store = self._store(uri)
-        for path in sorted(local.rglob("*")):
-            with suppress(FileNotFoundError):
-                if path.is_file() and kept.get(key := path.relative_to(local).as_posix()) != path.stat().st_mtime_ns:
-                    kept[key] = path.stat().st_mtime_ns
-                    obstore.put(store, key, path)
 
     # The server ------------------------------------------------------------------------------------------------------
 
@@ -505,62 +456,3 @@ def _check_training(asked: Mapping[str, Any]) -> None:
         raise Refused(
             "ValidationException", "MaxWaitTimeInSeconds can only be set when EnableManagedSpotTraining is true"
         )
-
-
-def _problems(shape: Any, value: Any, where: str) -> Iterator[str]:
-    """What botocore's model of the service has against a value: it knows more than its client checks."""
-    kind = shape.type_name
-    if kind == "structure":
-        if not isinstance(value, dict):
-            yield f"{where or 'request'} is no structure"
-            return
-        for name in shape.required_members:
-            if name not in value:
-                yield f"Value null at '{where}{name}' failed to satisfy constraint: Member must not be null"
-        for name, part in value.items():
-            if name not in shape.members:
-                yield f"{where}{name} is unknown"
-            else:
-                yield from _problems(shape.members[name], part, f"{where}{name}.")
-    elif kind == "list":
-        yield from _outside(shape, len(value), where, "length")
-        for number, part in enumerate(value):
-            yield from _problems(shape.member, part, f"{where}{number}.")
-    elif kind == "map":
-        yield from _outside(shape, len(value), where, "length")
-        for key, part in value.items():
-            yield from _problems(shape.key, key, f"{where}{key}.")
-            yield from _problems(shape.value, part, f"{where}{key}.")
-    elif kind == "string":
-        if not isinstance(value, str):
-            yield f"{where} is no string"
-            return
-        yield from _outside(shape, len(value), where, "length")
-        pattern, allowed = shape.metadata.get("pattern"), shape.metadata.get("enum")
-        failed = f"Value '{value}' at '{where[:-1]}' failed to satisfy constraint: Member must satisfy"
-        if pattern and not re.fullmatch(_python(pattern), value):
-            yield f"{failed} regular expression pattern: {pattern}"
-        if allowed and value not in allowed:
-            yield f"{failed} enum value set: {sorted(allowed)}"
-    elif kind in ("integer", "long", "float", "double"):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            yield f"{where} is no number"
-            return
-        yield from _outside(shape, value, where, "value")
-    elif kind == "boolean" and not isinstance(value, bool):
-        yield f"{where} is no boolean"
-
-
-def _python(pattern: str) -> str:
-    """A pattern of the service's in Python's words; some end in a repetition of the end."""
-    for java, here in LETTERS.items():
-        pattern = pattern.replace(java, here)
-    return re.sub(r"\$\{\d+,\d+\}$", "", pattern)
-
-
-def _outside(shape: Any, value: float, where: str, what: str) -> Iterator[str]:
-    low, high = shape.metadata.get("min"), shape.metadata.get("max")
-    if low is not None and value < low:
-        yield f"'{where[:-1]}' failed to satisfy constraint: Member must have {what} greater than or equal to {low}"
-    if high is not None and value > high:
-        yield f"'{where[:-1]}' failed to satisfy constraint: Member must have {what} less than or equal to {high}"
