@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from dagster import DagsterInstance
 from fakes import s3, sagemaker
 from fakes.iam import right_for
 from fakes.s3 import Between
-from project import DETECTION, kill_when, make_home, write_detector
+from project import DETECTION, make_home, write_detector
 
 from resources import tables
 from resources.storage import Storage
@@ -56,6 +57,20 @@ def detection(env: Mapping[str, str], *words: str, code: int = 0) -> str:
     )
     assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
+
+
+def kill_in_training(env: Mapping[str, str], service: sagemaker.SageMaker) -> None:
+    """Runs the detector until a job of it trains, and kills the run."""
+    running = subprocess.Popen(
+        [DETECTION, "run", "fridge"], env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    ends = time.monotonic() + 300
+    while not any(job.kind == "TrainingJob" and job.secondary == "Training" for job in list(service.jobs.values())):
+        assert running.poll() is None, running.communicate()[0]
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    running.kill()
+    running.communicate()
 
 
 def project(folder: Path) -> dict[str, str]:
@@ -100,10 +115,7 @@ def taken_all_the_way(
     for env in (local, aws):
         detection(env, "sample", "fridge", "--clips", "4")
     detection(local, "run", "fridge", "--until", "detection_dataset")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in aws.items():
-            patch.setenv(name, value)
-        kill_when(lambda line: "epochs" in line and "1/3" in line, "run", "fridge")
+    kill_in_training(aws, sagemaker_service)
     detection(aws, "run", "fridge")
     try:
         yield World(sagemaker_service, local, aws, switched, by_dagster, by_jobs)
