@@ -270,7 +270,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     logger.info("starting", extra={"fields": {"url": f"http://{options.host}:{options.port}", "pid": os.getpid()}})
     threading.Thread(target=_settle, args=(slots,), name="settle", daemon=True).start()
-    Server(config, app.state.presence).run()
+    server = Server(config, app.state.presence)
+    server.run()
+    # Whoever was promised an answer has it. Python's own end would take the interpreter from under OpenVINO's threads,
+    # and one that is still compiling for two pictures side by side would abort the process.
+    logging.shutdown()
+    os._exit(0 if server.started else 1)
 
 
 if __name__ == "__main__":
