@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-RELAY_S = 2.0
-"""Seconds between two looks at the program's messages."""
 PARALLEL = 32
 """Files on their way to the lake at once."""
 TAIL = 40
@@ -48,6 +46,7 @@ class Order:
         context: What Dagster Pipes tells the program of the run.
         messages: URI below which its messages are kept, in numbered parts.
         receipt: URI that gets, after the outputs, their sizes by path.
+        relay_s: Seconds between two looks at the messages.
     """
 
     module: str
@@ -57,6 +56,7 @@ class Order:
     context: Mapping[str, Any]
     messages: str
     receipt: str
+    relay_s: float
 
 
 class Relay:
@@ -66,9 +66,9 @@ class Relay:
     its messages is told only at the very end: a reader stops listening then.
     """
 
-    def __init__(self, source: Path, target: str) -> None:
-        """Takes the file that the program appends to, and the URI of the parts."""
-        self._source, self._store, self._read = source, _store(target), 0
+    def __init__(self, source: Path, target: str, relay_s: float) -> None:
+        """Takes the file that the program appends to, the URI of the parts, and the seconds between two of them."""
+        self._source, self._store, self._relay_s, self._read = source, _store(target), relay_s, 0
         numbers = [int(Path(path).stem) for path in _names(self._store) if Path(path).stem.isdecimal()]
         self._next = max(numbers, default=0) + 1
         self._closing: list[str] = []
@@ -77,7 +77,7 @@ class Relay:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._ended.wait(RELAY_S):
+        while not self._ended.wait(self._relay_s):
             try:
                 self.copy()
             except Exception as error:  # the store's trouble of a moment is no reason to stop the program
@@ -145,7 +145,7 @@ def run(order: Order, inputs: Path, checkpoint: Path | None, failure: Path | Non
             "DETECTION_PARENT_PID": str(os.getpid()),
             "PYTHONUNBUFFERED": "1",
         }
-        relay = Relay(messages, order.messages)
+        relay = Relay(messages, order.messages, order.relay_s)
         process = subprocess.Popen(
             command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors="replace",

@@ -31,6 +31,8 @@ ATTEMPTS = 50
 """How often one step may have failed before somebody has to look at it."""
 PATIENCE_S = 900.0
 """Seconds for which the service may not say how a job is; the job goes on meanwhile."""
+RELAY_S = 2.0
+"""Seconds after which, at most, what a program tells is in the lake."""
 STOP_S = 600.0
 """Seconds that a service has to stop a job."""
 TAIL = 40
@@ -213,6 +215,7 @@ class ManagedCompute(Compute):
             "context": dict(context),
             "messages": self.storage.uri_of(job.messages),
             "receipt": self.storage.uri_of(job.receipt),
+            "relay_s": min(self.poll_s, RELAY_S),
         }
 
     def finished(self, handle: JobHandle) -> bool:

@@ -73,6 +73,7 @@ def training(epochs: int = 6, **params: Any) -> Step:
 def service(sagemaker_service: sagemaker.SageMaker) -> sagemaker.SageMaker:
     sagemaker_service.jobs.clear()
     sagemaker_service.calls.clear()
+    sagemaker_service.silent = 0
     return sagemaker_service
 
 
@@ -175,7 +176,7 @@ def test_a_spot_instance_that_is_taken_away_is_gone_on_with(platform: Any, servi
         if report["epoch"] == 3 and report["from"] == 0:
             service.interrupt(next(iter(service.jobs)))
 
-    run(platform, training(8, pause=0.4), told)
+    run(platform, training(8, pause=0.6), told)
     (job,) = service.jobs.values()
     assert (job.starts, job.status) == (2, "Completed")
     assert reports[-1]["epoch"] == 8
@@ -242,10 +243,14 @@ def test_two_lakes_do_not_share_a_job(platform: Any, service: sagemaker.SageMake
 
 
 def test_a_service_that_is_silent_for_a_while_stops_no_job(platform: Any, service: sagemaker.SageMaker) -> None:
-    def silence(report: Any) -> None:
-        service.silent = 5 if report["epoch"] == 2 else service.silent
+    told: list[Any] = []
 
-    run(platform, training(pause=0.3), silence)
+    def silence(report: Any) -> None:
+        told.append(report)
+        if len(told) == 1:
+            service.silent = 5
+
+    run(platform, training(pause=0.6), silence)
     (job,) = service.jobs.values()
     assert job.status == "Completed"
     assert service.silent == 0
@@ -260,10 +265,10 @@ def test_a_service_that_stays_silent_fails_the_run_and_leaves_the_job_to_the_nex
     monkeypatch.setattr(managed, "PATIENCE_S", 0.5)
     try:
         with pytest.raises(StepFailed, match="does not say how it is"):
-            run(platform, training(pause=0.5), silence)
+            run(platform, training(pause=1.0), silence)
     finally:
         service.silent = 0
     (job,) = service.jobs.values()
     assert job.status != "Stopped"
-    assert run(platform, training(pause=0.5)).outputs["weights"].notes["job"] == job.name
+    assert run(platform, training(pause=1.0)).outputs["weights"].notes["job"] == job.name
     assert service.calls.count("CreateTrainingJob") == 1
