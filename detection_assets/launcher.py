@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from detection_assets.domain.problems import ending
+
 PARALLEL = 32
 """Files on their way to the lake at once."""
 TAIL = 40
@@ -167,8 +169,7 @@ def run(order: Order, inputs: Path, checkpoint: Path | None, failure: Path | Non
             deliver(order, output)
         relay.end(closed=True)
     if code != 0:
-        ended = f"killed by signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        _tell(failure, "".join(tail) + f"({ended})")
+        _tell(failure, "".join(tail) + f"({ending(code)})")
         return code if code > 0 else 128 - code
     return 0
 

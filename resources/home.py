@@ -10,3 +10,8 @@ def home() -> Path:
     """The project's folder: where `workspace.yaml`, the lake and the Dagster instance lie."""
     told = os.environ.get("DETECTION_HOME")
     return Path(told).absolute() if told else Path(__file__).parents[1]
+
+
+def lake_here() -> Path:
+    """This machine's own lake, where no other is set."""
+    return home() / "lake"

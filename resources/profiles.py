@@ -18,7 +18,7 @@ from resources.alerts.local import chosen
 from resources.compute.aws import SageMakerCompute
 from resources.compute.local import LocalCompute
 from resources.endpoints.local import LocalEndpoints
-from resources.home import home
+from resources.home import home, lake_here
 from resources.registry.aws import SageMakerRegistry
 from resources.registry.local import LocalRegistry
 from resources.storage import Storage
@@ -40,15 +40,22 @@ def local(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
         capture: Which requests the endpoint keeps: `rate`, `below`, `images`, `keep_days`; None: none.
     """
     root = home()
-    lake = os.environ.get("DETECTION_LAKE") or str(root / "lake")
+    lake = os.environ.get("DETECTION_LAKE") or str(lake_here())
     # The server writes files: into a lake that is no folder of this machine it captures nothing.
     captures = Storage(root=lake, prefix=detector).local_path(layout.CAPTURES)
-    storage = Storage(root=_setting("DETECTION_LAKE", str(root / "lake")), prefix=detector)
-    tracking = _tracking(detector)
+    storage = Storage(root=_setting("DETECTION_LAKE", str(lake_here())), prefix=detector)
+    tracking = Tracking(
+        uri=_setting("MLFLOW_TRACKING_URI", f"sqlite:///{root / '.mlflow' / 'mlflow.db'}"),
+        experiment=detector,
+        artifacts=(root / ".mlflow" / "artifacts" / detector).as_uri()
+        if "MLFLOW_TRACKING_URI" not in os.environ
+        else "",
+        ui=os.environ.get("DETECTION_MLFLOW_UI", "http://127.0.0.1:5000"),
+    )
     return {
         "storage": storage,
         "io_manager": TableIOManager(storage=storage),
-        "compute": _beside(detector, storage),
+        "compute": LocalCompute(storage=storage, scratch=str(root / ".scratch" / detector)),
         "tracking": tracking,
         "registry": LocalRegistry(tracking=tracking, model=detector),
         "alerts": _alerts(),
@@ -74,12 +81,12 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
         raise SettingsError(
             f"platform aws: DETECTION_LAKE is {lake or 'not set'}; set it to a bucket, as in s3://my-bucket/detectors"
         )
-    storage = Storage(root=_setting("DETECTION_LAKE", ""), prefix=detector)
+    here = local(detector, host=host, port=port, capture=capture)
     return {
-        **local(detector, host=host, port=port, capture=capture),
+        **here,
         "compute": SageMakerCompute(
-            storage=storage,
-            here=_beside(detector, storage),
+            storage=here["storage"],
+            here=here["compute"],
             detector=detector,
             role=_needed("aws", "DETECTION_AWS_ROLE", "the ARN of the role that jobs have"),
             image=_needed("aws", "DETECTION_AWS_PROGRAMS_IMAGE", "the address of the image that jobs run"),
@@ -92,27 +99,11 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
             security_groups=_list("DETECTION_AWS_SECURITY_GROUPS"),
         ),
         "registry": SageMakerRegistry(
-            storage=storage,
+            storage=here["storage"],
             model=detector,
             image=_needed("aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image that serves"),
         ),
     }  # fmt: skip
-
-
-def _beside(detector: str, storage: Storage) -> LocalCompute:
-    return LocalCompute(storage=storage, scratch=str(home() / ".scratch" / detector))
-
-
-def _tracking(detector: str) -> Tracking:
-    root = home()
-    return Tracking(
-        uri=_setting("MLFLOW_TRACKING_URI", f"sqlite:///{root / '.mlflow' / 'mlflow.db'}"),
-        experiment=detector,
-        artifacts=(root / ".mlflow" / "artifacts" / detector).as_uri()
-        if "MLFLOW_TRACKING_URI" not in os.environ
-        else "",
-        ui=os.environ.get("DETECTION_MLFLOW_UI", "http://127.0.0.1:5000"),
-    )
 
 
 PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local, "aws": aws}

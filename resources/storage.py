@@ -34,6 +34,7 @@ from pydantic import PrivateAttr
 from detection_assets.domain import layout
 from detection_assets.domain.layout import Stored
 from resources.findings import Finding
+from resources.store_errors import CONFLICT, LakeError, StorageFullError, is_full, refusal, says
 
 PARALLEL = 32
 """Requests in flight at once when many objects move: enough to hide a cloud's latency, few enough for its limits."""
@@ -53,27 +54,6 @@ UNENCRYPTED = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
 """Settings of obstore that allow a store without TLS, which is one of this machine."""
 ATTEMPTS = 5
 """How often a write is tried that S3 refuses only because another one is on its way to the same key."""
-
-FULL = ("StorageFull", "QuotaExceeded")
-"""What the store's error says when there is no room, on a disk or within a quota."""
-NO_LAKE = ("NoSuchBucket", "ContainerNotFound")
-"""What it says when the bucket or the container is missing."""
-EXPIRED = ("ExpiredToken", "TokenRefreshRequired")
-"""What it says when the credentials were good once."""
-NOBODY = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthenticationFailed")
-"""What it says when the credentials are wrong."""
-REFUSED = ("AccessDenied", "AuthorizationPermissionMismatch")
-"""What it says when the credentials are good, but not for this; not every operation has an error of its own for it."""
-CONFLICT = ("ConditionalRequestConflict",)
-"""What S3 says while another write to the same key is on its way."""
-
-
-class StorageFullError(OSError):
-    """There is no room for an object. What was there before is there still."""
-
-
-class LakeError(OSError):
-    """The lake cannot be used with these settings or credentials; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +169,7 @@ class Storage(dg.ConfigurableResource):
                     obstore.put(self.store, key, data, mode="create")
                 return True
             except AlreadyExistsError as error:
-                if not _says(error, CONFLICT):
+                if not says(error, CONFLICT):
                     return False
                 # Not "there is one" but "there may soon be one": whoever is writing it may yet fail.
                 time.sleep(0.05 * 2**attempt)
@@ -202,10 +182,10 @@ class Storage(dg.ConfigurableResource):
         try:
             yield
         except (GenericError, PermissionDeniedError, UnauthenticatedError, FileNotFoundError) as error:
-            if isinstance(error, GenericError) and any(sign in str(error) for sign in FULL):
+            if is_full(error):
                 why = "the disk is full; free some space and run again"
                 raise StorageFullError(errno.ENOSPC, why, self.uri_of(key)) from None
-            why = _refusal(error)
+            why = refusal(error)
             if why and self._folder:
                 why = "this user may not do that here; correct the folder's owner or permissions"
             if why is None:
@@ -401,24 +381,6 @@ class Storage(dg.ConfigurableResource):
         if not won and found.folder != f"{prefix}/{attempt}":
             self.delete(f"{prefix}/{attempt}")
         return found
-
-
-def _says(error: Exception, signs: Sequence[str]) -> bool:
-    # S3 and Azure wrap it like this. The bare word may stand in the key, which the error repeats.
-    return any(f"<Code>{sign}</Code>" in str(error) for sign in signs)
-
-
-def _refusal(error: Exception) -> str | None:
-    """What is to be done about a lake that as a whole is not to be had; None if it is only about this object."""
-    if _says(error, NO_LAKE):
-        return "there is no such bucket or container; make it, or correct DETECTION_LAKE"
-    if _says(error, EXPIRED):
-        return "the credentials have expired; log in again, or renew them in .env"
-    if _says(error, NOBODY):
-        return "the store does not know these credentials; correct them in .env"
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _says(error, REFUSED):
-        return "the store refuses these credentials; give them the right to list, read, write and delete below the lake"
-    return None
 
 
 def _patient() -> Any:

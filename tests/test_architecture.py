@@ -34,6 +34,7 @@ MAY_KNOW = {
         # What is scored is what is served: one predictor (docs/decisions).
         "detection_assets.serving.predictor",
     ),
+    "detection_assets.launcher": ("detection_assets.domain",),
     "detection_assets.serving": ("detection_assets.domain", "detection_assets.serving"),
     "detection_assets.samples": ("detection_assets.domain", "detection_assets.samples"),
     "detection_assets.detector": ("detection_assets.domain",),

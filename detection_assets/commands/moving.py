@@ -12,7 +12,7 @@ from detection_assets import detector_file as detectors
 from detection_assets.domain.layout import Stored
 from detection_assets.domain.problems import InputError
 from resources import transfer
-from resources.home import home
+from resources.home import lake_here
 from resources.storage import Storage
 
 SHOWN = 5
@@ -30,7 +30,7 @@ def pull(out: Console, name: str, lake: str) -> None:
 
 
 def _here(name: str) -> Storage:
-    return Storage(root=str(home() / "lake"), prefix=detectors.find(name).name)
+    return Storage(root=str(lake_here()), prefix=detectors.find(name).name)
 
 
 def _there(name: str, lake: str) -> Storage:

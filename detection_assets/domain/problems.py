@@ -5,6 +5,7 @@ Bad input never stops the rest: a reader returns what it could read together wit
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 class InputError(ValueError):
     """An input that cannot be used at all. The message names the file, the place and the remedy."""
+
+
+def ending(code: int) -> str:
+    """How a program ended, by the exit status that `subprocess` tells of it: below 0 it is a signal's number."""
+    return f"killed by signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,10 +90,13 @@ class SageMakerCompute(ManagedCompute):
         yield Finding("region", "good", str(amazon.client("sagemaker").meta.region_name))
         yield self._asked("role", self._role)
         yield self._asked("image", self._image)
+        quotas = functools.cache(_quotas)  # pages of them, however few are looked at
         for kind, word, instance in (
             ("training", "gpu", self.gpu), ("training", "cpu", self.cpu), ("processing", "cpu", self.cpu)
         ):  # fmt: skip
-            yield self._asked(f"quota of {word} for {kind}", functools.partial(self._quota, instance, kind))
+            yield self._asked(
+                f"quota of {word} for {kind}", functools.partial(_quota, quotas, f"{instance} for {kind} job usage")
+            )
 
     def _asked(self, what: str, look: Callable[[], tuple[bool, str, str]]) -> Finding:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -124,14 +127,6 @@ class SageMakerCompute(ManagedCompute):
             registryId=host.partition(".")[0], repositoryName=name, imageIds=[{"imageTag": tag}]
         )
         return True, self.image, ""
-
-    def _quota(self, instance: str, kind: str) -> tuple[bool, str, str]:
-        name = f"{instance} for {kind} job usage"
-        pages = amazon.client("service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
-        most = next((one["Value"] for page in pages for one in page["Quotas"] if one["QuotaName"] == name), None)
-        if most is None:
-            return False, f"{name}: nobody knows such an instance", "correct DETECTION_AWS_CPU or DETECTION_AWS_GPU"
-        return most >= 1, f"{name}: {most:g}", f"ask for more at Service Quotas, Amazon SageMaker, {name}"
 
     # Looking ---------------------------------------------------------------------------------------------------------
 
@@ -246,9 +241,9 @@ class SageMakerCompute(ManagedCompute):
 
     def _source(self, job: Job, name: str, needed: Input) -> tuple[str, str]:
         """What SageMaker is to copy, and what kind of thing that is; named keys go into a manifest."""
-        if needed.keys is None:
-            return "S3Prefix", self.storage.uri_of(f"{needed.prefix}/" if needed.prefix else "")
         base = self.storage.uri_of(f"{needed.prefix}/" if needed.prefix else "")
+        if needed.keys is None:
+            return "S3Prefix", base
         key = f"{job.folder}/{name}.manifest"
         self.storage.put(key, orjson.dumps([{"prefix": base}, *needed.keys]))
         return "ManifestFile", self.storage.uri_of(key)
@@ -374,3 +369,16 @@ def _instances(name: str | None, count: int | None) -> str:
 
 def _limit(job: Job) -> int:
     return max(1, min(int(job.step.timeout_s), LONGEST_S))
+
+
+def _quotas() -> Mapping[str, float]:
+    """Every quota of SageMaker, by its name."""
+    pages = amazon.client("service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
+    return {one["QuotaName"]: one["Value"] for page in pages for one in page["Quotas"]}
+
+
+def _quota(quotas: Callable[[], Mapping[str, float]], name: str) -> tuple[bool, str, str]:
+    most = quotas().get(name)
+    if most is None:
+        return False, f"{name}: nobody knows such an instance", "correct DETECTION_AWS_CPU or DETECTION_AWS_GPU"
+    return most >= 1, f"{name}: {most:g}", f"ask for more at Service Quotas, Amazon SageMaker, {name}"

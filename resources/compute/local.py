@@ -19,6 +19,7 @@ from typing import IO, Any
 import dagster as dg
 import orjson
 
+from detection_assets.domain.problems import ending
 from detection_assets.domain.tuning import Trial
 from resources.compute.base import POLL_S, Compute, Input, Step, StepFailed, Study
 from resources.storage import Published
@@ -160,8 +161,7 @@ class LocalCompute(Compute):
         code = handle.process.returncode
         if code == 0:
             return None
-        ended = f"killed by signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return "".join(handle.tail) + f"({ended})"
+        return "".join(handle.tail) + f"({ending(code)})"
 
     def cancel(self, handle: LocalHandle) -> None:
         """Asks the whole process group to end, then makes it."""

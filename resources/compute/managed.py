@@ -48,18 +48,41 @@ class Job:
     """One attempt at a step, as a job of the service.
 
     Attributes:
-        name: The service's name of it; unique for the lake, the detector, the step and the attempt.
         step: What it runs.
-        folder: Storage prefix of its order, its messages and its receipt.
-        checkpoint: Storage prefix of what an interrupted attempt leaves for the next.
-        token: Names the folders that its outputs go to.
+        detector: Whose step it is.
+        token: Follows from the lake and the step; two lakes do not share a job.
+        attempt: From 1.
     """
 
-    name: str
     step: Step
-    folder: str
-    checkpoint: str
+    detector: str
     token: str
+    attempt: int
+
+    @property
+    def family(self) -> str:
+        """What the names of all attempts begin with."""
+        return f"{_plain(self.detector)}-{_plain(self.step.program)}-{self.token}"
+
+    @property
+    def name(self) -> str:
+        """The service's name of it."""
+        return f"{self.family}-{self.attempt}"
+
+    @property
+    def folder(self) -> str:
+        """Storage prefix of its order, its messages and its receipt."""
+        return layout.job(self.step.name, self.attempt)
+
+    @property
+    def checkpoint(self) -> str:
+        """Storage prefix of what an interrupted attempt leaves for the next."""
+        return layout.checkpoint(self.step.name)
+
+    @property
+    def output(self) -> str:
+        """Name of the folders that its outputs go to, each below its prefix."""
+        return f"{self.token[:12]}-{self.attempt}"
 
     @property
     def order(self) -> str:
@@ -160,25 +183,19 @@ class ManagedCompute(Compute):
         Raises:
             StepFailed: So many attempts have failed that somebody has to look.
         """
-        token = hashlib.sha256(f"{self.storage.uri}\0{step.name}".encode()).hexdigest()[:16]
-        family = f"{_plain(self.detector)}-{_plain(step.program)}-{token}"
         for attempt in range(1, ATTEMPTS + 1):
-            job = Job(
-                f"{family}-{attempt}",
-                step,
-                layout.job(step.name, attempt),
-                layout.checkpoint(step.name),
-                f"{token[:12]}-{attempt}",
-            )
+            job = self._attempt(step, attempt)
             state = self.look(job)
-            # What is done and has no receipt was published once, and deleted since.
-            if (
-                state is None
-                or state.phase == "running"
-                or (state.phase == "done" and self.storage.exists(job.receipt))
-            ):
+            if state is None or state.phase == "running":
                 return job
-        raise StepFailed(f"{step.name} has failed {ATTEMPTS} times; see the jobs {family}-*")
+            # What is done and has no receipt was published once, and deleted since.
+            if state.phase == "done" and self.storage.exists(job.receipt):
+                return job
+        raise StepFailed(f"{step.name} has failed {ATTEMPTS} times; see the jobs {self._attempt(step, 1).family}-*")
+
+    def _attempt(self, step: Step, attempt: int) -> Job:
+        token = hashlib.sha256(f"{self.storage.uri}\0{step.name}".encode()).hexdigest()[:16]
+        return Job(step, self.detector, token, attempt)
 
     def session(self, context: dg.AssetExecutionContext, step: Step) -> AbstractContextManager[Any]:
         """Messages travel through the lake, under the name of the job that is to be waited for."""
@@ -187,14 +204,12 @@ class ManagedCompute(Compute):
             context=context,
             context_injector=CarriedContext(),
             message_reader=LakeMessages(self.storage, job.messages, self.poll_s),
-            extras={"step": step.name, "job": job.name, "attempt": int(job.name.rpartition("-")[2])},
+            extras={"step": step.name, "job": job.name, "attempt": job.attempt},
         )
 
     def start(self, context: dg.AssetExecutionContext, step: Step, session: Any) -> JobHandle:
-        """Begins the job, or finds it where a run that is gone has begun it."""
-        job = self.job_of(step)
-        if job.name != session.context_data["extras"]["job"]:
-            raise StepFailed(f"{job.name}: the attempt before it ended just now; run again")
+        """Begins the job that the session is for, or finds it where a run that is gone has begun it."""
+        job = self._attempt(step, session.context_data["extras"]["attempt"])
         state = self.look(job)
         if state is None:
             self.storage.put(job.order, orjson.dumps(self._order(job, session.context_data)))
@@ -211,7 +226,7 @@ class ManagedCompute(Compute):
             "module": f"{PROGRAMS}.{step.program}",
             "inputs": {name: name for name in step.inputs},
             "params": dict(step.params),
-            "outputs": {name: self.storage.uri_of(f"{prefix}/{job.token}") for name, prefix in step.outputs.items()},
+            "outputs": {name: self.storage.uri_of(f"{prefix}/{job.output}") for name, prefix in step.outputs.items()},
             "context": dict(context),
             "messages": self.storage.uri_of(job.messages),
             "receipt": self.storage.uri_of(job.receipt),
@@ -273,7 +288,7 @@ class ManagedCompute(Compute):
             return self.storage.published(prefix)
         if output not in made:
             return None
-        return self.storage.publish_staged(prefix, handle.job.token, made[output], {**notes, "job": handle.job.name})
+        return self.storage.publish_staged(prefix, handle.job.output, made[output], {**notes, "job": handle.job.name})
 
     def cost(self, handle: JobHandle, seconds: float) -> tuple[str, float]:
         """The instances, and their price for the seconds that are charged."""

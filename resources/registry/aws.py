@@ -47,6 +47,16 @@ class SageMakerRegistry(Registry):
         """The package group's name."""
         return f"detection-{self.model.replace('_', '-')}"
 
+    def arn(self, version: str | None = None) -> str:
+        """The ARN of a version's package, or of the group.
+
+        Raises:
+            ClientError: botocore's, as if there is no group yet.
+        """
+        told = amazon.client("sagemaker").describe_model_package_group(ModelPackageGroupName=self.group)
+        group = str(told["ModelPackageGroupArn"])
+        return group if version is None else f"{group.replace(':model-package-group/', ':model-package/')}/{version}"
+
     def create(self, tags: Mapping[str, str], uri: str, run_id: str) -> ModelVersion:
         """Makes a package whose model is the published ONNX, as it lies there."""
         from botocore.exceptions import ClientError
@@ -96,7 +106,7 @@ class SageMakerRegistry(Registry):
 
         sagemaker = amazon.client("sagemaker")
         try:
-            arn = sagemaker.describe_model_package_group(ModelPackageGroupName=self.group)["ModelPackageGroupArn"]
+            arn = self.arn()
         except ClientError as error:
             if "does not exist" in amazon.message_of(error):
                 return []
@@ -137,15 +147,12 @@ class SageMakerRegistry(Registry):
 
     def point(self, alias: str, version: str) -> None:
         """Points an alias at a version, by a tag of the group."""
-        sagemaker = amazon.client("sagemaker")
-        arn = sagemaker.describe_model_package_group(ModelPackageGroupName=self.group)["ModelPackageGroupArn"]
-        sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": f"{ALIAS}{alias}", "Value": version}])
+        amazon.client("sagemaker").add_tags(ResourceArn=self.arn(), Tags=[{"Key": f"{ALIAS}{alias}", "Value": version}])
 
     def tag(self, version: str, tags: Mapping[str, str]) -> None:
         """Adds to a package's metadata; what says that it is approved or not sets the package's own status, too."""
         sagemaker = amazon.client("sagemaker")
-        group = sagemaker.describe_model_package_group(ModelPackageGroupName=self.group)["ModelPackageGroupArn"]
-        arn = f"{group.replace(':model-package-group/', ':model-package/')}/{version}"
+        arn = self.arn(version)
         told = sagemaker.describe_model_package(ModelPackageName=arn)
         before = told.get("CustomerMetadataProperties") or {}
         after = packed({**unpacked(before), **tags})

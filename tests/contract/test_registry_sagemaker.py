@@ -36,8 +36,7 @@ def studio(platform: Any, sagemaker_service: sagemaker.SageMaker) -> Any:
     )
     platform.registry.tag(made.version, {"approval": PENDING})
     client = amazon.client("sagemaker")
-    group = client.describe_model_package_group(ModelPackageGroupName=platform.registry.group)["ModelPackageGroupArn"]
-    arn = f"{group.replace(':model-package-group/', ':model-package/')}/{made.version}"
+    arn = platform.registry.arn(made.version)
 
     def decide(status: str) -> None:
         before = client.describe_model_package(ModelPackageName=arn)["CustomerMetadataProperties"]
@@ -87,11 +86,7 @@ def test_figures_of_the_evaluation_are_found_in_studio(platform: Any, tmp_path: 
     uri = platform.storage.uri_of("weights/w2/best.onnx")
     made = platform.registry.register("weights/w2/best.onnx", uri, "bbb", {"evaluation_version": "e2"}, "run-1")
     assert made.tags["mlflow_run"] == "run-1"
-    client = amazon.client("sagemaker")
-    group = client.describe_model_package_group(ModelPackageGroupName=platform.registry.group)["ModelPackageGroupArn"]
-    told = client.describe_model_package(
-        ModelPackageName=f"{group.replace(':model-package-group/', ':model-package/')}/{made.version}"
-    )
+    told = amazon.client("sagemaker").describe_model_package(ModelPackageName=platform.registry.arn(made.version))
     where = told["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"]
     assert where.startswith(platform.storage.uri_of("evaluations/e2"))
     assert where.endswith("/summary.json")

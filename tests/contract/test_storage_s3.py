@@ -10,7 +10,8 @@ import pytest
 from fakes.s3 import BUCKET, Answer, Asked, Between, environment, refusal
 
 from resources import storage as module
-from resources.storage import LakeError, Storage
+from resources.storage import Storage
+from resources.store_errors import LakeError
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from fakes.s3 import Asked, Between, refusal
 
 from detection_assets.domain import layout
 from resources import lake, transfer
-from resources.storage import LakeError, Storage
+from resources.storage import Storage
+from resources.store_errors import LakeError
 
 OLD = time.time() - 3600
 

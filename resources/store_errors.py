@@ -1,0 +1,50 @@
+"""What a store's errors mean, and what is to be done about those that are about the lake as a whole."""
+
+from collections.abc import Sequence
+
+from obstore.exceptions import GenericError, PermissionDeniedError, UnauthenticatedError
+
+FULL = ("StorageFull", "QuotaExceeded")
+"""What the store's error says when there is no room, on a disk or within a quota."""
+NO_LAKE = ("NoSuchBucket", "ContainerNotFound")
+"""What it says when the bucket or the container is missing."""
+EXPIRED = ("ExpiredToken", "TokenRefreshRequired")
+"""What it says when the credentials were good once."""
+NOBODY = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthenticationFailed")
+"""What it says when the credentials are wrong."""
+REFUSED = ("AccessDenied", "AuthorizationPermissionMismatch")
+"""What it says when the credentials are good, but not for this; not every operation has an error of its own for it."""
+CONFLICT = ("ConditionalRequestConflict",)
+"""What S3 says while another write to the same key is on its way."""
+
+
+class StorageFullError(OSError):
+    """There is no room for an object. What was there before is there still."""
+
+
+class LakeError(OSError):
+    """The lake cannot be used with these settings or credentials; the message says what to do."""
+
+
+def says(error: Exception, signs: Sequence[str]) -> bool:
+    """Whether a store's error has one of these codes."""
+    # S3 and Azure wrap it like this. The bare word may stand in the key, which the error repeats.
+    return any(f"<Code>{sign}</Code>" in str(error) for sign in signs)
+
+
+def refusal(error: Exception) -> str | None:
+    """What is to be done about a lake that as a whole is not to be had; None if it is only about this object."""
+    if says(error, NO_LAKE):
+        return "there is no such bucket or container; make it, or correct DETECTION_LAKE"
+    if says(error, EXPIRED):
+        return "the credentials have expired; log in again, or renew them in .env"
+    if says(error, NOBODY):
+        return "the store does not know these credentials; correct them in .env"
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or says(error, REFUSED):
+        return "the store refuses these credentials; give them the right to list, read, write and delete below the lake"
+    return None
+
+
+def is_full(error: Exception) -> bool:
+    """Whether there is no room for an object."""
+    return isinstance(error, GenericError) and any(sign in str(error) for sign in FULL)
