@@ -6,6 +6,9 @@ from urllib.parse import parse_qs, urlparse
 
 from fakes.s3 import Asked
 
+SERVICES = {"AnyScaleFrontendService": "application-autoscaling"}
+"""Services whose requests name them otherwise than IAM does."""
+
 
 def right_for(asked: Asked) -> str:
     """The action of IAM that lets a request to S3 or CloudWatch Logs pass."""
@@ -13,7 +16,7 @@ def right_for(asked: Asked) -> str:
     target = headers.get("x-amz-target", "")
     if target:
         service, _, operation = target.partition(".")
-        return f"{service.partition('_')[0].lower()}:{operation}"
+        return f"{SERVICES.get(service, service.partition('_')[0].lower())}:{operation}"
     url = urlparse(asked.path)
     query = parse_qs(url.query, keep_blank_values=True)
     key = url.path.strip("/").partition("/")[2]

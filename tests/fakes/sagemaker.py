@@ -403,6 +403,7 @@ class SageMaker:
                 content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 invoked = re.fullmatch(r"/endpoints/([^/]+)/invocations", self.path)
                 if invoked:
+                    this.calls.append("InvokeEndpoint")
                     self.say(*this.endpoints.invoke(invoked[1], content, dict(self.headers)))
                     return
                 body = json.loads(content or b"{}")
