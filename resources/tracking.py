@@ -221,9 +221,11 @@ class Tracking(dg.ConfigurableResource):
 
     def client(self) -> Any:
         """An MLflow client for the server."""
-        from mlflow.tracking import MlflowClient
+        import mlflow
 
-        return MlflowClient(self.uri)
+        # A managed server's plugin asks for the process's own address, not for the client's.
+        mlflow.set_tracking_uri(self.uri)
+        return mlflow.MlflowClient(self.uri)
 
     def experiment_id(self) -> str:
         """The experiment's id; it is made if missing."""

@@ -1,9 +1,64 @@
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from fakes.s3 import Between
+from project import free_port
 
+PLATFORMS = ["local", "aws"]
+ARN = "arn:aws:sagemaker:eu-central-1:123456789012:mlflow-tracking-server/detection"
 TAGS = {"detector": "tiny", "weights_version": "w1"}
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[str]:
+    """The address of an MLflow server."""
+    folder, port = tmp_path_factory.mktemp("mlflow-server"), free_port()
+    shutil.copyfile(empty_mlflow, folder / "mlflow.db")
+    url = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [Path(sys.executable).with_name("mlflow"), "server", "--host", "127.0.0.1", "--port", str(port),
+             "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
+             "--default-artifact-root", str(folder / "artifacts")],
+            stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    ends = time.monotonic() + 120
+    while True:
+        assert server.poll() is None, (folder / "log").read_text()
+        assert time.monotonic() < ends, (folder / "log").read_text()
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=2).close()
+            break
+        except OSError:
+            time.sleep(0.2)
+    yield url
+    server.terminate()
+    server.wait(timeout=30)
+
+
+@pytest.fixture
+def aws_settings(aws_settings: None, mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
+    """A server of SageMaker's is named by its ARN, and wants requests signed."""
+    between = Between()
+    with between.open(mlflow_server) as url:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", ARN)
+        monkeypatch.setenv("SAGEMAKER_MLFLOW_CUSTOM_ENDPOINT", url)
+        yield between
+        assert all(asked.headers["Authorization"].startswith("AWS4-HMAC-SHA256 ") for asked in between.seen)
+        from mlflow import MlflowClient
+
+        client = MlflowClient(mlflow_server)
+        for experiment in client.search_experiments(filter_string="name = 'tiny'"):
+            client.rename_experiment(experiment.experiment_id, uuid.uuid4().hex)
 
 
 def track(platform: Any, body: Any) -> None:
