@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from detection_assets.domain.problems import InputError
+from detection_assets.domain.problems import Told
 
 app = typer.Typer(
     name="detection",
@@ -272,8 +272,9 @@ def main() -> None:
 
         load_dotenv(home() / ".env")
         app()
-    except InputError as error:
-        err.print(str(error), style="red", markup=False)
+    except Told as error:
+        of_a_file = isinstance(error, OSError) and error.strerror
+        err.print(f"{error.filename}: {error.strerror}" if of_a_file else str(error), style="red", markup=False)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("interrupted")

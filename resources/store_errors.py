@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from obstore.exceptions import GenericError, PermissionDeniedError, UnauthenticatedError
 
+from detection_assets.domain.problems import Told
+
 FULL = ("StorageFull", "QuotaExceeded")
 """What the store's error says when there is no room, on a disk or within a quota."""
 NO_LAKE = ("NoSuchBucket", "ContainerNotFound")
@@ -18,11 +20,11 @@ CONFLICT = ("ConditionalRequestConflict",)
 """What S3 says while another write to the same key is on its way."""
 
 
-class StorageFullError(OSError):
+class StorageFullError(Told, OSError):
     """There is no room for an object. What was there before is there still."""
 
 
-class LakeError(OSError):
+class LakeError(Told, OSError):
     """The lake cannot be used with these settings or credentials; the message says what to do."""
 
 

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class InputError(ValueError):
+class Told(Exception):
+    """An error whose message says all that a person needs: what, where, and what to do."""
+
+
+class InputError(Told, ValueError):
     """An input that cannot be used at all. The message names the file, the place and the remedy."""
 
 

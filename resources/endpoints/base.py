@@ -13,12 +13,13 @@ from typing import Any
 
 import dagster as dg
 
+from detection_assets.domain.problems import Told
 from detection_assets.domain.rollout import Health
 
 SLOTS = ("blue", "green")
 
 
-class EndpointError(RuntimeError):
+class EndpointError(Told, RuntimeError):
     """The endpoint refused or did not answer; the message says what to do."""
 
 

@@ -278,3 +278,9 @@ def test_settings_that_are_missing_are_named(world: World) -> None:
         assert name in told
         assert remedy in told
         assert "Traceback" not in told
+
+
+def test_a_lake_that_is_not_there_is_told_in_words(world: World) -> None:
+    told = detection({**world.aws, "DETECTION_LAKE": "s3://no-such-bucket-at-all/lake"}, "status", "fridge", code=2)
+    assert "there is no such bucket" in told
+    assert "Traceback" not in told
