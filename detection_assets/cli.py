@@ -273,8 +273,8 @@ def main() -> None:
         load_dotenv(home() / ".env")
         app()
     except Told as error:
-        of_a_file = isinstance(error, OSError) and error.strerror
-        err.print(f"{error.filename}: {error.strerror}" if of_a_file else str(error), style="red", markup=False)
+        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
+        err.print(told, style="red", markup=False)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("interrupted")
