@@ -47,6 +47,9 @@ IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 ANNOTATION_SUFFIXES = frozenset([".json", ".xml", ".txt", ".yaml", ".yml", ".names"])
 PARTIAL_SUFFIXES = frozenset([".part", ".partial", ".tmp", ".temp", ".crdownload", ".download"])
 
+LONGEST = 800
+"""Characters of a video's quoted path: S3 takes keys of 1024 bytes, which name the lake and the table, too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -102,6 +105,10 @@ def video_key_problem(video: str) -> str | None:
         return "its path has three dots in a row, which a partition key cannot hold; rename it"
     if any(ord(char) < 32 or ord(char) == 127 for char in video):
         return "its path has a control character; rename it"
+    if not {"", ".", ".."}.isdisjoint(video.split("/")):
+        return "its path has an empty part, or one of dots alone, which not every store can hold; rename it"
+    if len(_quoted(video)) > LONGEST:
+        return f"its path is longer than {LONGEST} characters, of which all but plain ones count as several; rename it"
     if "#" in video:
         return "its path has a '#', which separates a video from its frame; rename it"
     return None

@@ -8,12 +8,13 @@ from fakes.s3 import Asked
 
 
 def right_for(asked: Asked) -> str:
-    """The action of IAM that lets a request to S3 or CloudWatch Logs pass."""
+    """The action of IAM that lets a request to S3, SQS or CloudWatch Logs pass."""
     headers = {name.lower(): value for name, value in asked.headers.items()}
     target = headers.get("x-amz-target", "")
     if target:
         service, _, operation = target.partition(".")
-        return f"{service.partition('_')[0].lower()}:{operation}"
+        # A batch of SQS's needs the right for one.
+        return f"{service.partition('_')[0].lower().removeprefix('amazon')}:{operation.removesuffix('Batch')}"
     url = urlparse(asked.path)
     query = parse_qs(url.query, keep_blank_values=True)
     key = url.path.strip("/").partition("/")[2]
