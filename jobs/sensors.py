@@ -161,7 +161,7 @@ def videos_told_of(context: dg.SensorEvaluationContext, arrivals: Arrivals, curs
     named: set[str] = set()
     for key in sorted(keys):
         # An image is a part of the video that its folder is; which that is says the key alone.
-        sources, refused = layout.sources([Stored(key, 0, "")])
+        sources, refused = layout.sources([Stored(key, 1, "")])
         named |= {source.video for source in sources}
         for path, why in refused.items():
             context.log.warning(f"{path}: {why}")

@@ -24,6 +24,7 @@ import orjson
 from obstore.exceptions import (
     AlreadyExistsError,
     GenericError,
+    InvalidPathError,
     PermissionDeniedError,
     PreconditionError,
     UnauthenticatedError,
@@ -34,7 +35,7 @@ from pydantic import PrivateAttr
 from detection_assets.domain import layout
 from detection_assets.domain.layout import Stored
 from resources.findings import Finding
-from resources.store_errors import CONFLICT, LakeError, StorageFullError, is_full, refusal, says
+from resources.store_errors import CONFLICT, LakeError, StorageFullError, is_full, refusal, says, unreadable
 
 PARALLEL = 32
 """Requests in flight at once when many objects move: enough to hide a cloud's latency, few enough for its limits."""
@@ -189,6 +190,8 @@ class Storage(dg.ConfigurableResource):
             if why is None:
                 raise
             raise LakeError(errno.EACCES, why, self.uri_of(key)) from None
+        except InvalidPathError as error:
+            raise LakeError(errno.EINVAL, unreadable(error), self.uri_of(key)) from None
 
     def get(self, key: str) -> bytes:
         """Reads an object.

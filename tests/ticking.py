@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import dagster as dg
 from dagster import DagsterInstance
 from dagster._core.definitions.sensor_definition import SensorExecutionData
@@ -12,11 +14,21 @@ from resources.arrivals.local import NobodyTells
 from resources.storage import Storage
 
 
+class _Into(logging.Handler):
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
 class Ticker:
     """Ticks one sensor of the detector `tiny`, carrying the cursor over.
 
     Attributes:
         cursor: What the last tick left.
+        said: What the ticks logged.
     """
 
     def __init__(
@@ -27,6 +39,7 @@ class Ticker:
         self.instance = instance
         self.resources = {"storage": storage, "arrivals": arrivals or NobodyTells()}
         self.cursor: str | None = None
+        self.said: list[str] = []
 
     def __call__(self) -> list[tuple[str, str]]:
         """The ranges of partitions that a tick asks for."""
@@ -47,4 +60,5 @@ class Ticker:
         with dg.build_sensor_context(
             self.instance, cursor=self.cursor, resources=self.resources, definitions=self.defs
         ) as context:
+            context.log.addHandler(_Into(self.said))
             return self.sensor.evaluate_tick(context)

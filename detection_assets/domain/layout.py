@@ -119,7 +119,7 @@ def sources(listing: Iterable[Stored]) -> tuple[list[Source], dict[str, str]]:
 
     A file with a video's extension, or with none that we know, is a video (whether it decodes is for the `raw_videos`
     check to say); the images directly inside a folder are one video of kind `images`. Hidden and partial files are left
-    out.
+    out, and empty ones without an extension: S3's console makes such a one for a folder.
 
     Args:
         listing: The objects under `videos/`.
@@ -135,6 +135,8 @@ def sources(listing: Iterable[Stored]) -> tuple[list[Source], dict[str, str]]:
         if is_transient(path):
             continue
         ending = suffix(path)
+        if not item.size and not ending:
+            continue
         if ending in IMAGE_SUFFIXES:
             folder = posixpath.dirname(path)
             if folder:

@@ -92,7 +92,7 @@ def test_what_a_tick_costs_follows_what_is_new(
         return found
 
     few = rounds("first")
-    for number in range(60):
+    for number in range(25):
         told.put(f"videos/store/{number:05}.mp4")
         told.put(f"videos/photos/{number:05}/1.jpg")
     for _ in range(3):
@@ -221,7 +221,7 @@ HOSTILE = [
 
 
 def test_hostile_messages_stop_nobody_and_are_not_looked_at_twice(
-    told: Telling, tick: Ticker, instance: DagsterInstance, caplog: pytest.LogCaptureFixture
+    told: Telling, tick: Ticker, instance: DagsterInstance
 ) -> None:
     for body in HOSTILE:
         told.send(body if isinstance(body, str) else json.dumps(body).replace("BUCKET", told.bucket))
@@ -230,9 +230,29 @@ def test_hostile_messages_stop_nobody_and_are_not_looked_at_twice(
     )
     told.put("videos/good one.mp4")
     assert tick() == [("good one.mp4", "good one.mp4")]
+    for word in (
+        "no JSON: 'not json'",
+        "another bucket, 'elsewhere'",
+        "gone.mp4: it is not there",
+        "three dots in a row",
+    ):
+        assert [line for line in tick.said if word in line], word
+    assert not [line for line in tick.said if "TestEvent" in line], "S3 sends one to every new queue"
+    said = len(tick.said)
     assert instance.get_dynamic_partitions("tiny_videos") == ["good one.mp4"]
     assert tick() == []
     assert told.left() == 0
+    assert len(tick.said) == said, "once is enough"
+
+
+def test_a_folder_that_is_made_in_the_console_is_no_video(
+    told: Telling, tick: Ticker, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told.put("videos/photos/", b"")
+    assert tick() == []
+    monkeypatch.setattr(sensors, "LISTING_EVERY_S", 0.0)
+    assert tick() == []
+    assert instance.get_dynamic_partitions("tiny_videos") == []
 
 
 def test_many_that_come_at_once_make_few_runs(told: Telling, tick: Ticker) -> None:
