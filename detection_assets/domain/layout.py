@@ -47,7 +47,7 @@ IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 ANNOTATION_SUFFIXES = frozenset([".json", ".xml", ".txt", ".yaml", ".yml", ".names"])
 PARTIAL_SUFFIXES = frozenset([".part", ".partial", ".tmp", ".temp", ".crdownload", ".download"])
 
-LONGEST = 800
+LONGEST = 900
 """Characters of a video's quoted path: S3 takes keys of 1024 bytes, which name the lake and the table, too."""
 
 
