@@ -20,7 +20,6 @@ from resources.registry.base import APPROVED, CHAMPION, PENDING, ModelVersion, R
 from resources.rollouts import Rollouts, slots_table
 from resources.storage import Storage
 
-READY_S = 60.0
 BY_ITSELF = ("dagster/sensor_name", "dagster/schedule_name", "dagster/from_automation_condition", "detection/process")
 """Tags of runs that nobody started for this very deployment: they do not try again what was rolled back."""
 FORCED = "detection/forced"
@@ -89,7 +88,7 @@ def deployed_endpoint(
 def plan_of(detector: Detector) -> rollout.Plan:
     """How this detector's rollouts go."""
     rules = detector.rollout.model_dump()
-    return rollout.Plan(ready_s=READY_S, p95_ms=detector.endpoint.p95_ms, **rules)
+    return rollout.Plan(p95_ms=detector.endpoint.p95_ms, **rules)
 
 
 def by_itself(run: dg.DagsterRun) -> bool:

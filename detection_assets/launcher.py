@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from detection_assets.domain.problems import ending
+from detection_assets.object_store import open_store
 
 PARALLEL = 32
 """Files on their way to the lake at once."""
@@ -70,7 +71,7 @@ class Relay:
 
     def __init__(self, source: Path, target: str, relay_s: float) -> None:
         """Takes the file that the program appends to, the URI of the parts, and the seconds between two of them."""
-        self._source, self._store, self._relay_s, self._read = source, _store(target), relay_s, 0
+        self._source, self._store, self._relay_s, self._read = source, open_store(target), relay_s, 0
         numbers = [int(Path(path).stem) for path in _names(self._store) if Path(path).stem.isdecimal()]
         self._next = max(numbers, default=0) + 1
         self._closing: list[str] = []
@@ -183,13 +184,13 @@ def deliver(order: Order, output: Path) -> None:
         folder = output / name
         if not folder.is_dir():
             continue
-        store = _store(uri)
+        store = open_store(uri)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         with ThreadPoolExecutor(PARALLEL) as pool:
             list(pool.map(lambda item, store=store: obstore.put(store, item[0], item[1]), files.items()))
         made[name] = {key: path.stat().st_size for key, path in files.items()}
     where, _, last = order.receipt.rpartition("/")
-    obstore.put(_store(where), last, json.dumps(made).encode())
+    obstore.put(open_store(where), last, json.dumps(made).encode())
 
 
 def order_at(uri: str) -> Order:
@@ -197,14 +198,7 @@ def order_at(uri: str) -> Order:
     import obstore
 
     where, _, name = uri.rpartition("/")
-    return Order(**json.loads(bytes(obstore.get(_store(where), name).bytes())))
-
-
-def _store(uri: str) -> Any:
-    from obstore.store import from_url
-
-    plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
-    return from_url(uri, client_options={"timeout": "5min", "connect_timeout": "10s", "allow_http": plain})
+    return Order(**json.loads(bytes(obstore.get(open_store(where), name).bytes())))
 
 
 def _names(store: Any) -> list[str]:

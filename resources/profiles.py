@@ -19,6 +19,7 @@ from resources.arrivals.aws import QueueArrivals
 from resources.arrivals.local import NobodyTells
 from resources.compute.aws import SageMakerCompute
 from resources.compute.local import LocalCompute
+from resources.endpoints.aws import SageMakerEndpoints
 from resources.endpoints.local import LocalEndpoints
 from resources.home import home, lake_here
 from resources.registry.aws import SageMakerRegistry
@@ -115,6 +116,21 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
             storage=here["storage"],
             model=detector,
             image=_needed("aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image that serves"),
+        ),
+        "endpoints": SageMakerEndpoints(
+            storage=here["storage"],
+            detector=detector,
+            role=_needed("aws", "DETECTION_AWS_ROLE", "the ARN of the role that jobs have"),
+            image=_needed("aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image that serves"),
+            capture=dict(capture) if capture else None,
+            poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
+            **_given(
+                instance="DETECTION_AWS_ENDPOINT", count="DETECTION_AWS_ENDPOINT_INSTANCES",
+                most="DETECTION_AWS_ENDPOINT_MOST", per_minute="DETECTION_AWS_ENDPOINT_PER_MINUTE",
+                report_s="DETECTION_REPORT_S",
+            ),
+            subnets=_list("DETECTION_AWS_SUBNETS"),
+            security_groups=_list("DETECTION_AWS_SECURITY_GROUPS"),
         ),
     }  # fmt: skip
 

@@ -54,6 +54,10 @@ class Rollouts:
     _frames: tuple[str, golden.Frames] | None = None
     _pulsed: float = 0.0
 
+    def __post_init__(self) -> None:
+        """How long a slot may take to load is the platform's matter."""
+        self.plan = replace(self.plan, ready_s=self.endpoints.ready_s)
+
     @property
     def log(self) -> Deployments:
         """The endpoint's log."""
@@ -216,7 +220,7 @@ class Rollouts:
                 elif rollout.stage == "kept":
                     return last
                 else:
-                    time.sleep(min(LOOK_S, max(0.05, self.plan.bake_s / 10)))
+                    time.sleep(max(self.endpoints.look_s, min(LOOK_S, self.plan.bake_s / 10)))
         except Overtaken:
             raise
         except BaseException as error:
@@ -278,7 +282,7 @@ class Rollouts:
             reloads = rollout.stage in machine.WATCHED and new is not None and new.state == "loading"
             if not reloads or time.monotonic() > ends:
                 break
-            time.sleep(LOOK_S)
+            time.sleep(max(self.endpoints.look_s, LOOK_S))
         there = new is not None and (new.version, new.sha256) == (rollout.version, rollout.sha256)
         return Seen(
             now=time.time(),
@@ -293,7 +297,7 @@ class Rollouts:
         ends = time.monotonic() + PATIENCE_S
         status = self.endpoints.status()
         while not status.alive and time.monotonic() < ends:
-            time.sleep(LOOK_S)
+            time.sleep(max(self.endpoints.look_s, LOOK_S))
             status = self.endpoints.status()
         return status
 

@@ -29,11 +29,12 @@ from obstore.exceptions import (
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import LocalStore, from_url
+from obstore.store import LocalStore
 from pydantic import PrivateAttr
 
 from detection_assets.domain import layout
 from detection_assets.domain.layout import Stored
+from detection_assets.object_store import open_store
 from resources.findings import Finding
 from resources.store_errors import CONFLICT, LakeError, StorageFullError, is_full, refusal, says, unreadable
 
@@ -47,10 +48,6 @@ SAMPLE = 64 << 10
 """Bytes of each of the three pieces by which two large objects are compared."""
 PARTS = 9000
 """Parts that an object is uploaded in, at most; S3 takes 10,000."""
-PATIENCE: Any = {"timeout": "5min", "connect_timeout": "10s"}
-"""How long one request may take: by default a range that comes at 2 MB/s would be given up."""
-UNENCRYPTED = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
-"""Settings of obstore that allow a store without TLS, which is one of this machine."""
 ATTEMPTS = 5
 """How often a write is tried that S3 refuses only because another one is on its way to the same key."""
 
@@ -103,7 +100,7 @@ class Storage(dg.ConfigurableResource):
         """The object store under the root; opened once."""
         if self._store is None:
             folder = self._folder
-            self._store = LocalStore(folder, mkdir=True) if folder else from_url(self.uri, client_options=_patient())
+            self._store = LocalStore(folder, mkdir=True) if folder else open_store(self.uri)
         return self._store
 
     @property
@@ -393,12 +390,6 @@ class Storage(dg.ConfigurableResource):
 def _stored(item: Any) -> Stored:
     written = item["last_modified"]
     return Stored(item["path"], item["size"], item["e_tag"] or written.isoformat(), written.timestamp())
-
-
-def _patient() -> Any:
-    # What is given here takes the place of what obstore reads from the environment, so both have to be said.
-    plain = any(os.environ.get(name, "").lower() in ("1", "true") for name in UNENCRYPTED)
-    return {**PATIENCE, "allow_http": plain}
 
 
 def _part(size: int) -> int:

@@ -81,8 +81,17 @@ def sagemaker_service(s3_server: str, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def aws_settings(sagemaker_service: sagemaker.SageMaker, s3_lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def aws_settings(
+    sagemaker_service: sagemaker.SageMaker, s3_lake: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """What a filled `.env` says, in an account that has no models yet."""
     sagemaker_service.account = f"{uuid.uuid4().int % 10**12:012d}"
-    for name, value in {**sagemaker_service.settings, "DETECTION_LAKE": s3_lake, "DETECTION_POLL_S": "0.2"}.items():
+    for name, value in {
+        **sagemaker_service.settings,
+        "DETECTION_LAKE": s3_lake,
+        "DETECTION_POLL_S": "0.2",
+        "DETECTION_REPORT_S": "0.2",
+    }.items():
         monkeypatch.setenv(name, value)
+    yield
+    sagemaker_service.endpoints.clear()

@@ -16,7 +16,7 @@ from resources.storage import Storage
 if TYPE_CHECKING:
     import dagster as dg
 
-    from resources.endpoints.local import LocalEndpoints
+    from resources.endpoints.base import Endpoints
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Project:
         return self.resources["storage"]
 
     @property
-    def endpoints(self) -> LocalEndpoints:
+    def endpoints(self) -> Endpoints:
         """The detector's endpoint."""
         return self.resources["endpoints"]
 

@@ -64,5 +64,5 @@ def figures(project: Project) -> dict[str, object]:
         "dataset_version": str(model["dataset_version"]),
         "model_version": str(model["version"]),
         "endpoint_url": project.endpoints.url,
-        "endpoint_key_file": str(project.endpoints.key_file),
+        "endpoint_key_file": str(project.endpoints.key_file or ""),
     }

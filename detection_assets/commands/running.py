@@ -159,8 +159,8 @@ def _revive(project: Project) -> Any:
     if status.alive and status.serving is not None:
         return None
     if status.serving is not None:
-        project.endpoints.ensure_running()
-        project.endpoints.wait_ready(status.serving.name, 60)
+        project.endpoints.wake()
+        project.endpoints.wait_ready(status.serving.name, project.endpoints.ready_s)
         return None
     return update.plan_deploy(project.detector.name, "the endpoint is gone")
 
@@ -207,7 +207,7 @@ def summary(out: Console, project: Project, instance: Any, until: str, watch: Wa
         status = project.endpoints.status()
         if status.alive and status.serving is not None:
             out.print(f"[bold]{status.url}[/bold] answers with version {status.serving.version}")
-            serving.tell_how(out, status.url, project.endpoints.key_file)
+            serving.tell_how(out, project.endpoints)
 
 
 def holds(project: Project, stage: str, videos: Sequence[str]) -> str:

@@ -14,6 +14,8 @@ from rich.console import Console
 from detection_assets import detector_file as detectors
 from detection_assets.commands.context import Project
 from detection_assets.domain.problems import InputError
+from resources.endpoints.base import Endpoints
+from resources.endpoints.local import LocalEndpoints
 from resources.home import home
 from resources.instance import dagster_home
 
@@ -21,26 +23,23 @@ from resources.instance import dagster_home
 def serve(out: Console, name: str) -> None:
     """Replaces this process by the endpoint's server."""
     endpoints = Project.of(name).endpoints
+    if not isinstance(endpoints, LocalEndpoints):
+        raise InputError(f"{name}: its endpoint is no server of this machine; `detection run {name}` sees to it")
     if not endpoints.state()["slots"]:
         raise InputError(f"{name}: nothing is deployed yet; `detection run {name}` deploys what passes its gates")
     if endpoints.pid() is not None:
         raise InputError(f"{name}: answers at {endpoints.url} already; `detection stop {name}` ends that first")
     out.print(f"{name} answers at [bold]{endpoints.url}[/bold]")
-    tell_how(out, endpoints.url, endpoints.key_file)
+    tell_how(out, endpoints)
     (endpoints.home / "pid").write_text(str(os.getpid()))
     command = endpoints.command()
     os.execv(command[0], command)
 
 
-def tell_how(out: Console, url: str, key_file: Path) -> None:
+def tell_how(out: Console, endpoints: Endpoints) -> None:
     """Prints how to ask the endpoint, as commands that can be pasted."""
-    key = key_file.read_text().strip()
-    out.print(f"  a page to drop a picture on: {url}/#key={key}", markup=False, soft_wrap=True)
-    out.print(
-        f'  curl -H "X-API-Key: $(cat {key_file})" -H "Content-Type: image/jpeg" --data-binary @a.jpg {url}/score',
-        markup=False,
-        soft_wrap=True,
-    )
+    for line in endpoints.how_to_ask():
+        out.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def stop(out: Console, name: str | None) -> None:

@@ -20,6 +20,8 @@ A latency is counted in the first bucket whose bound is not below it; one more b
 """
 SAME_OBJECT_IOU = 0.5
 """Two models' boxes of one class that overlap at least so much stand for the same object."""
+TRIAL = "detection-trial"
+"""Marks a request that is a trial and no traffic, where the platform does not let a slot see that it was named."""
 ENOUGH_F1 = 0.8
 """Two models agree on a picture when their boxes match with at least this F1."""
 

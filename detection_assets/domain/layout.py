@@ -13,6 +13,7 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     reports/<day>/<version>/                  drift reports
     tables/<asset>/<partition>/               the assets' tables, by content hash, and a pointer to today's
     rollout/                                  what the endpoint was told: a log without gaps, and where it ends
+    endpoint/                                 a managed endpoint: what its servers are told, load and have counted
     overrides/<weights version>.json          who let weights pass whose gates failed, and why
     known/                                    what was taken in already, told by the names of empty objects
     jobs/<step>/<attempt>/                    a managed job's order, messages and receipt, until its step is published
@@ -42,6 +43,11 @@ ROLLOUT_STATE = f"{ROLLOUT}/state.json"
 """The entry of the endpoint's log that was the last when this was written; there may be later ones."""
 ROLLOUT_PULSE = f"{ROLLOUT}/pulse.json"
 """Who drives the open rollout, and when that was last so."""
+ENDPOINT = "endpoint"
+ENDPOINT_ORDERS = f"{ENDPOINT}/orders.json"
+"""What a managed endpoint's servers are to do beside answering: keep requests, show them to another slot."""
+ENDPOINT_ASKED = f"{ENDPOINT}/asked.json"
+"""Which configuration the service was asked for last, and when the traffic was set."""
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"])
 ANNOTATION_SUFFIXES = frozenset([".json", ".xml", ".txt", ".yaml", ".yml", ".names"])
@@ -249,6 +255,16 @@ def rollout_entry(number: int) -> str:
     return f"{ROLLOUT}/history/{number:08d}.json"
 
 
+def deployment(name: str) -> str:
+    """Where lies what the servers of one deployment load: the model, and what is known about it."""
+    return f"{ENDPOINT}/models/{name}"
+
+
+def reports(name: str) -> str:
+    """Below which each server of a deployment tells what it has counted."""
+    return f"{ENDPOINT}/reports/{name}"
+
+
 def override(weights_version: str) -> str:
     """Where it is written who let weights pass whose gates failed."""
     return f"overrides/{weights_version}.json"
@@ -307,11 +323,12 @@ def may_change(key: str) -> bool:
 
 
 def is_of_this_place(key: str) -> bool:
-    """Whether an object means nothing in another lake: jobs, who drives a rollout, and what was taken in.
+    """Whether an object means nothing in another lake: jobs, an endpoint, who drives a rollout, and what was taken in.
 
     The last is told by tags that each store makes in its own way.
     """
-    return key.startswith(("jobs/", f"{known(VIDEOS)}/", f"{known(ANNOTATIONS)}/")) or key == ROLLOUT_PULSE
+    prefixes = ("jobs/", f"{ENDPOINT}/", f"{known(VIDEOS)}/", f"{known(ANNOTATIONS)}/")
+    return key.startswith(prefixes) or key == ROLLOUT_PULSE
 
 
 def digest_of(sha256: str) -> str:

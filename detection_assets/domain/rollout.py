@@ -26,6 +26,7 @@ from detection_assets.domain.golden import iou as iou
 from detection_assets.domain.golden import judge as judge
 from detection_assets.domain.health import LATENCY_BOUNDS_MS as LATENCY_BOUNDS_MS
 from detection_assets.domain.health import NO_HEALTH
+from detection_assets.domain.health import TRIAL as TRIAL
 from detection_assets.domain.health import Health as Health
 from detection_assets.domain.health import agree as agree
 

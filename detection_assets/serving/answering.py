@@ -17,6 +17,7 @@ from detection_assets.serving import answers
 from detection_assets.serving.bodies import Pictures, read_pictures
 from detection_assets.serving.capture import Capture, Captured
 from detection_assets.serving.deadline import within
+from detection_assets.serving.elsewhere import Elsewhere
 from detection_assets.serving.observe import Call, Metrics
 from detection_assets.serving.predictor import ModelError, ModelTimeout
 from detection_assets.serving.refusals import Refused
@@ -65,6 +66,7 @@ class Desk:
     def __init__(self, slots: Slots, limits: Limits, metrics: Metrics) -> None:
         self.slots, self.limits, self.metrics = slots, limits, metrics
         self.scorer, self.capture, self.shadow = Scorer(limits), Capture(metrics), Shadow(metrics)
+        self.elsewhere = Elsewhere(metrics)
         self.in_flight = self._reading = 0
         self._seconds = 0.1
         self._refused = 0.0
@@ -155,12 +157,14 @@ class Desk:
 
         Requests that name a slot are trials, not traffic: nobody learns from them.
         """
-        return not answered.addressed and (self.slots.capture is not None or self.slots.shadowed)
+        return not answered.addressed and (
+            self.slots.capture is not None or self.slots.shadowed or self.elsewhere.watching
+        )
 
     def note(self, answered: Answered, call: Call, latency_ms: float) -> None:
         """Hands an answered request to those who keep or compare it; costs microseconds and never fails."""
         loaded = answered.loaded
-        shadow = self.slots.shadow_of(loaded)
+        shadow, other = self.slots.shadow_of(loaded), self.elsewhere.drawn()
         capture = self.slots.capture
         several = len(answered.pictures) > 1
         for index, (encoded, picture) in enumerate(zip(answered.given.encoded, answered.pictures, strict=True)):
@@ -168,6 +172,8 @@ class Desk:
                 continue
             if shadow is not None:
                 self.shadow.offer(shadow, encoded, picture, answered.threshold)
+            if other is not None:
+                self.elsewhere.offer(other, encoded, picture, answered.threshold)
             if capture is not None:
                 self.capture.offer(
                     capture,
@@ -184,6 +190,7 @@ class Desk:
     def close(self) -> None:
         """Ends the threads; what was captured is written."""
         self.shadow.close()
+        self.elsewhere.close()
         self.capture.close()
         self.scorer.close()
 

@@ -24,14 +24,17 @@ import orjson
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from starlette.background import BackgroundTask
 
+from detection_assets.domain.rollout import TRIAL
 from detection_assets.serving import answers
 from detection_assets.serving.answering import SCORING, Answered, Desk
 from detection_assets.serving.bodies import media_type
+from detection_assets.serving.bundle import Bundle
 from detection_assets.serving.document import ANSWERS, BODY, ERRORS, KEYS, with_keys
 from detection_assets.serving.errors import HANDLERS, Gate
 from detection_assets.serving.observe import Call, Metrics, Observed, Presence, log_to_stderr
 from detection_assets.serving.options import KEY_VARIABLE, read_options
 from detection_assets.serving.refusals import Refused
+from detection_assets.serving.reports import Reports
 from detection_assets.serving.scoring import Limits
 from detection_assets.serving.slots import Slots
 
@@ -43,10 +46,12 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
+"""The one header of a caller's that SageMaker hands on."""
 logger = logging.getLogger("detection.app")
 
 
-def create_app(slots: Slots, *, key: str | None, limits: Limits | None = None) -> FastAPI:
+def create_app(slots: Slots, *, key: str | None, limits: Limits | None = None, bundle: Bundle | None = None) -> FastAPI:
     """Builds the HTTP app around slots; the app starts and stops following their state file.
 
     Args:
@@ -54,6 +59,7 @@ def create_app(slots: Slots, *, key: str | None, limits: Limits | None = None) -
         key: What callers must send as `X-API-Key` or as a bearer token; None where something in front of the endpoint
             knows its callers.
         limits: What the endpoint takes on.
+        bundle: What the slots hold, where they follow no state file; if it names a desk, the app reports there.
 
     Returns:
         The app. `app.state.presence` tells whether requests are there.
@@ -67,12 +73,18 @@ def create_app(slots: Slots, *, key: str | None, limits: Limits | None = None) -
     desk = Desk(slots, limits or Limits(), metrics)
     metrics.in_flight.set_function(lambda: desk.in_flight)
 
+    reports = Reports(bundle, slots, desk.elsewhere) if bundle is not None and bundle.desk else None
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         slots.start()
+        if reports is not None:
+            reports.start()
         yield
         slots.stop()
         desk.close()
+        if reports is not None:
+            reports.close()
 
     app = FastAPI(
         title="Detection endpoint",
@@ -96,8 +108,11 @@ def create_app(slots: Slots, *, key: str | None, limits: Limits | None = None) -
         call: Call = request.state.call
         call.scoring = True
         as_picture = wants_picture(request.headers.get("accept", ""))
+        addressed = x_detection_slot
+        if addressed is None and request.headers.get(ATTRIBUTES) == TRIAL and slots.sharing:
+            addressed = slots.sharing[0].name
         answered = await desk.answer(
-            request, call, confidence=confidence, addressed=x_detection_slot, keep_pixels=annotated or as_picture
+            request, call, confidence=confidence, addressed=addressed, keep_pixels=annotated or as_picture
         )
         later = None
         if desk.notes(answered):
@@ -251,12 +266,12 @@ def main(arguments: list[str] | None = None) -> None:
     from detection_assets.serving.drain import Server
     from detection_assets.serving.protocol import Protocol
 
-    options, key, slots = read_options(sys.argv[1:] if arguments is None else arguments)
+    options, key, slots, bundle = read_options(sys.argv[1:] if arguments is None else arguments)
     log_to_stderr(options.log_level)
     limits = Limits(
         body_bytes=options.max_body, pixels=options.max_pixels, queue=options.queue, timeout_s=options.timeout
     )
-    app = create_app(slots, key=key, limits=limits)
+    app = create_app(slots, key=key, limits=limits, bundle=bundle)
     config = uvicorn.Config(
         app,
         host=options.host,

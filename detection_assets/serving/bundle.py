@@ -18,19 +18,31 @@ SAGEMAKER = Path("/opt/ml/model")
 AZURE_VARIABLE = "AZUREML_MODEL_DIR"
 SLOT = "blue"
 ABOUT = "serving.json"
-"""May lie beside the model: `detector`, `version`, `sha256`, `confidence`, `iou`, `max_det`, each of them optional."""
+"""May lie beside the model: `detector`, `version`, `sha256`, `confidence`, `iou`, `max_det`, each of them optional; and
+for a server of a managed endpoint `slot`, `deployment` and `desk`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A model and what is known about it."""
+    """A model and what is known about it.
+
+    Attributes:
+        detector: The detector's name.
+        spec: What the one slot is to hold.
+        slot: What the endpoint, of which this server may be a part, calls it.
+        deployment: The name of what the slot was given; nobody else's.
+        desk: URI of the folder where the endpoint's servers find their orders and leave their reports, or "".
+    """
 
     detector: str
     spec: SlotSpec
+    slot: str = SLOT
+    deployment: str = ""
+    desk: str = ""
 
     def state(self) -> State:
         """An endpoint with this model alone."""
-        return State(self.detector, {SLOT: self.spec}, {SLOT: 100.0})
+        return State(self.detector, {self.slot: self.spec}, {self.slot: 100.0})
 
 
 def usual_place() -> Path:
@@ -64,7 +76,8 @@ def find(place: Path, **changes: Any) -> Bundle:
         raise InputError(f"{model}: cannot be read ({error.strerror or error}): check the path") from error
     fields = {"sha256": digest, "version": str(known.get("sha256", digest))[:12]} | known | {"model": str(model)}
     try:
-        return Bundle(str(known.get("detector", model.stem)), parse_slot(fields))
+        where = {name: str(known[name]) for name in ("slot", "deployment", "desk") if name in known}
+        return Bundle(str(known.get("detector", model.stem)), parse_slot(fields), **where)
     except (ValueError, TypeError) as error:
         raise InputError(f"{model.with_name(ABOUT)} or an option: {error}") from error
 
@@ -89,7 +102,7 @@ def _about(file: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read ({error}); write it again, or remove it") from error
-    allowed = {"detector", "version", "sha256", "confidence", "iou", "max_det"}
+    allowed = {"detector", "version", "sha256", "confidence", "iou", "max_det", "slot", "deployment", "desk"}
     if not isinstance(raw, Mapping) or not raw.keys() <= allowed:
         raise InputError(f"{file}: must be an object with some of {', '.join(sorted(allowed))} and nothing else")
     return dict(raw)

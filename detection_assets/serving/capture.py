@@ -9,13 +9,10 @@ does not fit in the queue or cannot be written is lost, counted, and said once.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import logging
-import os
 import random
 import re
-import shutil
 import time
 import uuid
 from collections import defaultdict
@@ -29,6 +26,7 @@ from detection_assets.domain.image_statistics import statistics
 from detection_assets.serving import images
 from detection_assets.serving.background import Background
 from detection_assets.serving.observe import Metrics
+from detection_assets.serving.places import Folder, Place, place_at
 from detection_assets.serving.state import CaptureSpec
 
 WAITING = 256
@@ -84,10 +82,12 @@ class Capture:
         self._metrics = metrics
         self.kept = self.dropped = self.failed = 0
         self.error: str | None = None
-        self._rows: dict[Path, list[tuple[str, bytes]]] = defaultdict(list)
+        self._rows: dict[str, list[tuple[str, bytes]]] = defaultdict(list)
         self._first = 0.0
-        self._swept: dict[Path, float] = {}
         self._spec: CaptureSpec | None = None
+        self._where: Path | str = ""
+        self._there: Place = Folder(Path())
+        self._swept = -SWEEP_S
         self._background = Background[_Wanted](
             "capture", self._keep, most=WAITING, most_bytes=WAITING_BYTES, idle=self._tidy, idle_s=PART_S / 2
         )
@@ -124,18 +124,20 @@ class Capture:
         self._background.close(CLOSING_S)
 
     def _keep(self, wanted: _Wanted) -> None:
-        self._spec, captured = wanted.spec, wanted.captured
+        captured = wanted.captured
         moment = datetime.datetime.fromtimestamp(captured.time, datetime.timezone.utc)
-        folder = wanted.spec.folder / f"{moment:%Y-%m-%d}" / f"{moment:%H}"
+        place, folder = self._place(wanted.spec), f"{moment:%Y-%m-%d}/{moment:%H}"
         # Decoded again: keeping the pixels of each request until it is known which are kept would cost them all.
         pixels = captured.picture["width"] * captured.picture["height"]
         measured = statistics(images.decode(captured.encoded, max_bytes=len(captured.encoded), max_pixels=pixels))
         image = None
         if wanted.spec.images:
             try:
-                image = _write_picture(folder, captured.request_id, captured.encoded)
+                # Callers choose their ids, and may choose one twice.
+                name = f"{folder}/{_picture_name(captured.request_id, captured.encoded)}"
+                image = place.write_new(name, captured.encoded).rpartition("/")[2]
             except OSError as error:
-                self._lost(1, error, folder)
+                self._lost(1, error, wanted.spec)
                 return
         row = {
             "time": moment.isoformat(timespec="milliseconds"),
@@ -156,98 +158,59 @@ class Capture:
         if sum(map(len, self._rows.values())) >= PART_ROWS or time.monotonic() - self._first >= PART_S:
             self._write_parts()
 
+    def _place(self, spec: CaptureSpec) -> Place:
+        """Where to write now; what was to go elsewhere is written there first."""
+        if spec.folder != self._where:
+            self._write_parts()
+            self._where, self._there, self._swept = spec.folder, place_at(spec.folder), -SWEEP_S
+        self._spec = spec
+        return self._there
+
     def _tidy(self) -> None:
         if self._rows:
             self._write_parts()
         spec, now = self._spec, time.monotonic()
-        if spec is not None and now - self._swept.get(spec.folder, -SWEEP_S) >= SWEEP_S:
-            self._swept[spec.folder] = now
+        if spec is not None and now - self._swept >= SWEEP_S:
+            self._swept = now
             try:
-                sweep(spec.folder, spec.keep_days)
+                days = self._there.sweep(spec.keep_days)
             except OSError as error:
-                self._complain(error, spec.folder)
+                self._complain(error, spec)
+                return
+            if days:
+                logger.info("old captures removed", extra={"fields": {"folder": str(spec.folder), "days": days}})
 
     def _write_parts(self) -> None:
-        parts, self._rows, self._first = self._rows, defaultdict(list), 0.0
+        parts, self._rows, self._first, spec = self._rows, defaultdict(list), 0.0, self._spec
+        if spec is None:
+            return
         for folder, rows in parts.items():
-            name = f"{datetime.datetime.now(datetime.timezone.utc):%H%M%S}-{uuid.uuid4().hex[:12]}.jsonl"
+            name = f"{folder}/{datetime.datetime.now(datetime.timezone.utc):%H%M%S}-{uuid.uuid4().hex[:12]}.jsonl"
             try:
-                _write_whole(folder / name, b"".join(line for _, line in rows))
+                self._there.write(name, b"".join(line for _, line in rows))
             except OSError as error:
-                self._lost(len(rows), error, folder)
+                self._lost(len(rows), error, spec)
                 continue
             if self.error:
-                logger.info("requests are captured again", extra={"fields": {"folder": str(folder)}})
+                logger.info("requests are captured again", extra={"fields": {"folder": str(spec.folder)}})
             self.error = None
             self.kept += len(rows)
             for why, _ in rows:
                 self._metrics.captured.labels(why).inc()
 
-    def _lost(self, number: int, error: OSError, folder: Path) -> None:
+    def _lost(self, number: int, error: OSError, spec: CaptureSpec) -> None:
         self.failed += number
         self._metrics.capture_lost.labels("not written").inc(number)
-        self._complain(error, folder)
+        self._complain(error, spec)
 
-    def _complain(self, error: OSError, folder: Path) -> None:
+    def _complain(self, error: OSError, spec: CaptureSpec) -> None:
         """Says once, not for each request, that capturing fails."""
-        message = f"{folder}: requests cannot be kept ({error.strerror or error}): make room, or let the server write"
+        why = error.strerror or error
+        message = f"{spec.folder}: requests cannot be kept ({why}): make room, or let the server write"
         if self.error is None:
             logger.error(message)
         self.error = message
 
 
-def sweep(folder: Path, keep_days: int) -> list[str]:
-    """Removes the days that are past keeping, and what an earlier sweep left.
-
-    A day is renamed before it is removed, so that nobody reads half of it.
-
-    Args:
-        folder: The folder with a folder a day.
-        keep_days: Whole days that are kept beside the present one.
-
-    Returns:
-        The days that were removed.
-
-    Raises:
-        OSError: One could not be removed.
-    """
-    oldest = datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(days=keep_days)
-    removed: list[str] = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(".removed-"):
-            shutil.rmtree(path)
-            continue
-        try:
-            day = datetime.date.fromisoformat(path.name)
-        except ValueError:
-            continue
-        if day < oldest and path.is_dir():
-            gone = path.with_name(f".removed-{path.name}-{uuid.uuid4().hex[:8]}")
-            path.rename(gone)
-            shutil.rmtree(gone)
-            removed.append(path.name)
-    if removed:
-        logger.info("old captures removed", extra={"fields": {"folder": str(folder), "days": removed}})
-    return removed
-
-
-def _write_picture(folder: Path, request_id: str, encoded: bytes) -> str:
-    """Writes a picture under a name of its own and returns the name."""
-    stem, extension = _UNSAFE.sub("_", request_id), images.extension(encoded)
-    name = f"{stem}.{extension}"
-    if (folder / name).exists():  # callers choose their ids, and may choose one twice
-        name = f"{stem}-{uuid.uuid4().hex[:8]}.{extension}"
-    _write_whole(folder / name, encoded)
-    return name
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}")
-    try:
-        scratch.write_bytes(content)
-        os.replace(scratch, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        raise
+def _picture_name(request_id: str, encoded: bytes) -> str:
+    return f"{_UNSAFE.sub('_', request_id)}.{images.extension(encoded)}"

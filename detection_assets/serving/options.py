@@ -8,20 +8,22 @@ from pathlib import Path
 
 from detection_assets.domain.problems import InputError
 from detection_assets.serving import bundle
+from detection_assets.serving.bundle import Bundle
 from detection_assets.serving.scoring import Limits
 from detection_assets.serving.slots import Slots
 
 KEY_VARIABLE = "DETECTION_ENDPOINT_KEY"
 
 
-def read_options(arguments: list[str]) -> tuple[argparse.Namespace, str | None, Slots]:
+def read_options(arguments: list[str]) -> tuple[argparse.Namespace, str | None, Slots, Bundle | None]:
     """Reads the command line.
 
     Args:
         arguments: What follows the program's name.
 
     Returns:
-        The options, the key that callers must send (None if they need none), and the slots, not yet started.
+        The options, the key that callers must send (None if they need none), the slots, not yet started, and with
+        `--model` what they hold.
 
     Raises:
         SystemExit: An option is wrong; the message says which.
@@ -56,7 +58,7 @@ def read_options(arguments: list[str]) -> tuple[argparse.Namespace, str | None, 
     parser.add_argument("--timeout", type=float, default=usual.timeout_s, help="seconds from admission to answer")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     options = parser.parse_args(arguments)
-    return options, _key(parser, options), _slots(parser, options)
+    return options, _key(parser, options), *_slots(parser, options)
 
 
 def _key(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str | None:
@@ -73,15 +75,16 @@ def _key(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str | 
     return key
 
 
-def _slots(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Slots:
+def _slots(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[Slots, Bundle | None]:
     about = {name: getattr(options, name) for name in ("version", "detector", "confidence")}
     if options.model is None:
         given = [f"--{name}" for name, value in about.items() if value is not None]
         if given:
             parser.error(f"{', '.join(given)}: the state file says that; only for --model")
-        return Slots(options.state.absolute(), threads=options.threads)
+        return Slots(options.state.absolute(), threads=options.threads), None
     try:
         place = Path(options.model) if options.model else bundle.usual_place()
-        return Slots(bundle.find(place, **about).state(), threads=options.threads)
+        found = bundle.find(place, **about)
+        return Slots(found.state(), threads=options.threads), found
     except InputError as error:
         parser.error(f"--model: {error}")

@@ -151,6 +151,12 @@ class Slots:
         """What is to be kept of requests."""
         return self._state.capture if self._state else None
 
+    def keep(self, capture: CaptureSpec | None) -> None:
+        """Changes what is to be kept of requests, where no state file says it."""
+        with self._lock:
+            if self._state is not None:
+                self._state = replace(self._state, capture=capture)
+
     @property
     def ready(self) -> bool:
         """Whether a slot with traffic is loaded and warm."""

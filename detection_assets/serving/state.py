@@ -57,14 +57,14 @@ class CaptureSpec:
     """Which requests are kept, where and how.
 
     Attributes:
-        folder: Where they are written; a folder a day and an hour in it.
+        folder: Where they are written, an absolute path or a URI; a folder a day and an hour in it.
         rate: Share of the requests, 0 to 1, kept whatever was found.
         below: Requests with a box less confident than this are always kept.
         images: Whether pictures are kept; if not, only what was measured and found.
         keep_days: Whole days after which a day's folder is removed.
     """
 
-    folder: Path
+    folder: Path | str
     rate: float = 0.0
     below: float = 0.0
     images: bool = True
@@ -110,7 +110,7 @@ def parse_state(content: bytes, file: Path) -> State:
             slots,
             traffic,
             None if shadow is None else ShadowSpec(str(shadow["slot"]), _share(shadow["share"], "shadow.share")),
-            None if capture is None else _capture(capture),
+            None if capture is None else parse_capture(capture),
         )
     except KeyError as error:
         raise InputError(f"{file}: {error.args[0]!r} is missing; write the state again") from None
@@ -140,10 +140,19 @@ def parse_slot(raw: Mapping[str, Any]) -> SlotSpec:
     return spec
 
 
-def _capture(raw: Mapping[str, Any]) -> CaptureSpec:
-    folder, images, keep_days = Path(raw["folder"]), raw.get("images", True), raw.get("keep_days", 30)
-    if not folder.is_absolute():
-        raise ValueError(f"capture.folder is {str(folder)!r}; it must be absolute")
+def parse_capture(raw: Mapping[str, Any]) -> CaptureSpec:
+    """Reads which requests are kept.
+
+    Raises:
+        KeyError: A field is missing.
+        ValueError: A value makes no sense.
+        TypeError: A value is of the wrong type.
+    """
+    folder, images, keep_days = raw["folder"], raw.get("images", True), raw.get("keep_days", 30)
+    if "://" not in folder:
+        folder = Path(folder)
+        if not folder.is_absolute():
+            raise ValueError(f"capture.folder is {str(folder)!r}; it must be absolute, or a URI")
     if not isinstance(images, bool):
         raise ValueError(f"capture.images is {images!r}; it must be true or false")
     if isinstance(keep_days, bool) or not isinstance(keep_days, int) or keep_days < 1:

@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -74,6 +75,30 @@ class Endpoints(dg.ConfigurableResource, ABC):
 
     detector: str
 
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where the endpoint answers, or would."""
+
+    @property
+    def key_file(self) -> Path | None:
+        """The file with the key that callers send; None where the platform knows its callers."""
+        return None
+
+    @abstractmethod
+    def how_to_ask(self) -> Sequence[str]:
+        """How to send it a picture, as lines for a person."""
+
+    @property
+    def ready_s(self) -> float:
+        """Seconds that a slot has to load its model."""
+        return 60.0
+
+    @property
+    def look_s(self) -> float:
+        """Seconds between two looks at the endpoint."""
+        return 0.1
+
     def idle_slot(self) -> str:
         """The slot that a new version goes to: the one that does not serve."""
         serving = self.status().serving
@@ -97,17 +122,19 @@ class Endpoints(dg.ConfigurableResource, ABC):
             if time.monotonic() > ends:
                 state = found.state if found else "absent"
                 raise EndpointError(f"{self.detector}: slot {slot} is {state} after {timeout_s:.0f} s")
-            time.sleep(0.1)
+            time.sleep(self.look_s)
 
+    @abstractmethod
     def wake(self) -> None:
-        """Lets an endpoint that ought to answer answer again; one that was never made stays so.
-
-        A managed endpoint sees to that itself.
+        """Lets an endpoint that ought to answer answer again, as it was; one that was never made stays so.
 
         Raises:
             EndpointError: If it does not come up.
         """
-        return None
+
+    @abstractmethod
+    def stop(self) -> bool:
+        """Ends what answers, until it is woken; returns whether anything did."""
 
     @abstractmethod
     def status(self) -> EndpointStatus:

@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional
@@ -80,6 +80,15 @@ class LocalEndpoints(Endpoints):
         """Where the endpoint answers."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
         return f"http://{host}:{self.chosen_port()}"
+
+    def how_to_ask(self) -> Sequence[str]:
+        """A page, and a command that can be pasted."""
+        key = self.key_file.read_text().strip()
+        return [
+            f"a page to drop a picture on: {self.url}/#key={key}",
+            f'curl -H "X-API-Key: $(cat {self.key_file})" -H "Content-Type: image/jpeg" --data-binary @a.jpg '
+            f"{self.url}/score",
+        ]
 
     def chosen_port(self) -> int:
         """The port: the one that was set, or one that was free when it was first asked for."""

@@ -14,6 +14,7 @@ from PIL import Image
 
 from resources.endpoints.base import EndpointError
 
+PLATFORMS = ["local", "aws"]
 SETTINGS = {"confidence": 0.25, "iou": 0.7, "max_det": 300}
 
 
@@ -137,7 +138,9 @@ def test_counters_grow_with_the_requests_and_begin_anew_with_another_model(two: 
     assert before is not None
     answered_by(two, 8)
     two.invoke("green", picture())
-    window = two.health("blue").after(before)
+    ends = time.monotonic() + 10
+    while (window := two.health("blue").after(before)).requests < 8 and time.monotonic() < ends:
+        time.sleep(0.1)  # the servers of some tell what they have counted a while later
     assert (window.requests, window.errors) == (8, 0)
     assert window.quantile_ms(0.95) > 0
     assert two.health("green").requests == 0, "a request that names its slot is no traffic"
@@ -172,9 +175,8 @@ def test_mirroring_that_makes_no_sense_is_refused(two: Any, slot: str, share: fl
 
 def test_an_endpoint_that_was_stopped_can_be_woken_and_goes_on_as_it_was(two: Any) -> None:
     two.route({"blue": 30, "green": 70})
-    if not hasattr(two, "stop"):
-        pytest.skip("nobody stops a managed endpoint")
-    two.stop()
+    assert two.stop()
+    assert not two.stop()
     assert not two.status().alive
     two.route({"blue": 40, "green": 60})
     two.wake()
@@ -192,10 +194,11 @@ def test_two_who_change_an_endpoint_at_once_lose_nothing(platform: Any, model: d
     endpoints = platform.endpoints
     endpoints.deploy("blue", **model, version="1", settings=SETTINGS)
     failed: list[BaseException] = []
+    rounds = 15 if hasattr(endpoints, "state") else 3  # a managed endpoint takes its time for each
 
     def change(slot: str) -> None:
         try:
-            for number in range(15):
+            for number in range(rounds):
                 endpoints.deploy(slot, **model, version=str(number), settings=SETTINGS)
                 assert {item.name: item.version for item in endpoints.status().slots}[slot] == str(number)
         except BaseException as error:
@@ -207,7 +210,8 @@ def test_two_who_change_an_endpoint_at_once_lose_nothing(platform: Any, model: d
     for thread in threads:
         thread.join()
     assert not failed
-    assert {item.name: item.version for item in endpoints.status().slots} == {"blue": "14", "green": "14"}
+    last = str(rounds - 1)
+    assert {item.name: item.version for item in endpoints.status().slots} == {"blue": last, "green": last}
 
 
 class TestTheLocalServer:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
@@ -17,6 +19,7 @@ from dagster import DagsterInstance
 from fakes import s3, sagemaker
 from fakes.iam import right_for
 from fakes.s3 import Between
+from PIL import Image
 from project import DETECTION, make_home, write_detector
 
 from detection_assets import definitions, detector_file
@@ -93,6 +96,9 @@ def world(
         by_dagster, by_jobs = Between(), Between()
         settings = s3.environment(opened.enter_context(by_dagster.open(s3_server)))
         sagemaker_service.environment = s3.environment(opened.enter_context(by_jobs.open(s3_server)))
+        servers = sagemaker_service.endpoints.environment
+        opened.callback(servers.update, s3.environment(s3_server))
+        servers.update(sagemaker_service.environment)
         opened.callback(setattr, sagemaker_service, "environment", s3.environment(s3_server))
         yield from taken_all_the_way(folder, settings, sagemaker_service, by_dagster, by_jobs)
 
@@ -110,6 +116,8 @@ def taken_all_the_way(
         "DETECTION_PLATFORM": "aws",
         "DETECTION_LAKE": f"s3://{s3.BUCKET}/{folder.name}",
         "DETECTION_POLL_S": "0.3",
+        "DETECTION_REPORT_S": "0.3",
+        "DETECTION_AWS_ENDPOINT_MOST": "2",
     }
     local = project(folder / "local")
     aws = {**project(folder / "aws"), **settings}
@@ -123,6 +131,7 @@ def taken_all_the_way(
         yield World(sagemaker_service, local, aws, switched, by_dagster, by_jobs)
     finally:
         detection(aws, "stop")
+        sagemaker_service.endpoints.clear()
 
 
 def test_the_tables_are_the_same_as_on_one_machine(world: World) -> None:
@@ -162,12 +171,83 @@ def test_a_detector_that_is_pushed_goes_on_there_and_comes_back(world: World) ->
     assert "nothing to do" in detection(world.local, "run", "fridge", "--until", "detection_dataset")
 
 
+def test_a_canary_takes_over_while_traffic_runs_and_goes_back(world: World) -> None:
+    """Other settings of the same version are enough to roll out."""
+    endpoint = "detection-fridge"
+    assert list(world.service.endpoints.endpoints) == [endpoint]
+    for kept in (world.service.endpoints.models, world.service.endpoints.configs):
+        kept["detection-fridge-blue-00000000"] = (0.0, {"ProductionVariants": []})  # what an early change has left
+    file = Path(world.aws["DETECTION_DETECTORS"]) / "fridge.yaml"
+    rollout = "rollout: {canary: [30], bake_s: 3.0, shadow_s: 2.0, shadow_share: 1.0}"
+    file.write_text(file.read_text().replace("rollout: {bake_s: 1.0}", f"{rollout}\nendpoint: {{confidence: 0.2}}"))
+    with traffic(world, endpoint) as seen:
+        detection(world.aws, "run", "fridge")
+    assert seen.count(200) == len(seen.statuses) > 20, seen.statuses
+    assert seen.variants[0] == "blue"
+    assert seen.variants[-1] == "green"
+    assert world.table(world.aws, "deployed_endpoint")[["slot", "traffic"]].to_numpy().tolist() == [
+        ["blue", 0], ["green", 100],
+    ]  # fmt: skip
+    told = detection(world.aws, "history", "fridge")
+    assert "30" in told
+    with traffic(world, endpoint) as seen:
+        assert "serves" in detection(
+            world.aws, "rollback", "fridge", "--by", "eve", "--reason", "a test of the way back"
+        )
+    assert seen.count(200) == len(seen.statuses) > 0
+    assert seen.variants[-1] == "blue"
+    detection(world.aws, "stop", "fridge")
+    assert not world.service.endpoints.endpoints
+    assert "answers" in detection(world.aws, "run", "fridge")
+    assert list(world.service.endpoints.endpoints) == [endpoint]
+
+
+@dataclass
+class Seen:
+    """What a caller has seen, in order."""
+
+    statuses: list[int] = field(default_factory=list)
+    variants: list[str] = field(default_factory=list)
+
+    def count(self, status: int) -> int:
+        return self.statuses.count(status)
+
+
+@contextmanager
+def traffic(world: World, endpoint: str) -> Iterator[Seen]:
+    """Sends pictures to an endpoint, one after the other."""
+    seen, over = Seen(), threading.Event()
+    out = io.BytesIO()
+    Image.new("RGB", (96, 96), (120, 130, 140)).save(out, "JPEG")
+
+    def send() -> None:
+        while not over.wait(0.05):
+            status, _, headers = world.service.endpoints.invoke(
+                endpoint, out.getvalue(), {"Content-Type": "image/jpeg"}
+            )
+            seen.statuses.append(status)
+            seen.variants.append(headers.get("x-Amzn-Invoked-Production-Variant", ""))
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        yield seen
+        time.sleep(0.5)
+    finally:
+        over.set()
+        sending.join()
+
+
 UNUSED = {
     "sagemaker:StopTrainingJob": "a run that is cancelled stops its job; tests/contract/test_compute_sagemaker.py does",
     "sagemaker:StopProcessingJob": "as of a training",
     "s3:AbortMultipartUpload": "a long upload that fails half-way is taken back",
 }
 """Rights that this run had no use for, and what they are for."""
+UNUSED_BY_JOBS = {
+    "s3:AbortMultipartUpload": "as above",
+    "s3:DeleteObject": "captured requests that are past keeping; tests/serving/test_serving_capture.py",
+}
 
 
 def hear_of_a_video(world: World) -> list[str | None]:
@@ -206,7 +286,7 @@ def test_the_rights_are_those_that_are_used(world: World) -> None:
     # Its image and its log are the service's business, which asks in the role's name.
     own = {right for right in rights_of("JobsRole") if right.startswith("s3:")}
     assert by_jobs <= own
-    assert own - by_jobs <= {"s3:AbortMultipartUpload"}
+    assert own - by_jobs <= UNUSED_BY_JOBS.keys()
 
 
 def rights_of(resource: str) -> set[str]:

@@ -27,26 +27,19 @@ from urllib.parse import urlparse
 
 from fakes import s3
 from fakes.agents import Agents
+from fakes.endpoints import Endpoints, Refused
 from fakes.shapes import problems
 
 ACCOUNT = "123456789012"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/detection-jobs"
 IMAGE = f"{ACCOUNT}.dkr.ecr.{s3.REGION}.amazonaws.com/detection-programs:1"
 SERVING_IMAGE = IMAGE.replace("programs", "serving")
-INSTANCES = {"ml.m5.xlarge": 4, "ml.g5.xlarge": 2}
+INSTANCES = {"ml.m5.xlarge": 4, "ml.g5.xlarge": 2, "ml.c5.xlarge": 4}
 """What the account may have of each type; of others nothing."""
 GRACE_S = 5.0
 """Seconds that a container has to end when it is told to; SageMaker gives 120."""
 ROOT = Path(__file__).parents[2]
 KINDS = {"TrainingJob": "TrainingJobs", "ProcessingJob": "ProcessingJobs"}
-
-
-class Refused(Exception):
-    """What SageMaker answers instead."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass
@@ -110,6 +103,7 @@ class SageMaker:
         self._threads: list[threading.Thread] = []
         self._model = get_session().get_service_model("sagemaker")
         self.environment = s3.environment(moto)
+        self.endpoints = Endpoints(folder / "endpoints", moto, SERVING_IMAGE, ROLE, INSTANCES)
         self._logs = boto3.client(
             "logs", endpoint_url=moto, region_name=s3.REGION, aws_access_key_id="test", aws_secret_access_key="test"
         )
@@ -134,6 +128,8 @@ class SageMaker:
         verb, _, kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", operation, count=1).partition(" ")
         if kind in KINDS:
             return getattr(self, verb.lower())(kind, asked)
+        if operation in self.endpoints.OPERATIONS:
+            return self.endpoints.answer(operation, asked)
         return self._passed_on(operation, asked)
 
     def _passed_on(self, operation: str, asked: dict[str, Any]) -> dict[str, Any]:
@@ -389,6 +385,7 @@ class SageMaker:
         """What a filled `.env` says of it; S3 and CloudWatch are told of apart."""
         return {
             "AWS_ENDPOINT_URL_SAGEMAKER": self.url,
+            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": self.url,
             "DETECTION_AWS_ROLE": ROLE,
             "DETECTION_AWS_PROGRAMS_IMAGE": IMAGE,
             "DETECTION_AWS_SERVING_IMAGE": SERVING_IMAGE,
@@ -403,7 +400,13 @@ class SageMaker:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+                content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                invoked = re.fullmatch(r"/endpoints/([^/]+)/invocations", self.path)
+                if invoked:
+                    this.calls.append("InvokeEndpoint")
+                    self.say(*this.endpoints.invoke(invoked[1], content, dict(self.headers)))
+                    return
+                body = json.loads(content or b"{}")
                 operation = self.headers.get("X-Amz-Target", "").rpartition(".")[2]
                 try:
                     status, told = 200, this.answer(operation, body)
@@ -411,10 +414,12 @@ class SageMaker:
                     status, told = 400, {"__type": error.code, "message": str(error)}
                 except Exception as error:
                     status, told = 500, {"__type": "InternalFailure", "message": f"{operation}: {error!r}"}
-                data = json.dumps(told).encode()
+                self.say(status, json.dumps(told).encode(), {"Content-Type": "application/x-amz-json-1.1"})
+
+            def say(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
                 self.send_response(status)
-                self.send_header("Content-Type", "application/x-amz-json-1.1")
-                self.send_header("Content-Length", str(len(data)))
+                for name, value in {**headers, "Content-Length": str(len(data))}.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(data)
 
@@ -425,8 +430,14 @@ class SageMaker:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             self.url = f"http://127.0.0.1:{server.server_address[1]}"
+            self.endpoints.environment = {
+                **{key: os.environ[key] for key in ("PATH", "HOME", "OMP_NUM_THREADS") if key in os.environ},
+                **self.environment,
+                **self.settings,
+            }
             yield
         finally:
+            self.endpoints.clear()
             for job in self.jobs.values():
                 job.stopping = True
                 self._end(job)

@@ -15,9 +15,10 @@ from served import Server, grey, spec
 from detection_assets.domain.image_statistics import statistics
 from detection_assets.samples.bad_models import write_model
 from detection_assets.serving import capture as capturing
-from detection_assets.serving.capture import Capture, Captured, sweep
+from detection_assets.serving.capture import Capture, Captured
 from detection_assets.serving.images import decode
 from detection_assets.serving.observe import Metrics
+from detection_assets.serving.places import Folder
 from detection_assets.serving.state import CaptureSpec
 
 SURE, UNSURE = grey(240), grey(110)  # confidences of 0.94 and 0.43
@@ -190,12 +191,12 @@ def test_days_past_keeping_are_removed(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "2020-01-01").write_text("a file, nothing of ours")
     (tmp_path / ".removed-2020-01-01-x" / "00").mkdir(parents=True)
-    assert sweep(tmp_path, 7) == [days[400].name, days[8].name]
+    assert Folder(tmp_path).sweep(7) == [days[400].name, days[8].name]
     assert {path.name for path in tmp_path.iterdir()} == {
         *(days[age].name for age in (0, 1, 7)), "notes", "2020-01-01",
     }  # fmt: skip
-    assert sweep(tmp_path / "nothing", 7) == []
-    assert sweep(tmp_path, 7) == []
+    assert Folder(tmp_path / "nothing").sweep(7) == []
+    assert Folder(tmp_path).sweep(7) == []
 
 
 def test_the_server_sweeps(server: Server, model: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_options_and_places(detector: Path, tmp_path: Path) -> None:
     [
         ([], r"holds 0 \.onnx files \(none\)"),
         (["a.onnx", "b/c.onnx"], r"holds 2 \.onnx files \(a\.onnx, b/c\.onnx\)"),
-        (["a.onnx", "serving.json"], "must be an object with some of confidence, detector"),
+        (["a.onnx", "serving.json"], "must be an object with some of confidence, deployment, desk, detector"),
     ],
 )
 def test_a_folder_that_is_no_bundle_is_refused(
