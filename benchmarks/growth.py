@@ -120,9 +120,8 @@ def grow(known: int) -> dict[str, float]:
             cold += 1  # a tick comes every half minute: it never finds what it needs in the processor's caches
             with patch.object(type(storage), "glance", timed):
                 started = time.perf_counter()
-                context = dg.build_sensor_context(
-                    instance, cursor=cursor, resources={"storage": storage}, definitions=defs
-                )
+                given = {"storage": storage, "arrivals": opened.arrivals}
+                context = dg.build_sensor_context(instance, cursor=cursor, resources=given, definitions=defs)
                 cursor = sensor.evaluate_tick(context).cursor
                 ticks.append(time.perf_counter() - started)
         ingests = []

@@ -7,6 +7,7 @@ new?" costs two listings however much is known, and two writers cannot overwrite
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote
 
 import dagster as dg
@@ -14,7 +15,7 @@ import obstore
 
 from detection_assets.domain import layout
 from detection_assets.domain.layout import Source, Stored
-from resources.storage import Storage
+from resources.storage import PARALLEL, Storage
 
 VIDEOS = dg.DynamicPartitionsDefinition(name="videos")
 """Stands for "a partition is a video" in the asset modules; each detector puts its own partitions in its place."""
@@ -31,16 +32,19 @@ def sources_of(storage: Storage, videos: Sequence[str]) -> dict[str, Source | No
     if len(videos) > FEW:
         known = {source.video: source for source in list_sources(storage)[0]}
         return {video: known.get(video) for video in videos}
-    return {video: _source(storage, video) for video in videos}
+    return look_up(storage, videos)
+
+
+def look_up(storage: Storage, videos: Sequence[str]) -> dict[str, Source | None]:
+    """As `sources_of`, but each by itself, however many: what it costs does not depend on what else there is."""
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        return dict(zip(videos, pool.map(lambda video: _source(storage, video), videos), strict=True))
 
 
 def _source(storage: Storage, video: str) -> Source | None:
     key = layout.video(video)
-    try:
-        head = obstore.head(storage.store, key)
-        listing = [Stored(key, head["size"], head["e_tag"] or head["last_modified"].isoformat())]
-    except FileNotFoundError:
-        listing = [item for item in storage.list(key)]
+    file = storage.find(key)
+    listing = [file] if file else storage.list_folder(key)
     return next((source for source in layout.sources(listing)[0] if source.video == video), None)
 
 
@@ -66,11 +70,23 @@ def known_videos(instance: dg.DagsterInstance, detector: str) -> Sequence[str]:
     return instance.get_dynamic_partitions(f"{detector}_videos")
 
 
-def remembered(storage: Storage, what: str) -> dict[str, str]:
-    """The fingerprint with which each video's `what` was last taken in."""
+def remembered(storage: Storage, what: str, videos: Sequence[str] | None = None) -> dict[str, str]:
+    """The fingerprint with which each video's `what` was last taken in.
+
+    Args:
+        storage: The detector's storage.
+        what: `videos` or `annotations`.
+        videos: The videos that are asked about, each looked up by itself; None for all, in one listing.
+    """
     prefix = layout.known(what)
+    if videos is None:
+        listing = storage.list(prefix)
+    else:
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            each = list(pool.map(lambda video: list(storage.list(layout.known(what, video))), videos))
+        listing = (item for items in each for item in items)
     found: dict[str, str] = {}
-    for item in storage.list(prefix):
+    for item in listing:
         name, _, fingerprint = item.key.removeprefix(prefix + "/").partition("/")
         found[unquote(name)] = fingerprint
     return found

@@ -15,6 +15,8 @@ import dagster as dg
 from detection_assets.domain import layout
 from resources.alerts.base import Alerts
 from resources.alerts.local import chosen
+from resources.arrivals.aws import QueueArrivals
+from resources.arrivals.local import NobodyTells
 from resources.compute.aws import SageMakerCompute
 from resources.compute.local import LocalCompute
 from resources.endpoints.aws import SageMakerEndpoints
@@ -55,6 +57,7 @@ def local(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
     )
     return {
         "storage": storage,
+        "arrivals": NobodyTells(),
         "io_manager": TableIOManager(storage=storage),
         "compute": LocalCompute(storage=storage, scratch=str(root / ".scratch" / detector)),
         "tracking": tracking,
@@ -83,8 +86,18 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
             f"platform aws: DETECTION_LAKE is {lake or 'not set'}; set it to a bucket, as in s3://my-bucket/detectors"
         )
     here = local(detector, host=host, port=port, capture=capture)
+    queue = os.environ.get("DETECTION_AWS_QUEUE", "")
+    if queue and "{detector}" not in queue:
+        # Whoever takes a message takes it from the others, so two detectors with one queue would miss half each.
+        raise SettingsError(
+            "platform aws: DETECTION_AWS_QUEUE has no {detector} in it; each detector has a queue of its own, as in "
+            "https://sqs.eu-central-1.amazonaws.com/123456789012/detection-{detector}-videos"
+        )
     return {
         **here,
+        "arrivals": QueueArrivals(storage=here["storage"], queue=queue.replace("{detector}", detector))
+        if queue
+        else here["arrivals"],
         "compute": SageMakerCompute(
             storage=here["storage"],
             here=here["compute"],

@@ -24,6 +24,7 @@ import orjson
 from obstore.exceptions import (
     AlreadyExistsError,
     GenericError,
+    InvalidPathError,
     PermissionDeniedError,
     PreconditionError,
     UnauthenticatedError,
@@ -35,7 +36,7 @@ from detection_assets.domain import layout
 from detection_assets.domain.layout import Stored
 from detection_assets.object_store import open_store
 from resources.findings import Finding
-from resources.store_errors import CONFLICT, LakeError, StorageFullError, is_full, refusal, says
+from resources.store_errors import CONFLICT, LakeError, StorageFullError, is_full, refusal, says, unreadable
 
 PARALLEL = 32
 """Requests in flight at once when many objects move: enough to hide a cloud's latency, few enough for its limits."""
@@ -186,6 +187,8 @@ class Storage(dg.ConfigurableResource):
             if why is None:
                 raise
             raise LakeError(errno.EACCES, why, self.uri_of(key)) from None
+        except InvalidPathError as error:
+            raise LakeError(errno.EINVAL, unreadable(error), self.uri_of(key)) from None
 
     def get(self, key: str) -> bytes:
         """Reads an object.
@@ -222,21 +225,27 @@ class Storage(dg.ConfigurableResource):
         with ThreadPoolExecutor(PARALLEL) as pool:
             return list(pool.map(one, keys))
 
-    def exists(self, key: str) -> bool:
-        """Whether there is an object."""
+    def find(self, key: str) -> Stored | None:
+        """An object as a listing shows it; None if there is none."""
         try:
             with self._asking(key):
-                obstore.head(self.store, key)
+                return _stored(obstore.head(self.store, key))
         except FileNotFoundError:
-            return False
-        return True
+            return None
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object."""
+        return self.find(key) is not None
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Lists the objects below a prefix, in no order."""
         for batch in self._batches(prefix):
-            for item in batch:
-                tag = item["e_tag"] or item["last_modified"].isoformat()
-                yield Stored(item["path"], item["size"], tag, item["last_modified"].timestamp())
+            yield from map(_stored, batch)
+
+    def list_folder(self, folder: str) -> Sequence[Stored]:
+        """The objects directly in a folder, however many there are in folders below it."""
+        with self._asking(folder):
+            return [_stored(item) for item in obstore.list_with_delimiter(self.store, folder)["objects"]]
 
     def glance(self, prefix: str) -> str:
         """A digest of a listing, for "has anything changed at all?": it costs no more than the listing itself."""
@@ -376,6 +385,11 @@ class Storage(dg.ConfigurableResource):
         if not won and found.folder != f"{prefix}/{attempt}":
             self.delete(f"{prefix}/{attempt}")
         return found
+
+
+def _stored(item: Any) -> Stored:
+    written = item["last_modified"]
+    return Stored(item["path"], item["size"], item["e_tag"] or written.isoformat(), written.timestamp())
 
 
 def _part(size: int) -> int:

@@ -47,6 +47,11 @@ def refusal(error: Exception) -> str | None:
     return None
 
 
+def unreadable(error: Exception) -> str:
+    """What is to be done about an object whose name the store takes and its library does not."""
+    return f"an object's name has an empty part or one of dots alone; rename it: {str(error).splitlines()[0]:.300}"
+
+
 def is_full(error: Exception) -> bool:
     """Whether there is no room for an object."""
     return isinstance(error, GenericError) and any(sign in str(error) for sign in FULL)

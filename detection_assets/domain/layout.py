@@ -53,6 +53,9 @@ IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 ANNOTATION_SUFFIXES = frozenset([".json", ".xml", ".txt", ".yaml", ".yml", ".names"])
 PARTIAL_SUFFIXES = frozenset([".part", ".partial", ".tmp", ".temp", ".crdownload", ".download"])
 
+LONGEST = 900
+"""Characters of a video's quoted path: S3 takes keys of 1024 bytes, which name the lake and the table, too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -108,6 +111,10 @@ def video_key_problem(video: str) -> str | None:
         return "its path has three dots in a row, which a partition key cannot hold; rename it"
     if any(ord(char) < 32 or ord(char) == 127 for char in video):
         return "its path has a control character; rename it"
+    if not {"", ".", ".."}.isdisjoint(video.split("/")):
+        return "its path has an empty part, or one of dots alone, which not every store can hold; rename it"
+    if len(_quoted(video)) > LONGEST:
+        return f"its path is longer than {LONGEST} characters, of which all but plain ones count as several; rename it"
     if "#" in video:
         return "its path has a '#', which separates a video from its frame; rename it"
     return None
@@ -118,7 +125,7 @@ def sources(listing: Iterable[Stored]) -> tuple[list[Source], dict[str, str]]:
 
     A file with a video's extension, or with none that we know, is a video (whether it decodes is for the `raw_videos`
     check to say); the images directly inside a folder are one video of kind `images`. Hidden and partial files are left
-    out.
+    out, and empty ones without an extension: S3's console makes such a one for a folder.
 
     Args:
         listing: The objects under `videos/`.
@@ -134,6 +141,8 @@ def sources(listing: Iterable[Stored]) -> tuple[list[Source], dict[str, str]]:
         if is_transient(path):
             continue
         ending = suffix(path)
+        if not item.size and not ending:
+            continue
         if ending in IMAGE_SUFFIXES:
             folder = posixpath.dirname(path)
             if folder:

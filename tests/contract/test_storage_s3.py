@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fakes.s3 import BUCKET, Answer, Asked, Between, environment, refusal
+from fakes.telling import telling
 
 from resources import storage as module
 from resources.storage import Storage
@@ -78,6 +79,14 @@ def test_a_refusal_says_what_to_do(
         ASK[ask](storage)
     assert len(str(raised.value)) < 400, "a line, not a page of the library's"
     assert len(between.seen) == 1, "what is refused is not asked again and again"
+
+
+@pytest.mark.parametrize("name", ["a//b", "a/../b"])
+def test_a_name_that_cannot_be_read_is_said(s3_server: str, storage: Storage, name: str) -> None:
+    with telling(s3_server, "notification") as told:
+        told.put(f"videos/{name}")
+        with pytest.raises(LakeError, match=f"rename it: .*videos/{name}"):
+            Storage(root=told.lake, prefix="tiny").glance("videos")
 
 
 def test_a_write_that_meets_another_one_is_tried_again(between: Between, storage: Storage) -> None:

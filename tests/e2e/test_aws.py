@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import dagster as dg
 import pandas as pd
 import pytest
 from dagster import DagsterInstance
@@ -21,7 +22,8 @@ from fakes.s3 import Between
 from PIL import Image
 from project import DETECTION, make_home, write_detector
 
-from resources import tables
+from detection_assets import definitions, detector_file
+from resources import amazon, tables
 from resources.storage import Storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -248,7 +250,32 @@ UNUSED_BY_JOBS = {
 }
 
 
+def hear_of_a_video(world: World) -> list[str | None]:
+    """Lets the sensor of that project take a message from a queue, and end it; what its ticks say."""
+    queue = "detection-{detector}-videos"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in world.aws.items():
+            patch.setenv(name, value)
+        sqs = amazon.client("sqs")
+        # Whoever deploys makes the queue, and S3 sends: neither is among the rights of who takes.
+        before = len(world.asked_by_dagster.seen)
+        url = sqs.create_queue(QueueName=queue.replace("{detector}", "fridge"))["QueueUrl"]
+        sqs.send_message(QueueUrl=url, MessageBody='{"Event": "s3:TestEvent"}')
+        del world.asked_by_dagster.seen[before:]
+        patch.setenv("DETECTION_AWS_QUEUE", url.replace("fridge", "{detector}"))
+        defs, cursor, said = definitions.build(detector_file.find("fridge")), None, []
+        given = {name: (defs.resources or {})[name] for name in ("storage", "arrivals")}
+        with DagsterInstance.get() as instance:
+            for _ in range(3):  # the first one lists, the second takes, the third ends
+                with dg.build_sensor_context(instance, cursor=cursor, resources=given, definitions=defs) as context:
+                    data = defs.resolve_sensor_def("fridge_new_videos").evaluate_tick(context)
+                cursor = data.cursor
+                said.append(data.skip_message)
+    return said
+
+
 def test_the_rights_are_those_that_are_used(world: World) -> None:
+    assert hear_of_a_video(world) == ["nothing new"] * 3
     rights = rights_of("DagsterPolicy")
     used = {right_for(asked) for asked in world.asked_by_dagster.seen}
     used |= {f"sagemaker:{operation}" for operation in world.service.calls}

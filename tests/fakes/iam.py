@@ -6,17 +6,18 @@ from urllib.parse import parse_qs, urlparse
 
 from fakes.s3 import Asked
 
-SERVICES = {"AnyScaleFrontendService": "application-autoscaling"}
+SERVICES = {"AnyScaleFrontendService": "application-autoscaling", "AmazonSQS": "sqs"}
 """Services whose requests name them otherwise than IAM does."""
 
 
 def right_for(asked: Asked) -> str:
-    """The action of IAM that lets a request to S3 or CloudWatch Logs pass."""
+    """The action of IAM that lets a request to S3, SQS or CloudWatch Logs pass."""
     headers = {name.lower(): value for name, value in asked.headers.items()}
     target = headers.get("x-amz-target", "")
     if target:
         service, _, operation = target.partition(".")
-        return f"{SERVICES.get(service, service.partition('_')[0].lower())}:{operation}"
+        # A batch of SQS's needs the right for one.
+        return f"{SERVICES.get(service, service.partition('_')[0].lower())}:{operation.removesuffix('Batch')}"
     url = urlparse(asked.path)
     query = parse_qs(url.query, keep_blank_values=True)
     key = url.path.strip("/").partition("/")[2]

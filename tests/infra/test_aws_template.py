@@ -8,14 +8,16 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import urlparse
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "infra" / "aws" / "template.yaml"
+DETECTOR = ROOT / "infra" / "aws" / "detector.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +44,22 @@ def stack(s3_server: str) -> Iterator[dict[str, Any]]:
         client.close()
 
 
-def properties(resource: str) -> dict[str, Any]:
-    """What the template says of a resource, its short forms written out."""
+def properties(resource: str, template: Path = TEMPLATE) -> dict[str, Any]:
+    """What a template says of a resource, its short forms written out."""
     from cfnlint.decode.cfn_yaml import load
 
-    return load(str(TEMPLATE))["Resources"][resource]["Properties"]
+    return load(str(template))["Resources"][resource]["Properties"]
 
 
-def test_the_linter_has_nothing_to_say() -> None:
+def statements(policy: str) -> list[dict[str, Any]]:
+    """What a policy of the template allows."""
+    return properties(policy)["PolicyDocument"]["Statement"]
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, DETECTOR], ids=lambda path: path.stem)
+def test_the_linter_has_nothing_to_say(template: Path) -> None:
     linter = Path(sys.executable).with_name("cfn-lint")
-    done = subprocess.run([linter, "--include-checks", "W", "--", TEMPLATE], capture_output=True, text=True)
+    done = subprocess.run([linter, "--include-checks", "W", "--", template], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -68,26 +76,71 @@ def test_the_lake_is_closed_encrypted_and_remembers(stack: dict[str, Any]) -> No
     assert denied["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
 
 
-def test_the_queue_hears_of_what_is_put_below_the_prefix_and_of_nothing_else(stack: dict[str, Any]) -> None:
-    (notice,) = properties("Lake")["NotificationConfiguration"]["QueueConfigurations"]
-    queue = stack["sqs"].get_queue_attributes(QueueUrl=stack["outputs"]["Queue"], AttributeNames=["QueueArn"])
-    (rule,) = notice["Filter"]["S3Key"]["Rules"]
-    wanted = {
-        "QueueArn": queue["Attributes"]["QueueArn"],
-        "Events": [notice["Event"]],
-        "Filter": {
-            "Key": {"FilterRules": [{**rule, "Value": rule["Value"]["Fn::Sub"].replace("${Prefix}", "detectors")}]}
-        },
-    }
+@pytest.fixture(scope="module")
+def queues(stack: dict[str, Any]) -> dict[str, str]:
+    """The queues of two detectors in that account; their names are made of the detectors' names alone."""
+    found: dict[str, str] = {}
+    for detector in ("fridge", "surgical"):
+        name = f"{stack['bucket']}-{detector}"
+        given = {"Detector": detector, "BucketName": stack["bucket"]}
+        stack["cloudformation"].create_stack(
+            StackName=name,
+            TemplateBody=DETECTOR.read_text(),
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()],
+        )
+        (made,) = stack["cloudformation"].describe_stacks(StackName=name)["Stacks"]
+        assert made["StackStatus"] == "CREATE_COMPLETE", made
+        found[detector] = made["Outputs"][0]["OutputValue"]
+    # Of a bucket's properties moto's CloudFormation makes only some.
+    assert properties("Lake")["NotificationConfiguration"] == {"EventBridgeConfiguration": {"EventBridgeEnabled": True}}
     stack["s3"].put_bucket_notification_configuration(
-        Bucket=stack["bucket"], NotificationConfiguration={"QueueConfigurations": [wanted]}
+        Bucket=stack["bucket"], NotificationConfiguration={"EventBridgeConfiguration": {}}
     )
-    for key in ("detectors/fridge/videos/a.mp4", "elsewhere/b.mp4"):
+    return found
+
+
+def test_each_detector_hears_of_its_own_videos_and_of_nothing_else(
+    stack: dict[str, Any], queues: dict[str, str]
+) -> None:
+    names = ("fridge/videos/a b.mp4", "surgical/videos/c.mp4", "fridge/frames/d", "fridge2/videos/e.mp4")
+    for key in (*(f"detectors/{name}" for name in names), "fridge/videos/f.mp4"):
         stack["s3"].put_object(Bucket=stack["bucket"], Key=key, Body=b"video")
-    told = stack["sqs"].receive_message(QueueUrl=stack["outputs"]["Queue"], MaxNumberOfMessages=10, WaitTimeSeconds=1)
-    bodies = [json.loads(message["Body"]) for message in told.get("Messages", [])]
-    keys = [unquote_plus(record["s3"]["object"]["key"]) for body in bodies for record in body.get("Records", [])]
-    assert keys == ["detectors/fridge/videos/a.mp4"]
+    stack["s3"].delete_object(Bucket=stack["bucket"], Key="detectors/surgical/videos/c.mp4")
+    heard: dict[str, list[tuple[str, str]]] = {}
+    for detector, queue in queues.items():
+        told = stack["sqs"].receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
+        bodies = [json.loads(message["Body"]) for message in told]
+        heard[detector] = [(body["detail-type"], body["detail"]["object"]["key"]) for body in bodies]
+    assert heard == {
+        "fridge": [("Object Created", "detectors/fridge/videos/a b.mp4")],
+        "surgical": [
+            ("Object Created", "detectors/surgical/videos/c.mp4"),
+            ("Object Deleted", "detectors/surgical/videos/c.mp4"),
+        ],
+    }
+
+
+def test_the_setting_that_the_stack_tells_leads_to_the_queue_of_each(
+    stack: dict[str, Any], queues: dict[str, str]
+) -> None:
+    setting = stack["outputs"]["Queue"]
+    for detector, queue in queues.items():
+        # moto's queues have its own address before the account's number.
+        assert urlparse(setting.replace("{detector}", detector)).path == urlparse(queue).path
+        about = stack["sqs"].get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn", "RedrivePolicy"])
+        (taking,) = [one for one in statements("DagsterPolicy") if one["Sid"] == "NewVideos"]
+        allowed = taking["Resource"]["Fn::Sub"].rpartition(":")[2]
+        assert fnmatch(about["Attributes"]["QueueArn"].rpartition(":")[2], allowed)
+        assert json.loads(about["Attributes"]["RedrivePolicy"])["maxReceiveCount"] == 5
+
+
+def test_only_the_rule_may_tell_the_queues(queues: dict[str, str]) -> None:
+    policy = properties("NewVideosPolicy", DETECTOR)
+    assert {queue["Ref"] for queue in policy["Queues"]} == {"NewVideos", "NobodyTook"}
+    (statement,) = policy["PolicyDocument"]["Statement"]
+    assert statement["Principal"] == {"Service": "events.amazonaws.com"}
+    assert statement["Action"] == "sqs:SendMessage"
+    assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": {"Fn::GetAtt": ["NewVideosRule", "Arn"]}}}
 
 
 def test_no_right_is_for_everything(stack: dict[str, Any]) -> None:

@@ -3,12 +3,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import dagster as dg
 import pytest
 from dagster import DagsterInstance
 from project import write_detector
+from ticking import Ticker
 
-from detection_assets import definitions, detector_file
 from jobs import sensors
 from resources import lake
 from resources.storage import Storage
@@ -62,32 +61,6 @@ def instance(tmp_path: Path) -> DagsterInstance:
 def place(home: Path) -> Storage:
     write_detector(home, "tiny")
     return Storage(root=str(home / "lake"), prefix="tiny")
-
-
-class Ticker:
-    """Ticks one sensor as the daemon would, carrying the cursor over."""
-
-    def __init__(self, instance: DagsterInstance, storage: Storage, name: str) -> None:
-        self.defs = definitions.build(detector_file.find("tiny"))
-        self.sensor = self.defs.resolve_sensor_def(name)
-        self.instance, self.storage = instance, storage
-        self.cursor: str | None = None
-
-    def __call__(self) -> list[tuple[str, str]]:
-        context = dg.build_sensor_context(
-            self.instance, cursor=self.cursor, resources={"storage": self.storage}, definitions=self.defs
-        )
-        data = self.sensor.evaluate_tick(context)
-        self.cursor = data.cursor
-        for request in data.dynamic_partitions_requests or ():
-            self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
-        return [
-            (
-                request.tags["dagster/asset_partition_range_start"],
-                request.tags["dagster/asset_partition_range_end"],
-            )
-            for request in data.run_requests or ()
-        ]
 
 
 def test_many_new_videos_make_one_run(instance: DagsterInstance, place: Storage) -> None:
