@@ -44,6 +44,13 @@ def test_what_is_still_changing_waits_and_what_was_asked_for_is_not_asked_again(
     assert cursor.settle({"a": "3"}, {"a": "2"}) == ["a"]
 
 
+def test_a_look_at_some_leaves_what_was_asked_for_the_others() -> None:
+    cursor = sensors.Cursor(asked={"a": "1", "gone": "1"})
+    assert cursor.settle({"b": "1", "photos": "1"}, {}, looked_at=["b", "photos", "gone"], whole=["b"]) == ["b"]
+    assert cursor.asked == {"a": "1", "b": "1"}
+    assert cursor.waiting == {"photos": "1"}
+
+
 def test_a_cursor_survives_the_round_trip_and_nonsense() -> None:
     cursor = sensors.Cursor("x", {"a": "1"}, {"b": "2"})
     assert sensors.Cursor.load(cursor.dump()) == cursor
