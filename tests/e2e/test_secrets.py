@@ -154,9 +154,7 @@ def running(command: list[str], folder: Path, url: str, env: Mapping[str, str]) 
 
 
 @pytest.fixture(scope="module", params=["frames", pytest.param("endpoint", marks=pytest.mark.long)])
-def world(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, s3_server: str
-) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, s3_server: str) -> Iterator[World]:
     """A project that has been through a good run, as far as its frames or its endpoint, and through bad ones."""
     folder = tmp_path_factory.mktemp("secrets")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as opened:
@@ -197,7 +195,12 @@ def world(
 def tracking_server(folder: Path, port: int) -> Iterator[str]:
     folder.mkdir()
     command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "files"),
+    ]
     with running(command, folder, f"http://127.0.0.1:{port}/health", {}) as url:
         yield url
 
@@ -269,26 +272,27 @@ def test_no_secret_is_in_what_a_command_says(world: World) -> None:
 
 
 QUERIES = {
-    "resources": """{repositoriesOrError{... on RepositoryConnection{nodes{name allTopLevelResourceDetails{name description
-        resourceType configFields{name description configTypeKey isRequired defaultValueAsJson}
+    "resources": """{repositoriesOrError{... on RepositoryConnection{nodes{name allTopLevelResourceDetails{
+        name description resourceType configFields{name description configTypeKey isRequired defaultValueAsJson}
         configuredValues{key value type} nestedResources{name type}}}}}}""",
     "runs": """{runsOrError{... on Runs{results{runId status runConfigYaml runConfig tags{key value} stats{__typename}
         rootConcurrencyKeys parentPipelineSnapshotId assetSelection{path}}}}}""",
     "assets": """{assetsOrError{... on AssetConnection{nodes{key{path} assetMaterializations(limit:20){runId label
         description metadataEntries{%s} tags{key value}} definition{description metadataEntries{%s} configField{name
         defaultValueAsJson configType{key}} requiredResources{resourceKey} opVersion}}}}}""",
-    "locations": """{workspaceOrError{... on Workspace{locationEntries{name displayMetadata{key value} locationOrLoadError{
-        ... on PythonError{message stack} ... on RepositoryLocation{name environmentPath repositories{name
+    "locations": """{workspaceOrError{... on Workspace{locationEntries{name displayMetadata{key value}
+        locationOrLoadError{... on PythonError{message stack} ... on RepositoryLocation{name environmentPath repositories{name
         displayMetadata{key value} pipelines{name runTags{key value} modes{resources{name description
         configField{name defaultValueAsJson}}}} schedules{name defaultStatus executionTimezone} sensors{name
-        metadata{assetKeys{path}} sensorState{ticks(limit:5){error{message stack} logEvents{events{message}}}}}}}}}}}}""",
-    "instance": "{instance{info runLauncher{name} concurrencyLimits{concurrencyKey} daemonHealth{allDaemonStatuses{daemonType "
-    "lastHeartbeatErrors{message stack}}}}}",
+        metadata{assetKeys{path}} sensorState{ticks(limit:5){error{message stack}
+        logEvents{events{message}}}}}}}}}}}}""",
+    "instance": """{instance{info runLauncher{name} concurrencyLimits{concurrencyKey}
+        daemonHealth{allDaemonStatuses{daemonType lastHeartbeatErrors{message stack}}}}}""",
 }  # fmt: skip
-METADATA = """label description ... on TextMetadataEntry{text} ... on UrlMetadataEntry{url} ... on PathMetadataEntry{path}
-    ... on JsonMetadataEntry{jsonString} ... on MarkdownMetadataEntry{mdStr} ... on FloatMetadataEntry{floatValue}"""
-EVENTS = """query($id:ID!){logsForRun(runId:$id,limit:1000){... on EventConnection{events{... on MessageEvent{message level}
-    ... on ErrorEvent{error{message stack causes{message stack} errorChain{error{message stack}}}}
+METADATA = """label description ... on TextMetadataEntry{text} ... on UrlMetadataEntry{url}
+    ... on PathMetadataEntry{path} ... on JsonMetadataEntry{jsonString} ... on MarkdownMetadataEntry{mdStr} ... on FloatMetadataEntry{floatValue}"""
+EVENTS = """query($id:ID!){logsForRun(runId:$id,limit:1000){... on EventConnection{events{
+    ... on MessageEvent{message level} ... on ErrorEvent{error{message stack causes{message stack} errorChain{error{message stack}}}}
     ... on DisplayableEvent{description metadataEntries{%s}} ... on LogsCapturedEvent{fileKey stepKeys}}}}}"""
 PRINTED = "query($key:[String!]!){capturedLogs(logKey:$key){stdout stderr}}"
 
