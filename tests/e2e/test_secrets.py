@@ -281,8 +281,8 @@ QUERIES = {
         description metadataEntries{%s} tags{key value}} definition{description metadataEntries{%s} configField{name
         defaultValueAsJson configType{key}} requiredResources{resourceKey} opVersion}}}}}""",
     "locations": """{workspaceOrError{... on Workspace{locationEntries{name displayMetadata{key value}
-        locationOrLoadError{... on PythonError{message stack} ... on RepositoryLocation{name environmentPath repositories{name
-        displayMetadata{key value} pipelines{name runTags{key value} modes{resources{name description
+        locationOrLoadError{... on PythonError{message stack} ... on RepositoryLocation{name environmentPath
+        repositories{name displayMetadata{key value} pipelines{name runTags{key value} modes{resources{name description
         configField{name defaultValueAsJson}}}} schedules{name defaultStatus executionTimezone} sensors{name
         metadata{assetKeys{path}} sensorState{ticks(limit:5){error{message stack}
         logEvents{events{message}}}}}}}}}}}}""",
@@ -290,9 +290,11 @@ QUERIES = {
         daemonHealth{allDaemonStatuses{daemonType lastHeartbeatErrors{message stack}}}}}""",
 }  # fmt: skip
 METADATA = """label description ... on TextMetadataEntry{text} ... on UrlMetadataEntry{url}
-    ... on PathMetadataEntry{path} ... on JsonMetadataEntry{jsonString} ... on MarkdownMetadataEntry{mdStr} ... on FloatMetadataEntry{floatValue}"""
+    ... on PathMetadataEntry{path} ... on JsonMetadataEntry{jsonString} ... on MarkdownMetadataEntry{mdStr}
+    ... on FloatMetadataEntry{floatValue}"""
 EVENTS = """query($id:ID!){logsForRun(runId:$id,limit:1000){... on EventConnection{events{
-    ... on MessageEvent{message level} ... on ErrorEvent{error{message stack causes{message stack} errorChain{error{message stack}}}}
+    ... on MessageEvent{message level}
+    ... on ErrorEvent{error{message stack causes{message stack} errorChain{error{message stack}}}}
     ... on DisplayableEvent{description metadataEntries{%s}} ... on LogsCapturedEvent{fileKey stepKeys}}}}}"""
 PRINTED = "query($key:[String!]!){capturedLogs(logKey:$key){stdout stderr}}"
 
