@@ -265,7 +265,7 @@ def test_no_secret_is_in_the_lake_or_at_the_tracking_server(world: World) -> Non
 
 
 def test_no_secret_is_in_what_a_command_says(world: World) -> None:
-    assert len(world.said) >= 6
+    assert len(world.said) >= 5
     # Whoever runs a detector is given the address of its page, which opens with the key.
     secrets = {name: secret for name, secret in world.secrets.items() if name != "DETECTION_ENDPOINT_KEY"}
     assert search.found(secrets, world.said) == []
