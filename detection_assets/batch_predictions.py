@@ -15,7 +15,7 @@ import pandas as pd
 from detection_assets.detector import Detector
 from detection_assets.domain import card, layout, schemas
 from detection_assets.pictures import published_pictures
-from resources import lake, tables, versions
+from resources import costs, lake, tables, versions
 from resources.compute.base import Compute, Input, Step, version_of
 from resources.registry.base import CHAMPION, ModelVersion, Registry
 from resources.storage import Published, Storage
@@ -65,8 +65,7 @@ def batch_predictions(
         for video, rows in of.items()
     }
     prefixes = {video: layout.predictions(video, version) for video, version in made.items()}
-    for part in _steps(of):
-        compute.run(context, _step(part, of, prefixes, model, settings, detector))
+    ran = [compute.run(context, _step(part, of, prefixes, model, settings, detector)) for part in _steps(of)]
     published = {video: storage.published(prefix) for video, prefix in prefixes.items()}
     table = _read(storage, published, model)
     summaries = _summaries(storage, published)
@@ -81,6 +80,7 @@ def batch_predictions(
             "model": f"version {model.version}",
             "boxes by class": dg.MetadataValue.md(card.frame_table(by_class(table))),
             "preview": dg.MetadataValue.md(" ".join([*previews.values()][:PREVIEWS]) or "nothing to show"),
+            **costs.told(*ran),
         },
         each={
             str(video): {

@@ -139,6 +139,14 @@ def status(name: Name) -> None:
 
 
 @app.command()
+def cost(name: Name, days: Annotated[float, typer.Option(min=0.0, help="How many days back.")] = 30.0) -> None:
+    """Show what the steps of each asset took and cost."""
+    from detection_assets.commands import costs
+
+    costs.show(out, name, days)
+
+
+@app.command()
 def serve(name: Name) -> None:
     """Answer requests in the foreground with the version that is deployed; Ctrl-C ends it."""
     from detection_assets.commands import serving

@@ -14,7 +14,7 @@ import pandas as pd
 from detection_assets.detector import Detector
 from detection_assets.domain import card, layout, schemas
 from detection_assets.pictures import published_pictures
-from resources import overrides, tables
+from resources import costs, overrides, tables
 from resources.compute.base import Compute, Input, Step, version_of
 from resources.registry.base import CHAMPION, Registry
 from resources.storage import Storage
@@ -101,8 +101,7 @@ def evaluation(
             ),
             "worst frames": dg.MetadataValue.md(drawn.get("worst", "nothing to show")),
             "champion": f"version {champion.version}" if champion else "none",
-            "seconds": result.seconds,
-            "cost_usd": result.cost_usd,
+            **costs.told(result),
             "evaluation_version": version,
             "dagster/uri": storage.uri_of(made.folder),
         },

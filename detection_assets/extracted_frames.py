@@ -13,8 +13,8 @@ import pandas as pd
 from detection_assets.detector import Detector
 from detection_assets.domain import card, layout, schemas
 from detection_assets.pictures import thumbnails
-from resources import lake, tables, versions
-from resources.compute.base import Compute, Input, Step, version_of
+from resources import costs, lake, tables, versions
+from resources.compute.base import Compute, Input, Step, StepResult, version_of
 from resources.storage import Published, Storage
 
 CODE = "1"
@@ -49,6 +49,7 @@ def extracted_frames(
     made = {row.video: version_of("extract", CODE, row.sha256, row.kind, sampling) for row in usable.itertuples()}
     prefixes = {video: layout.frames(video, version) for video, version in made.items()}
     todo = [video for video, prefix in prefixes.items() if storage.published(prefix) is None]
+    ran: list[StepResult] = []
     if todo:
         kinds = dict(zip(usable["video"], usable["kind"], strict=True))
         step = Step(
@@ -64,7 +65,7 @@ def extracted_frames(
             },
             hardware=detector.sampling.hardware,
         )
-        compute.run(context, step)
+        ran.append(compute.run(context, step))
     published = {video: storage.published(prefix) for video, prefix in prefixes.items()}
     table = read_frames(storage, published)
     unread = [video for video, found in published.items() if found is None]
@@ -76,6 +77,7 @@ def extracted_frames(
         metadata={
             "frames": dg.MetadataValue.md(card.frame_table(summary(table), 50)),
             "preview": dg.MetadataValue.md(thumbnails(storage, table[table["kept"]])),
+            **costs.told(*ran),
         },
         each={
             str(video): {

@@ -11,8 +11,8 @@ import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, retraining
-from resources import overrides, tables
+from detection_assets.domain import card, cost, retraining
+from resources import costs, overrides, tables
 from resources.registry.base import APPROVED, CHALLENGER, GATES, PENDING, REGISTRY, ModelVersion, Registry
 from resources.storage import Storage
 
@@ -89,6 +89,8 @@ def registered_model(
             }
         ]
     )
+    before = context.instance.get_latest_materialization_event(context.asset_key)
+    spent = cost.table(costs.since(context.instance, context.asset_key.path[:-1], before.timestamp if before else 0.0))
     shown = pd.DataFrame(sorted({**lineage, **approval, **cause}.items()), columns=["", "value"])
     state = approval["approval"]
     return dg.MaterializeResult(
@@ -104,6 +106,9 @@ def registered_model(
             "name": entry.name,
             "version": entry.version,
             "lineage": dg.MetadataValue.md(card.frame_table(shown)),
+            "cost since the version before": dg.MetadataValue.md(
+                card.frame_table(spent) if len(spent) else "nothing had to be run"
+            ),
             **({"registry page": dg.MetadataValue.url(entry.link)} if entry.link else {}),
         },
         check_results=[digest(storage, entry.onnx, entry.sha256, str(weights["sha256"]))],

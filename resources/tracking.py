@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import dagster as dg
 
@@ -47,7 +48,7 @@ class TrackedRun:
 
             config = {
                 "experiment_name": self.tracking.experiment,
-                "mlflow_tracking_uri": self.tracking.uri,
+                "mlflow_tracking_uri": self.tracking.server,
                 "env": {},
                 "extra_tags": dict(self.tags),
             }
@@ -219,13 +220,26 @@ class Tracking(dg.ConfigurableResource):
     artifacts: str = ""
     ui: str = ""
 
+    @property
+    def server(self) -> str:
+        """The tracking server without user and password: MLflow prints its address, and repeats it in errors.
+
+        MLflow is told of these where it asks for them without printing them, in this process' environment.
+        """
+        parts = urlsplit(self.uri)
+        if parts.scheme not in ("http", "https") or parts.username is None:
+            return self.uri
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
     def client(self) -> Any:
         """An MLflow client for the server."""
         import mlflow
 
         # A managed server's plugin asks for the process's own address, not for the client's.
-        mlflow.set_tracking_uri(self.uri)
-        return mlflow.MlflowClient(self.uri)
+        mlflow.set_tracking_uri(self.server)
+        return mlflow.MlflowClient(self.server)
 
     def experiment_id(self) -> str:
         """The experiment's id; it is made if missing."""

@@ -3,6 +3,7 @@
 import fcntl
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,8 @@ GRACE_S = 5.0
 """Seconds that a program has to end by itself when it is told to."""
 PROGRAMS = "detection_assets.programs"
 """The package of the programs."""
+SECRET = re.compile("^(AWS|AZURE|MLFLOW)_|PASSWORD|SECRET|TOKEN|CREDENTIAL|_KEY$|^DETECTION_ALERTS$")
+"""Settings that programs are not given: they read folders and ask nobody, and much of them is other people's code."""
 FAILURES = 3
 """A tuning ends when so many trials fail one after another: what is wrong is then not the values."""
 
@@ -103,9 +106,10 @@ class LocalCompute(Compute):
         command += ["--output", str(folder / "output"), "--params", str(folder / "params.json")]
         command += ["--checkpoint", str(folder / "checkpoint")]
         told = {**session.get_bootstrap_env_vars(), "DETECTION_PARENT_PID": str(os.getpid())}
+        known = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
         process = subprocess.Popen(
             command,
-            env={**os.environ, **told, "PYTHONUNBUFFERED": "1"},
+            env={**known, **told, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

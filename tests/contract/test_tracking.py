@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import dagster as dg
 import pytest
 from fakes.s3 import Between
 from project import free_port
+
+from resources.tracking import Tracking
 
 PLATFORMS = ["local", "aws"]
 ARN = "arn:aws:sagemaker:eu-central-1:123456789012:mlflow-tracking-server/detection"
@@ -162,3 +165,24 @@ def test_a_run_that_a_dead_process_left_open_is_closed_by_the_next(platform: Any
     track(platform, lambda run: run.log_metrics({"a": 1.0}))
     assert client.get_run(left.info.run_id).info.status == "KILLED"
     assert len(platform.tracking.find(TAGS)) == 1
+
+
+@pytest.mark.parametrize(
+    ("uri", "server", "login"),
+    [
+        ("https://ada:p%40ss@mlflow.example.org:8443/base", "https://mlflow.example.org:8443/base", ("ada", "p@ss")),
+        ("http://ada@127.0.0.1:5000", "http://127.0.0.1:5000", ("ada", "")),
+        ("https://mlflow.example.org", "https://mlflow.example.org", None),
+        ("sqlite:////home/ada/mlflow.db", "sqlite:////home/ada/mlflow.db", None),
+        ("arn:aws:sagemaker:eu:1:mlflow-tracking-server/a", "arn:aws:sagemaker:eu:1:mlflow-tracking-server/a", None),
+    ],
+)  # fmt: skip
+def test_mlflow_is_not_told_a_password_in_an_address_that_it_prints(
+    uri: str, server: str, login: tuple[str, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that what is set is taken back
+        monkeypatch.delenv(name)
+    assert Tracking(uri=uri, experiment="tiny").server == server
+    assert tuple(os.environ.get(name) for name in names) == (login or (None, None))

@@ -154,6 +154,17 @@ def test_each_program_was_one_job_although_its_run_was_killed(world: World) -> N
     assert world.table(world.aws, "deployed_endpoint")[["traffic", "state"]].to_numpy().tolist() == [[100, "ready"]]
 
 
+def test_each_asset_says_what_its_jobs_cost(world: World) -> None:
+    lines = [line.split("│")[1:-1] for line in detection(world.aws, "cost", "fridge").splitlines() if "│" in line]
+    rows = {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
+    assert list(rows) == ["extracted_frames", "trained_weights", "evaluation", "all"]
+    assert [row[0] for row in rows.values()] == ["1", "1", "1", "3"], "the killed run's training counts once"
+    assert rows["trained_weights"][1].startswith("ml.")
+    dollars = [float(row[3]) for row in rows.values()]
+    assert min(dollars) > 0
+    assert sum(dollars[:-1]) == pytest.approx(dollars[-1], abs=2e-4)
+
+
 def test_a_second_run_has_nothing_to_do(world: World) -> None:
     before = len(world.service.jobs)
     assert "nothing to do" in detection(world.aws, "run", "fridge")

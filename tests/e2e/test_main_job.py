@@ -220,6 +220,20 @@ def test_a_changed_annotation_makes_its_video_stale_and_no_other(world: World) -
     assert after["extracted_frames"] == before["extracted_frames"]
 
 
+def test_a_version_says_what_it_took_asset_by_asset(world: World) -> None:
+    with world.instance() as instance:
+        records = instance.fetch_materializations(AssetKey(["fridge", "registered_model"]), limit=1000).records
+    metadata = records[-1].asset_materialization.metadata
+    told = str(metadata["cost since the version before"].value).replace("\\", "")
+    rows = {cells[0]: cells[1:] for line in told.splitlines()[2:] for cells in [line.strip("| ").split(" | ")]}
+    assert list(rows) == ["extracted_frames", "trained_weights", "evaluation", "all"]
+    assert all(float(row[2]) > 0 for row in rows.values()), "seconds"
+    assert {float(row[3]) for row in rows.values()} == {0.0}, "one's own machine costs nothing"
+    shown = detection("cost", "fridge")
+    assert all(name in shown for name in rows)
+    assert "no step was run" in detection("cost", "fridge", "--days", "0")
+
+
 def test_an_export_below_float32_is_one_word_and_no_training(world: World) -> None:
     path = write_detector(world.home, "fridge", epochs=2)
     path.write_text(path.read_text().replace("nbs: 8,", "nbs: 8, export: int8,"))
