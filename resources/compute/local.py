@@ -21,7 +21,7 @@ import orjson
 
 from detection_assets.domain.problems import ending
 from detection_assets.domain.tuning import Trial
-from resources.compute.base import POLL_S, Compute, Input, Step, StepFailed, Study
+from resources.compute.base import FAILURES, POLL_S, Compute, Input, Step, StepFailed, Study
 from resources.storage import Published
 from resources.studies import StudyFile
 
@@ -29,8 +29,6 @@ GRACE_S = 5.0
 """Seconds that a program has to end by itself when it is told to."""
 PROGRAMS = "detection_assets.programs"
 """The package of the programs."""
-FAILURES = 3
-"""A tuning ends when so many trials fail one after another: what is wrong is then not the values."""
 
 
 @dataclass
