@@ -15,6 +15,7 @@ import pytest
 from contract.a_study import alive, put_in_place, started, study, tune
 from contract.in_a_run import in_a_run
 from dagster._core.errors import DagsterExecutionInterruptedError
+from e2e.test_aws import rights_of
 from fakes import sagemaker, tuning
 
 from detection_assets.domain.tuning import Choice, Real, Trial, Whole
@@ -129,6 +130,8 @@ def test_a_run_that_is_cancelled_stops_its_tuning_job(
     first, second = service.tuning.jobs.values()
     assert second.name == f"{first.name[:-1]}2"
     assert second.config["ResourceLimits"]["MaxNumberOfTrainingJobs"] == 1, "no more than are missing"
+    used = {f"sagemaker:{operation}" for operation in service.calls if "TuningJob" in operation}
+    assert used | {"sagemaker:AddTags"} == rights_of("DagsterPolicy", "Tuning"), "no right too few, and none too many"
     assert second.asked["WarmStartConfig"] == {
         "ParentHyperParameterTuningJobs": [{"HyperParameterTuningJobName": first.name}],
         "WarmStartType": "IdenticalDataAndAlgorithm",
