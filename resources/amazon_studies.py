@@ -38,6 +38,8 @@ TRAINED: Mapping[str, State] = {"Completed": "complete", "Failed": "failed", "St
 """How a trial has ended, by the status of a training job that its tuning job has begun."""
 ALONE: Mapping[str, State] = {"done": "complete", "failed": "failed"}
 """The same of the one that we have begun."""
+LATE = frozenset(["MaxRuntimeExceeded", "MaxWaitTimeExceeded"])
+"""What SageMaker says of a training job that it has stopped for its limit of time."""
 CUT_OFF = "stopped together with its search, before it came to a verdict; another trial takes its place"
 
 
@@ -177,7 +179,8 @@ class SageMakerStudy:
     def _follow_first(self, tried: Tried, job: Job) -> None:
         state = self._compute.look(job)
         if state is None or state.phase == "stopped":
-            raise StepFailed(f"{job.name} was stopped or deleted by somebody; run again to go on")
+            how = state.detail if state else "deleted"
+            raise StepFailed(f"{job.name} was not stopped by this run: {how}; run again to go on")
         self._take(tried, ALONE.get(state.phase, "running"), tried.spent + (state.seconds or 0.0), state.why)
 
     def _follow(self, search: Search) -> None:
@@ -193,8 +196,8 @@ class SageMakerStudy:
         search.good = any(tried.trial.state == "complete" for tried in self._trials_of(search))
         if search.stopped and not was_stopped and not self._opening:
             raise StepFailed(f"{search.name} was stopped by somebody; run again to go on: {search.link}")
-        if search.failed and not self._opening and not self._trials_of(search):
-            raise StepFailed(f"{search.name} failed: {told.get('FailureReason', '')}\n{search.link}")
+        if not (search.running or self._opening or self._trials_of(search)):
+            raise StepFailed(f"{search.name} ended without a trial: {told.get('FailureReason', '')}\n{search.link}")
 
     def _judge(self, search: Search, tried: Tried, one: Mapping[str, Any]) -> None:
         state, why = TRAINED.get(one["TrainingJobStatus"], "running"), str(one.get("FailureReason", ""))
@@ -203,12 +206,19 @@ class SageMakerStudy:
                 search.pruned.add(tried.name)
             if tried.name not in search.pruned:
                 state, why = "failed", CUT_OFF
+            elif (job := self._compute.training(tried.name)) and job.detail in LATE:
+                state, why = "failed", f"stopped at its limit of time: {job.detail}"
         times = [one[key] for key in ("TrainingStartTime", "TrainingEndTime") if key in one]
-        self._take(tried, state, (times[1] - times[0]).total_seconds() if len(times) == 2 else 0.0, why)
+        seconds = (times[1] - times[0]).total_seconds() if len(times) == 2 else 0.0
+        self._take(tried, state, seconds, why, one.get("FinalHyperParameterTuningJobObjectiveMetric"))
 
-    def _take(self, tried: Tried, state: State, seconds: float, why: str) -> None:
+    def _take(
+        self, tried: Tried, state: State, seconds: float, why: str, final: Mapping[str, Any] | None = None
+    ) -> None:
         """Takes in how a trial is now. What its program tells is there before SageMaker says that it has ended."""
         self._read(tried)
+        if state == "complete" and tried.objective is None and final:
+            tried.objective = float(final["Value"])  # fewer digits, but its messages were deleted
         if state == "complete" and tried.objective is None:
             state, why = "failed", f"it told no {self._study.objective.key}"
         best = max if self._study.objective.maximize else min

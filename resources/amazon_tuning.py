@@ -46,11 +46,6 @@ class Search:
         return self.told["HyperParameterTuningJobStatus"] in ("Stopping", "Stopped")
 
     @property
-    def failed(self) -> bool:
-        """Whether it has failed as a whole."""
-        return self.told["HyperParameterTuningJobStatus"] == "Failed"
-
-    @property
     def most(self) -> int:
         """How many trials it begins at most."""
         return int(self.told["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxNumberOfTrainingJobs"])

@@ -152,7 +152,8 @@ class Study:
         objective: What a trial is judged by.
         trials: How many trials are to be judged in all, those of earlier calls counted.
         parallel: How many run side by side at most.
-        timeout_s: After so many seconds no trial runs on; what was begun is gone on with by the next call.
+        timeout_s: After so many seconds no trial runs on; what was begun is gone on with by the next call, or, where
+            the backend's tuner takes no trial back, others are tried in its place.
         stopping: When a trial is ended early; None for never.
         first: Values to try first, where the backend can be told; those left out are drawn.
         seed: Of the drawing.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,10 @@ def test_a_study_is_one_tuning_job_with_a_price(
     assert result.best is not None
     assert float(best["TunedHyperParameters"]["lr0"]) == result.best.values["lr0"], "it read what the trials told"
     assert not list(platform.storage.list("jobs/tune-v1/checkpoints")), "no trial is to load another's checkpoint"
+    platform.storage.delete("jobs")
+    again = tune(platform, study(platform, scripted, parallel=2))
+    assert [trial.value for trial in again.trials] == pytest.approx([trial.value for trial in result.trials])
+    assert len(service.jobs) == 3, "what was tidied away in the lake is not tried again"
 
 
 def test_a_run_that_is_killed_finds_its_tuning_job_and_goes_on(
@@ -265,6 +270,13 @@ def test_a_tuning_job_that_somebody_stops_fails_the_run(
     with pytest.raises(StepFailed, match=r"was stopped by somebody; run again to go on.*hyper-tuning-jobs"):
         in_a_run(lambda context: platform.compute.tune(context, of, stop))
     assert states(tune(platform, study(platform, scripted, trials=1)).trials) == [(0, "failed"), (1, "complete")]
+
+
+def test_a_trial_that_takes_too_long_has_failed(platform: Any, scripted: Path, service: sagemaker.SageMaker) -> None:
+    of = study(platform, scripted, {"pause": 1.0, "epochs": 20}, trials=4, parallel=2)
+    with pytest.raises(StepFailed, match=r"3 trials failed(.|\n)*stopped at its limit of time: MaxRuntimeExceeded"):
+        tune(platform, replace(of, step=replace(of.step, timeout_s=3.0)))
+    assert not any(alive(run["pid"]) for run in started(scripted))
 
 
 def test_a_service_that_is_silent_for_a_while_stops_nothing(

@@ -69,6 +69,7 @@ class FakeJob:
     starts: int = 0
     stopping: bool = False
     interrupting: bool = False
+    late: bool = False
     log: list[str] = field(default_factory=list)
 
     @property
@@ -274,6 +275,9 @@ class SageMaker:
             job.ended = time.time()
             if job.stopping:
                 job.status = job.secondary = "Stopped"
+            elif job.late:
+                job.secondary = "MaxRuntimeExceeded"
+                job.status = "Stopped"
             elif code == 0:
                 job.message = why
                 job.status = job.secondary = "Completed"
@@ -341,13 +345,21 @@ class SageMaker:
         syncing = threading.Thread(target=sync, daemon=True) if checkpoints else None
         if syncing:
             syncing.start()
+        most = job.asked.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", 86_400)
+        limit = threading.Timer(most, self._too_late, (job,))
+        limit.start()
         self._log(job, job.process)
         code = job.process.wait()
+        limit.cancel()
         over.set()
         if syncing:
             syncing.join()
             self._agents.sync_out(checkpoints["S3Uri"], self._inside(job, checkpoints["LocalPath"]), kept)
         return code
+
+    def _too_late(self, job: FakeJob) -> None:
+        job.late = True
+        self._end(job)
 
     def _end(self, job: FakeJob) -> None:
         """As the service does it: a word first, and after a while an end."""
