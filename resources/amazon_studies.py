@@ -40,6 +40,7 @@ ALONE: Mapping[str, State] = {"done": "complete", "failed": "failed"}
 """The same of the one that we have begun."""
 LATE = frozenset(["MaxRuntimeExceeded", "MaxWaitTimeExceeded"])
 """What SageMaker says of a training job that it has stopped for its limit of time."""
+TOO_LATE = "stopped at its limit of time"
 CUT_OFF = "stopped together with its search, before it came to a verdict; another trial takes its place"
 
 
@@ -117,13 +118,17 @@ class SageMakerStudy:
         """
         try:
             self._look()
+            done = self._go_on()
             self._seen = time.monotonic()
+            return done
         except Silent as error:
             if time.monotonic() - self._seen > PATIENCE_S:
                 self._left_alone = True  # the silence says nothing about the trials: the next run finds them
                 raise
             self._context.log.warning(f"{error.description}; asking again")
             return False
+
+    def _go_on(self) -> bool:
         missing = self._study.trials - sum(tried.trial.judged for tried in self._tried)
         going = [search for search in self._searches if search.running]
         if going:
@@ -178,10 +183,11 @@ class SageMakerStudy:
 
     def _follow_first(self, tried: Tried, job: Job) -> None:
         state = self._compute.look(job)
-        if state is None or state.phase == "stopped":
-            how = state.detail if state else "deleted"
-            raise StepFailed(f"{job.name} was not stopped by this run: {how}; run again to go on")
-        self._take(tried, ALONE.get(state.phase, "running"), tried.spent + (state.seconds or 0.0), state.why)
+        if state is None or _may_go_on(state):
+            raise StepFailed(f"{job.name} was stopped or deleted by somebody; run again to go on")
+        why = f"{TOO_LATE}: {state.detail}" if state.detail in LATE else state.why
+        how = "failed" if state.detail in LATE else ALONE.get(state.phase, "running")
+        self._take(tried, how, tried.spent + (state.seconds or 0.0), why)
 
     def _follow(self, search: Search) -> None:
         told, was_stopped = amazon_tuning.described(search.name), search.stopped
@@ -207,7 +213,7 @@ class SageMakerStudy:
             if tried.name not in search.pruned:
                 state, why = "failed", CUT_OFF
             elif (job := self._compute.training(tried.name)) and job.detail in LATE:
-                state, why = "failed", f"stopped at its limit of time: {job.detail}"
+                state, why = "failed", f"{TOO_LATE}: {job.detail}"
         times = [one[key] for key in ("TrainingStartTime", "TrainingEndTime") if key in one]
         seconds = (times[1] - times[0]).total_seconds() if len(times) == 2 else 0.0
         self._take(tried, state, seconds, why, one.get("FinalHyperParameterTuningJobObjectiveMetric"))
@@ -351,10 +357,15 @@ class SageMakerStudy:
         for number in range(1, ATTEMPTS + 1):
             job = self._compute.attempt(step, number)
             state = self._compute.look(job)
-            if state is None or state.phase != "stopped":
+            if state is None or not _may_go_on(state):
                 return job, state, spent
             spent += state.seconds or 0.0
         raise StepFailed(f"{self._study.name}: its first trial was stopped {ATTEMPTS} times")
+
+
+def _may_go_on(state: JobState) -> bool:
+    """Whether a job was stopped on somebody's word, so that another goes on from its checkpoint."""
+    return state.phase == "stopped" and state.detail not in LATE
 
 
 def _searches_on(search: Search) -> bool:

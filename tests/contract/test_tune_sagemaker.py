@@ -273,9 +273,13 @@ def test_a_tuning_job_that_somebody_stops_fails_the_run(
 
 
 def test_a_trial_that_takes_too_long_has_failed(platform: Any, scripted: Path, service: sagemaker.SageMaker) -> None:
-    of = study(platform, scripted, {"pause": 1.0, "epochs": 20}, trials=4, parallel=2)
+    first = {"lr0": 0.5, "fliplr": 0.3}
+    of = study(platform, scripted, {"pause": 1.0, "epochs": 20}, trials=4, parallel=2, first=first)
+    told: list[Trial] = []
     with pytest.raises(StepFailed, match=r"3 trials failed(.|\n)*stopped at its limit of time: MaxRuntimeExceeded"):
-        tune(platform, replace(of, step=replace(of.step, timeout_s=3.0)))
+        tune(platform, replace(of, step=replace(of.step, timeout_s=3.0)), told)
+    assert told[0].number == 0
+    assert "failed" in [trial.state for trial in told if trial.number == 0], "the detector's own values, too"
     assert not any(alive(run["pid"]) for run in started(scripted))
 
 
