@@ -25,10 +25,12 @@ COPY --from=build /opt/venv /opt/venv
 WORKDIR /opt/detection
 COPY LICENSE ./
 COPY detection_assets detection_assets
+COPY --chmod=755 containers/train /usr/local/bin/train
 # The CUDA libraries come with PyTorch; the host's driver is let in by the two NVIDIA_ variables.
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/opt/detection PYTHONUNBUFFERED=1 DO_NOT_TRACK=1 YOLO_OFFLINE=1 \
   NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-# No ENTRYPOINT: a job says itself what it starts, `python -m detection_assets.launcher --order ...`.
+# No ENTRYPOINT: a job says itself what it starts, `python -m detection_assets.launcher --order ...`; and where it cannot,
+# SageMaker starts `train`.
 CMD ["python", "-m", "detection_assets.launcher", "--help"]
 
 FROM programs AS dagster

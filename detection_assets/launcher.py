@@ -5,12 +5,16 @@ the lake while it runs, so that whoever asks for the job, now or after a crash, 
 copied when it has succeeded, each file once, to folders that no reader knows yet. What it is to do is a small document
 in the lake, because a job's own environment and arguments are short. It works the same for every store that obstore
 knows, so no cloud's library is needed in the image.
+
+A trial of a study gets its values from the platform's tuner. What the program reaches is printed then, for the tuner
+reads nothing but the log.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,11 +24,12 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from detection_assets.domain.problems import ending
+from detection_assets.domain import tuning
+from detection_assets.domain.problems import InputError, ending
 from detection_assets.object_store import open_store
 
 PARALLEL = 32
@@ -33,6 +38,8 @@ TAIL = 40
 """The last lines of a program that are told when it fails."""
 FAILURE_CHARS = 1024
 """What a platform shows of the reason of a failure."""
+SETTING = "DETECTION_JOB_"
+"""With an option's name behind it, where the option stands if the platform starts the image without arguments."""
 STOPPED = 128 + signal.SIGTERM
 """Exit status of a job that was told to end."""
 
@@ -50,6 +57,10 @@ class Order:
         messages: URI below which its messages are kept, in numbered parts.
         receipt: URI that gets, after the outputs, their sizes by path.
         relay_s: Seconds between two looks at the messages.
+        objective: What a trial is judged by: the `metric` of its reports, and `file` and `key` of the final figure.
+        tuned: Of one whose values the platform's tuner gives: the parameter that they go `into`, the `space` that they
+            are of, and the environment variable that it is `named_by`. Many trials have the same order, so messages,
+            receipt and checkpoint are each below the trial's name.
     """
 
     module: str
@@ -60,6 +71,25 @@ class Order:
     messages: str
     receipt: str
     relay_s: float
+    objective: Mapping[str, Any] | None = None
+    tuned: Mapping[str, Any] | None = None
+
+    def of_trial(self, name: str, given: Mapping[str, str]) -> Order:
+        """The order of one trial.
+
+        Args:
+            name: The trial's.
+            given: Values as text, by setting; what is not of the space is the platform's own.
+        """
+        assert self.tuned is not None
+        space, into = tuning.space_of(self.tuned["space"]), self.tuned["into"]
+        values = {key: tuning.from_text(among, given[key]) for key, among in space.items()}
+        return replace(
+            self,
+            params={**self.params, into: tuning.merged(self.params[into], values)},
+            messages=f"{self.messages}/{name}",
+            receipt=f"{self.receipt}/{name}",
+        )
 
 
 class Relay:
@@ -69,9 +99,10 @@ class Relay:
     its messages is told only at the very end: a reader stops listening then.
     """
 
-    def __init__(self, source: Path, target: str, relay_s: float) -> None:
-        """Takes the file that the program appends to, the URI of the parts, and the seconds between two of them."""
-        self._source, self._store, self._relay_s, self._read = source, open_store(target), relay_s, 0
+    def __init__(self, source: Path, order: Order) -> None:
+        """Takes the file that the program appends to, and where its messages are to go."""
+        self._source, self._store, self._relay_s, self._read = source, open_store(order.messages), order.relay_s, 0
+        self._metric = order.objective["metric"] if order.objective else None
         numbers = [int(Path(path).stem) for path in _names(self._store) if Path(path).stem.isdecimal()]
         self._next = max(numbers, default=0) + 1
         self._closing: list[str] = []
@@ -88,8 +119,6 @@ class Relay:
 
     def copy(self) -> None:
         """Copies the whole lines that are new."""
-        import obstore
-
         if not self._source.exists():
             return
         with self._source.open("rb") as lines:
@@ -100,20 +129,37 @@ class Relay:
         closing = [line for line in told if json.loads(line).get("method") == "closed"]
         told = [line for line in told if line not in closing]
         if told:
-            obstore.put(self._store, f"{self._next}.json", "\n".join(told).encode())
-            self._next += 1
+            self._put(told)
         self._read += len(fresh)
         self._closing += closing
+        for line in told if self._metric else ():
+            report = json.loads(line).get("params", {}).get("payload")
+            figure = report["metrics"].get(self._metric) if _is_epoch(report) else None
+            if figure is not None and math.isfinite(figure):
+                _say(tuning.objective_line(figure))
 
-    def end(self, *, closed: bool) -> None:
-        """Copies what is left, and that the program has closed its messages if it is not to be started again."""
+    def _put(self, lines: Sequence[str]) -> None:
         import obstore
 
+        obstore.put(self._store, f"{self._next}.json", "\n".join(lines).encode())
+        self._next += 1
+
+    def end(self) -> None:
+        """Copies what is left."""
         self._ended.set()
         self._thread.join()
         self.copy()
-        if closed and self._closing:
-            obstore.put(self._store, f"{self._next}.json", self._closing[-1].encode())
+
+    def judge(self, value: float) -> None:
+        """Tells what a trial is judged by, behind all that the program has told itself."""
+        told = {"method": "report_custom_message", "params": {"payload": {"kind": "objective", "value": value}}}
+        self._put([json.dumps({"__dagster_pipes_version": "0.1", **told})])
+        _say(tuning.objective_line(value))
+
+    def close(self) -> None:
+        """Tells that the program has closed its messages, if it has; it must not be started again then."""
+        if self._closing:
+            self._put(self._closing[-1:])
 
 
 def run(order: Order, inputs: Path, checkpoint: Path | None, failure: Path | None) -> int:
@@ -148,7 +194,7 @@ def run(order: Order, inputs: Path, checkpoint: Path | None, failure: Path | Non
             "DETECTION_PARENT_PID": str(os.getpid()),
             "PYTHONUNBUFFERED": "1",
         }
-        relay = Relay(messages, order.messages, order.relay_s)
+        relay = Relay(messages, order)
         process = subprocess.Popen(
             command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors="replace",
@@ -163,16 +209,36 @@ def run(order: Order, inputs: Path, checkpoint: Path | None, failure: Path | Non
         tail: deque[str] = deque(maxlen=TAIL)
         _pump(process.stdout, tail)
         code = process.wait()
+        relay.end()
         if told_to_end.is_set():
-            relay.end(closed=False)
             return STOPPED
-        if code == 0:
-            deliver(order, output)
-        relay.end(closed=True)
+        try:
+            if code == 0 and order.objective:
+                relay.judge(reached(order.objective, output))
+            if code == 0:
+                deliver(order, output)
+        finally:
+            relay.close()
     if code != 0:
         _tell(failure, "".join(tail) + f"({ending(code)})")
         return code if code > 0 else 128 - code
     return 0
+
+
+def reached(objective: Mapping[str, Any], output: Path) -> float:
+    """What a trial has come to, by a file of its output.
+
+    Raises:
+        InputError: There is no such figure, or it is not finite.
+    """
+    file, key = objective["file"], objective["key"]
+    try:
+        value = float(json.loads((output / file).read_bytes())[key])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise InputError(f"{file} has no {key}: {problem}") from problem
+    if not math.isfinite(value):
+        raise InputError(f"{file}: its {key} is {value}")
+    return value
 
 
 def deliver(order: Order, output: Path) -> None:
@@ -207,6 +273,15 @@ def _names(store: Any) -> list[str]:
     return [item["path"] for batch in obstore.list(store) for item in batch]
 
 
+def _is_epoch(report: Any) -> bool:
+    return isinstance(report, Mapping) and report.get("kind") == "epoch" and "metrics" in report
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def _pump(stream: IO[str] | None, tail: deque[str]) -> None:
     for line in stream or ():
         tail.append(line)
@@ -223,13 +298,24 @@ def _tell(failure: Path | None, why: str) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Reads the command line, runs the job, and returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--order", required=True, metavar="URI", help="the document that says what to do")
-    parser.add_argument("--inputs", required=True, type=Path, help="folder of the inputs")
-    parser.add_argument("--checkpoint", type=Path, help="folder that outlives an interruption")
-    parser.add_argument("--failure", type=Path, help="file that the platform shows as the reason of a failure")
+    for option, kind, what in (
+        ("order", str, "the URI of the document that says what to do"),
+        ("inputs", Path, "folder of the inputs"),
+        ("checkpoint", Path, "folder that outlives an interruption"),
+        ("failure", Path, "file that the platform shows as the reason of a failure"),
+        ("values", Path, "JSON file of the values that the platform's tuner gives to a trial"),
+    ):
+        given = os.environ.get(SETTING + option.upper())
+        needed = given is None and option in ("order", "inputs")
+        parser.add_argument(f"--{option}", type=kind, default=given, required=needed, help=what)
     args = parser.parse_args(words)
     try:
-        return run(order_at(args.order), args.inputs, args.checkpoint, args.failure)
+        order, checkpoint = order_at(args.order), args.checkpoint
+        if order.tuned:
+            name = os.environ[order.tuned["named_by"]]
+            order = order.of_trial(name, json.loads(args.values.read_bytes()))
+            checkpoint = checkpoint / name if checkpoint else None
+        return run(order, args.inputs, checkpoint, args.failure)
     except Exception as error:
         _tell(args.failure, f"{type(error).__name__}: {error}")
         raise

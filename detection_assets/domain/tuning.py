@@ -8,9 +8,10 @@ stays unseen until the evaluation.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 METRIC = "metrics/mAP50-95(B)"
@@ -209,6 +210,59 @@ def within(among: Parameter, value: Any) -> bool:
     if isinstance(among, Choice):
         return value in among.values
     return isinstance(value, (int, float)) and among.low <= value <= among.high
+
+
+def drawn(among: Parameter, chance: float) -> Any:
+    """The value that lies at a chance, from 0 to below 1, among all that a parameter can have."""
+    if isinstance(among, Choice):
+        return among.values[int(chance * len(among.values))]
+    high = among.high + 1 if isinstance(among, Whole) else among.high
+    value = among.low * (high / among.low) ** chance if among.log else among.low + chance * (high - among.low)
+    return min(among.high, int(value)) if isinstance(among, Whole) else value
+
+
+# A tuner elsewhere knows only text ------------------------------------------------------------------------------------
+
+OBJECTIVE_PATTERN = r"objective=([-+.0-9eE]+);"
+"""How a tuner finds, in a trial's log, what `objective_line` has written."""
+KINDS: Mapping[str, type[Parameter]] = {"real": Real, "whole": Whole, "choice": Choice}
+
+
+def objective_line(value: float) -> str:
+    """A line of a trial's log that tells what it has reached; the last one counts."""
+    return f"objective={value:.9g};"
+
+
+def described(space: Mapping[str, Parameter]) -> dict[str, Any]:
+    """A search space as JSON; `space_of` is the way back."""
+    names = {kind: name for name, kind in KINDS.items()}
+    return {key: {names[type(among)]: asdict(among)} for key, among in space.items()}
+
+
+def space_of(described: Mapping[str, Any]) -> dict[str, Parameter]:
+    """The search space that `described` has put into JSON."""
+    return {key: KINDS[kind](**limits) for key, about in described.items() for kind, limits in about.items()}
+
+
+def as_text(value: Any) -> str:
+    """A value as text."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def from_text(among: Parameter, text: str) -> Any:
+    """The value of a parameter that a tuner gives as text, in its own type.
+
+    Raises:
+        ValueError: It is none that the parameter can have.
+    """
+    if isinstance(among, Real):
+        return float(text)
+    if isinstance(among, Whole):
+        return int(text)
+    found = [value for value in among.values if as_text(value) == text]
+    if not found:
+        raise ValueError(f"{text!r} is none of the choices {', '.join(map(as_text, among.values))}")
+    return found[0]
 
 
 @dataclass(frozen=True)

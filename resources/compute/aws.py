@@ -1,4 +1,4 @@
-"""Steps as SageMaker jobs: training as Training jobs, everything else as Processing jobs."""
+"""Steps as SageMaker jobs: training as Training jobs, everything else as Processing jobs; studies as Tuning jobs."""
 
 import functools
 import posixpath
@@ -10,13 +10,13 @@ import orjson
 from pydantic import Field
 
 from detection_assets.domain.tuning import Trial
-from resources import amazon
-from resources.compute.base import Input, StepFailed, Study
-from resources.compute.managed import Job, JobState, ManagedCompute, Silent
+from resources import amazon, amazon_jobs
+from resources.amazon_jobs import CHANNELS, CHECKPOINTS, FAILURE, ROOT
+from resources.amazon_studies import SageMakerStudy
+from resources.compute.base import Input, Step, Study
+from resources.compute.managed import Job, JobState, ManagedCompute
 from resources.findings import Finding
 
-ROOT = "/opt/ml"
-"""Where SageMaker puts what a container is to see."""
 TRAINING = frozenset(["train"])
 """Programs that run as Training jobs: they learn for long, may be interrupted, and go on from a checkpoint."""
 LONGEST_S = 432_000
@@ -32,10 +32,6 @@ PRICES: Mapping[str, float] = {
     **{"ml.p3.2xlarge": 3.825, "ml.p4d.24xlarge": 37.688},
 }
 """US dollars an hour, on demand, in us-east-1: an estimate elsewhere, and an upper bound for spot."""
-THERE = ("ResourceInUse",)
-"""What SageMaker says when there is a job of the name."""
-GONE = ("Requested resource not found", "Could not find requested job")
-"""What SageMaker says of a Training and of a Processing job that there is not; the code is the one of a bad request."""
 REMEDIES = {
     "role": "set DETECTION_AWS_ROLE to the output Role of infra/aws/template.yaml",
     "image": "push it, as docs/aws.md says, or correct DETECTION_AWS_PROGRAMS_IMAGE",
@@ -132,18 +128,25 @@ class SageMakerCompute(ManagedCompute):
 
     def look(self, job: Job) -> JobState | None:
         """The job as SageMaker describes it."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
+        if _trains(job):
+            return self.training(job.name)
         try:
-            if _trains(job):
-                return self._training(amazon.client("sagemaker").describe_training_job(TrainingJobName=job.name))
-            return self._processing(amazon.client("sagemaker").describe_processing_job(ProcessingJobName=job.name))
-        except ClientError as error:
-            if amazon.code_of(error) == "ResourceNotFound" or amazon.message_of(error).startswith(GONE):
-                return None
-            raise Silent(f"{job.name}: SageMaker does not say how it is: {amazon.refusal(error)}") from error
-        except BotoCoreError as error:  # the network
-            raise Silent(f"{job.name}: SageMaker does not say how it is: {error}") from error
+            with amazon_jobs.asking(job.name):
+                return self._processing(amazon.client("sagemaker").describe_processing_job(ProcessingJobName=job.name))
+        except LookupError:
+            return None
+
+    def training(self, name: str) -> JobState | None:
+        """A training job as SageMaker describes it, whoever has begun it.
+
+        Raises:
+            Silent: SageMaker does not say.
+        """
+        try:
+            with amazon_jobs.asking(name):
+                return self._training(amazon.client("sagemaker").describe_training_job(TrainingJobName=name))
+        except LookupError:
+            return None
 
     def _training(self, told: Mapping[str, Any]) -> JobState:
         resources = told.get("ResourceConfig", {})
@@ -185,53 +188,36 @@ class SageMakerCompute(ManagedCompute):
 
     def link(self, job: Job) -> str:
         """The job's page in the console."""
-        region = amazon.client("sagemaker").meta.region_name
-        kind = "jobs" if _trains(job) else "processing-jobs"
-        return f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/{kind}/{job.name}"
+        return amazon_jobs.page("jobs" if _trains(job) else "processing-jobs", job.name)
 
     def price(self, job: Job, seconds: float) -> float:
         """By the hour, for each instance."""
-        return PRICES.get(self._type(job), 0.0) * self._count(job) * seconds / 3600
+        return PRICES.get(self.instance(job.step), 0.0) * self._count(job) * seconds / 3600
 
     # Beginning and ending --------------------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> JobState:
         """Creates the job."""
-        from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
-
         sagemaker = amazon.client("sagemaker")
-        try:
+        with amazon_jobs.creating(job.name, self.instance(job.step)):
             if _trains(job):
                 sagemaker.create_training_job(**self._training_job(job))
             else:
                 sagemaker.create_processing_job(**self._processing_job(job))
-        except ParamValidationError as error:
-            raise StepFailed(f"{job.name}: a setting is not as SageMaker wants it: {error}") from error
-        except ClientError as error:
-            if amazon.code_of(error) not in THERE:
-                why = amazon.refusal(error, self._type(job))
-                raise StepFailed(f"{job.name}: SageMaker refuses it: {why}") from error
-        except BotoCoreError as error:
-            raise StepFailed(f"{job.name}: SageMaker was not reached: {error}; run again") from error
         return self.look(job) or JobState("running", "Starting")
 
     def stop(self, job: Job) -> None:
         """Asks SageMaker to stop it."""
-        from botocore.exceptions import ClientError
-
         sagemaker = amazon.client("sagemaker")
-        try:
+        with amazon_jobs.stopping(job.name):
             if _trains(job):
                 sagemaker.stop_training_job(TrainingJobName=job.name)
             else:
                 sagemaker.stop_processing_job(ProcessingJobName=job.name)
-        except ClientError as error:
-            # It says the same of a job that has ended and of one that never was.
-            if amazon.code_of(error) not in ("ValidationException", "ResourceNotFound"):
-                raise StepFailed(f"{job.name} could not be stopped: {amazon.refusal(error)}") from error
 
-    def _type(self, job: Job) -> str:
-        return self.gpu if job.step.hardware == "gpu" else self.cpu
+    def instance(self, step: Step) -> str:
+        """The instance type that a step runs on."""
+        return self.gpu if step.hardware == "gpu" else self.cpu
 
     def _count(self, job: Job) -> int:
         return self.count if _trains(job) else 1
@@ -239,18 +225,18 @@ class SageMakerCompute(ManagedCompute):
     def _arguments(self, job: Job, inputs: str) -> list[str]:
         return ["--order", self.storage.uri_of(job.order), "--inputs", inputs]
 
-    def _source(self, job: Job, name: str, needed: Input) -> tuple[str, str]:
+    def _source(self, folder: str, name: str, needed: Input) -> tuple[str, str]:
         """What SageMaker is to copy, and what kind of thing that is; named keys go into a manifest."""
         base = self.storage.uri_of(f"{needed.prefix}/" if needed.prefix else "")
         if needed.keys is None:
             return "S3Prefix", base
-        key = f"{job.folder}/{name}.manifest"
+        key = f"{folder}/{name}.manifest"
         self.storage.put(key, orjson.dumps([{"prefix": base}, *needed.keys]))
         return "ManifestFile", self.storage.uri_of(key)
 
     def _processing_job(self, job: Job) -> dict[str, Any]:
         inputs = posixpath.join(ROOT, "processing", "input")
-        sources = {name: self._source(job, name, needed) for name, needed in job.step.inputs.items()}
+        sources = {name: self._source(job.folder, name, needed) for name, needed in job.step.inputs.items()}
         return {
             "ProcessingJobName": job.name,
             "RoleArn": self.role,
@@ -276,30 +262,41 @@ class SageMakerCompute(ManagedCompute):
             ],
             "ProcessingResources": {
                 "ClusterConfig": {
-                    "InstanceType": self._type(job), "InstanceCount": 1, "VolumeSizeInGB": self.volume_gb,
+                    "InstanceType": self.instance(job.step), "InstanceCount": 1, "VolumeSizeInGB": self.volume_gb,
                 }
             },
-            "StoppingCondition": {"MaxRuntimeInSeconds": _limit(job)},
+            "StoppingCondition": {"MaxRuntimeInSeconds": _limit(job.step)},
             **({"NetworkConfig": {"VpcConfig": self._network}} if self.subnets else {}),
-            "Tags": self._tags(job),
+            "Tags": self.tags(job.step.name),
         }  # fmt: skip
 
     def _training_job(self, job: Job) -> dict[str, Any]:
-        inputs, checkpoints = posixpath.join(ROOT, "input", "data"), posixpath.join(ROOT, "checkpoints")
-        sources = {name: self._source(job, name, needed) for name, needed in job.step.inputs.items()}
-        limit = _limit(job)
         return {
             "TrainingJobName": job.name,
-            "RoleArn": self.role,
             "AlgorithmSpecification": {
                 "TrainingImage": self.image,
                 "TrainingInputMode": "File",
                 "ContainerEntrypoint": ["python", "-m", "detection_assets.launcher"],
                 "ContainerArguments": [
-                    *self._arguments(job, inputs), "--checkpoint", checkpoints,
-                    "--failure", posixpath.join(ROOT, "output", "failure"),
+                    *self._arguments(job, CHANNELS), "--checkpoint", CHECKPOINTS, "--failure", FAILURE,
                 ],
             },
+            **self.definition(job.step, job.folder, job.checkpoint),
+            "Tags": self.tags(job.step.name),
+        }  # fmt: skip
+
+    def definition(self, step: Step, folder: str, checkpoint: str) -> dict[str, Any]:
+        """What a step's training job and a tuner's definition of its trials have in common.
+
+        Args:
+            step: What is run.
+            folder: Storage prefix for what the job needs.
+            checkpoint: Storage prefix of what an interrupted job goes on from.
+        """
+        sources = {name: self._source(folder, name, needed) for name, needed in step.inputs.items()}
+        limit = _limit(step)
+        return {
+            "RoleArn": self.role,
             "InputDataConfig": [
                 {
                     "ChannelName": name,
@@ -309,10 +306,10 @@ class SageMakerCompute(ManagedCompute):
                 }
                 for name, (kind, uri) in sources.items()
             ],
-            "OutputDataConfig": {"S3OutputPath": self.storage.uri_of(f"{job.folder}/output")},
-            "CheckpointConfig": {"S3Uri": self.storage.uri_of(job.checkpoint), "LocalPath": checkpoints},
+            "OutputDataConfig": {"S3OutputPath": self.storage.uri_of(f"{folder}/output")},
+            "CheckpointConfig": {"S3Uri": self.storage.uri_of(checkpoint), "LocalPath": CHECKPOINTS},
             "ResourceConfig": {
-                "InstanceType": self._type(job), "InstanceCount": self.count, "VolumeSizeInGB": self.volume_gb,
+                "InstanceType": self.instance(step), "InstanceCount": self.count, "VolumeSizeInGB": self.volume_gb,
             },
             "EnableManagedSpotTraining": self.spot,
             "StoppingCondition": {
@@ -320,37 +317,42 @@ class SageMakerCompute(ManagedCompute):
                 **({"MaxWaitTimeInSeconds": int(limit * SPOT_WAIT)} if self.spot else {}),
             },
             **({"VpcConfig": self._network} if self.subnets else {}),
-            "Tags": self._tags(job),
         }  # fmt: skip
 
     @property
     def _network(self) -> dict[str, Any]:
         return {"Subnets": self.subnets, "SecurityGroupIds": self.security_groups}
 
-    def _tags(self, job: Job) -> list[dict[str, str]]:
-        told = {"detection-assets/detector": self.detector, "detection-assets/step": job.step.name}
+    def tags(self, step: str) -> list[dict[str, str]]:
+        """By what a job is found among those of others."""
+        told = {"detection-assets/detector": self.detector, "detection-assets/step": step}
         return [{"Key": key, "Value": value} for key, value in told.items()]
 
     # Studies ---------------------------------------------------------------------------------------------------------
 
-    def open_study(self, context: dg.AssetExecutionContext, study: Study) -> Any:
-        """Not in this version."""
-        raise StepFailed(f"{study.name}: a study runs beside the run in this version; set `training.hardware: here`")
+    def open_study(self, context: dg.AssetExecutionContext, study: Study) -> SageMakerStudy:
+        """Finds the tuning jobs that were begun for the study, if there are any."""
+        return SageMakerStudy(self, context, study)
 
-    def advance(self, handle: Any) -> bool:
-        """No study is open."""
-        return True
+    def advance(self, handle: SageMakerStudy) -> bool:
+        """Follows the trials, and begins a job for those that are still to be run."""
+        return handle.advance()
 
-    def trials(self, handle: Any) -> Sequence[Trial]:
-        """No study is open."""
-        return []
+    def trials(self, handle: SageMakerStudy) -> Sequence[Trial]:
+        """Every trial as it was when SageMaker last said so."""
+        return handle.trials()
 
-    def close_study(self, handle: Any) -> None:
-        """No study is open."""
+    def close_study(self, handle: SageMakerStudy) -> None:
+        """Stops the job that still runs, and waits until it is stopped."""
+        handle.close()
+
+    def cost(self, handle: Any, seconds: float) -> tuple[str, float]:
+        """The instances, and their price for the seconds that are charged: of a job, or of a study's trials."""
+        return handle.cost() if isinstance(handle, SageMakerStudy) else super().cost(handle, seconds)
 
 
 def _trains(job: Job) -> bool:
-    return job.step.program in TRAINING
+    return job.step.program in TRAINING or job.step.objective is not None
 
 
 def _group(job: Job) -> str:
@@ -367,8 +369,8 @@ def _instances(name: str | None, count: int | None) -> str:
     return f"{count} x {name}" if count and count > 1 else str(name or "")
 
 
-def _limit(job: Job) -> int:
-    return max(1, min(int(job.step.timeout_s), LONGEST_S))
+def _limit(step: Step) -> int:
+    return max(1, min(int(step.timeout_s), LONGEST_S))
 
 
 def _quotas() -> Mapping[str, float]:

@@ -26,6 +26,8 @@ POLL_S = 0.1
 """Seconds between two looks at a running step, at first."""
 POLL_MAX_S = 5.0
 """Seconds between two looks at a step that has been running for long."""
+FAILURES = 3
+"""A tuning ends when so many trials fail one after another: what is wrong is then not the values."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,23 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Objective:
+    """What a trial is judged by.
+
+    Attributes:
+        metric: A figure that the program reports after each of its steps, in the report's `metrics`.
+        file: The JSON file, below the program's output, that has the final figure.
+        key: The key of the final figure in that file.
+        maximize: Whether more is better.
+    """
+
+    metric: str
+    file: str
+    key: str = "objective"
+    maximize: bool = True
+
+
+@dataclass(frozen=True)
 class Step:
     """A program with its inputs, outputs and parameters.
 
@@ -54,6 +73,7 @@ class Step:
         hardware: `here`, `cpu` or `gpu`.
         timeout_s: After this many seconds the step is stopped and fails.
         notes: Kept in the manifest of each output.
+        objective: What the step is judged by, where it is a trial of a study.
     """
 
     program: str
@@ -64,6 +84,7 @@ class Step:
     hardware: str = "here"
     timeout_s: float = 24 * 3600
     notes: Mapping[str, Any] = field(default_factory=dict)
+    objective: Objective | None = None
 
     @property
     def name(self) -> str:
@@ -106,23 +127,6 @@ class TookTooLong(StepFailed):
 
 
 @dataclass(frozen=True)
-class Objective:
-    """What a trial is judged by.
-
-    Attributes:
-        metric: A figure that the program reports after each of its steps, in the report's `metrics`.
-        file: The JSON file, below the program's output, that has the final figure.
-        key: The key of the final figure in that file.
-        maximize: Whether more is better.
-    """
-
-    metric: str
-    file: str
-    key: str = "objective"
-    maximize: bool = True
-
-
-@dataclass(frozen=True)
 class MedianStop:
     """Ends a trial whose best figure so far is worse than the median of the others' at the same step.
 
@@ -148,7 +152,8 @@ class Study:
         objective: What a trial is judged by.
         trials: How many trials are to be judged in all, those of earlier calls counted.
         parallel: How many run side by side at most.
-        timeout_s: After so many seconds no trial runs on; what was begun is gone on with by the next call.
+        timeout_s: After so many seconds no trial runs on; what was begun is gone on with by the next call, or, where
+            the backend's tuner takes no trial back, others are tried in its place.
         stopping: When a trial is ended early; None for never.
         first: Values to try first, where the backend can be told; those left out are drawn.
         seed: Of the drawing.
@@ -174,7 +179,8 @@ class Study:
     def step_of(self, values: Mapping[str, Any]) -> Step:
         """The step that tries some values. Its name follows from them, so a killed trial finds its checkpoint."""
         params = {**self.step.params, self.into: tuning.merged(self.step.params[self.into], values)}
-        return replace(self.step, version=version_of(self.version, dict(values)), params=params, outputs={})
+        version = version_of(self.version, dict(values))
+        return replace(self.step, version=version, params=params, outputs={}, objective=self.objective)
 
 
 @dataclass(frozen=True)

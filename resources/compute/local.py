@@ -22,7 +22,7 @@ import orjson
 
 from detection_assets.domain.problems import ending
 from detection_assets.domain.tuning import Trial
-from resources.compute.base import POLL_S, Compute, Input, Step, StepFailed, Study
+from resources.compute.base import FAILURES, POLL_S, Compute, Input, Step, StepFailed, Study
 from resources.storage import Published
 from resources.studies import StudyFile
 
@@ -32,8 +32,6 @@ PROGRAMS = "detection_assets.programs"
 """The package of the programs."""
 SECRET = re.compile("^(AWS|AZURE|MLFLOW)_|PASSWORD|SECRET|TOKEN|CREDENTIAL|_KEY$|^DETECTION_ALERTS$")
 """Settings that programs are not given: they read folders and ask nobody, and much of them is other people's code."""
-FAILURES = 3
-"""A tuning ends when so many trials fail one after another: what is wrong is then not the values."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import dagster as dg
@@ -62,7 +62,7 @@ class Job:
     @property
     def family(self) -> str:
         """What the names of all attempts begin with."""
-        return f"{_plain(self.detector)}-{_plain(self.step.program)}-{self.token}"
+        return f"{plain(self.detector)}-{plain(self.step.program)}-{self.token}"
 
     @property
     def name(self) -> str:
@@ -175,6 +175,11 @@ class ManagedCompute(Compute):
         """A service is not asked more often."""
         return self.poll_s
 
+    @property
+    def study_poll_s(self) -> float:
+        """A service is not asked more often."""
+        return self.poll_s
+
     # One step as a job -----------------------------------------------------------------------------------------------
 
     def job_of(self, step: Step) -> Job:
@@ -184,18 +189,19 @@ class ManagedCompute(Compute):
             StepFailed: So many attempts have failed that somebody has to look.
         """
         for attempt in range(1, ATTEMPTS + 1):
-            job = self._attempt(step, attempt)
+            job = self.attempt(step, attempt)
             state = self.look(job)
             if state is None or state.phase == "running":
                 return job
             # What is done and has no receipt was published once, and deleted since.
             if state.phase == "done" and self.storage.exists(job.receipt):
                 return job
-        raise StepFailed(f"{step.name} has failed {ATTEMPTS} times; see the jobs {self._attempt(step, 1).family}-*")
+        raise StepFailed(f"{step.name} has failed {ATTEMPTS} times; see the jobs {self.attempt(step, 1).family}-*")
 
-    def _attempt(self, step: Step, attempt: int) -> Job:
+    def attempt(self, step: Step, number: int) -> Job:
+        """An attempt at a step, from 1 on; whether there is such a job is another matter."""
         token = hashlib.sha256(f"{self.storage.uri}\0{step.name}".encode()).hexdigest()[:16]
-        return Job(step, self.detector, token, attempt)
+        return Job(step, self.detector, token, number)
 
     def session(self, context: dg.AssetExecutionContext, step: Step) -> AbstractContextManager[Any]:
         """Messages travel through the lake, under the name of the job that is to be waited for."""
@@ -209,17 +215,17 @@ class ManagedCompute(Compute):
 
     def start(self, context: dg.AssetExecutionContext, step: Step, session: Any) -> JobHandle:
         """Begins the job that the session is for, or finds it where a run that is gone has begun it."""
-        job = self._attempt(step, session.context_data["extras"]["attempt"])
+        job = self.attempt(step, session.context_data["extras"]["attempt"])
         state = self.look(job)
         if state is None:
-            self.storage.put(job.order, orjson.dumps(self._order(job, session.context_data)))
+            self.storage.put(job.order, orjson.dumps(self.order_of(job, session.context_data)))
             context.log.info(f"{job.name}: begun as a job of {self.service}: {self.link(job)}")
             state = self.submit(job)
         else:
             context.log.info(f"{job.name}: found, {state.detail or state.phase}: {self.link(job)}")
         return JobHandle(job, context, state)
 
-    def _order(self, job: Job, context: Mapping[str, Any]) -> Mapping[str, Any]:
+    def order_of(self, job: Job, context: Mapping[str, Any]) -> dict[str, Any]:
         """What `detection_assets.launcher` is to do."""
         step = job.step
         return {
@@ -231,6 +237,7 @@ class ManagedCompute(Compute):
             "messages": self.storage.uri_of(job.messages),
             "receipt": self.storage.uri_of(job.receipt),
             "relay_s": min(self.poll_s, RELAY_S),
+            "objective": step.objective and asdict(step.objective),
         }
 
     def finished(self, handle: JobHandle) -> bool:
@@ -340,7 +347,7 @@ class ManagedCompute(Compute):
         """US dollars for the job's instances over so many seconds; 0 if nobody knows."""
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A name in letters, digits and single hyphens, short enough to leave room for what makes it unique."""
     words = "".join(letter if letter.isascii() and letter.isalnum() else " " for letter in text).split()
     return "-".join(words)[:20].rstrip("-") or "x"

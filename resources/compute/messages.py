@@ -6,6 +6,7 @@ Whoever asks for the same job after a crash reads all of it again, from the firs
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 import orjson
@@ -28,12 +29,30 @@ class CarriedContext(PipesContextInjector):
         return "The context went with the job's order."
 
 
+class Parts:
+    """The numbered parts below a prefix, in the order in which they come."""
+
+    def __init__(self, storage: Storage, prefix: str) -> None:
+        """Takes the lake, and where in it the parts are."""
+        self._storage, self._prefix, self._next = storage, prefix, 1
+
+    def fresh(self) -> Iterator[Any]:
+        """The messages that have come since."""
+        while True:
+            try:
+                part = self._storage.get(f"{self._prefix}/{self._next}.json")
+            except FileNotFoundError:
+                return
+            self._next += 1
+            yield from map(orjson.loads, part.splitlines())
+
+
 class LakeMessages(PipesMessageReader):
     """Reads the numbered parts below a prefix as they come."""
 
     def __init__(self, storage: Storage, prefix: str, poll_s: float) -> None:
         """Takes the lake, where the parts are, and the seconds between two looks."""
-        self._storage, self._prefix, self._poll_s, self._next = storage, prefix, poll_s, 1
+        self._parts, self._where, self._poll_s = Parts(storage, prefix), storage.uri_of(prefix), poll_s
 
     @contextmanager
     def read_messages(self, handler: dg.PipesMessageHandler) -> Iterator[PipesParams]:
@@ -57,15 +76,9 @@ class LakeMessages(PipesMessageReader):
             self._read(handler)
 
     def _read(self, handler: dg.PipesMessageHandler) -> None:
-        while True:
-            try:
-                part = self._storage.get(f"{self._prefix}/{self._next}.json")
-            except FileNotFoundError:
-                return
-            self._next += 1
-            for line in part.splitlines():
-                handler.handle_message(orjson.loads(line))
+        for message in self._parts.fresh():
+            handler.handle_message(message)
 
     def no_messages_debug_text(self) -> str:
         """What to say when nothing comes."""
-        return f"Nothing lies at {self._storage.uri_of(self._prefix)}: see the job's own log."
+        return f"Nothing lies at {self._where}: see the job's own log."

@@ -71,7 +71,9 @@ def test_everything_that_is_installed_is_pinned(image: Path) -> None:
 
 def test_a_group_names_nothing_new() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    known = {re.split(r"[\[<>=; ]", name)[0] for name in project["project"]["dependencies"]}
+    extras = project["project"]["optional-dependencies"]
+    wanted = [*project["project"]["dependencies"], *extras["aws"], *extras["azure"]]
+    known = {re.split(r"[\[<>=; ]", name)[0] for name in wanted}
     locked = {line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines()}
     for group in project["dependency-groups"].values():
         names = {re.split(r"[\[<>=; ]", name)[0] for name in group}
@@ -158,7 +160,7 @@ def test_the_serving_image_has_what_the_server_imports_and_no_trainer(serving: t
     environment, root = serving
     # Problems as a table are the graph's business.
     assert missing(environment, reachable("detection_assets.serving.app") - {"pandas"}) == []
-    gone = {"torch", "ultralytics", "dagster", "mlflow", "pandas", "boto3", "pip"}
+    gone = {"torch", "ultralytics", "dagster", "mlflow", "pandas", "pip"}
     assert set(missing(environment, gone)) == gone
     alone = subprocess.run(
         [environment / "bin" / "python", "-c", "import detection_assets.serving.app as app; print(app.__file__)"],

@@ -18,7 +18,9 @@ PLATFORMS = ["local"]
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "platform" in metafunc.fixturenames:
-        metafunc.parametrize("platform", getattr(metafunc.module, "PLATFORMS", PLATFORMS), indirect=True)
+        own = metafunc.definition.get_closest_marker("platforms")
+        wanted = own.args if own else getattr(metafunc.module, "PLATFORMS", PLATFORMS)
+        metafunc.parametrize("platform", wanted, indirect=True)
 
 
 @pytest.fixture

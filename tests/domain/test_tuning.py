@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -128,3 +129,31 @@ def test_only_verdicts_count():
 
 def test_in_words():
     assert tuning.in_words({"lr0": 0.0021234, "batch": 8, "optimizer": "SGD"}) == "lr0 0.00212, batch 8, optimizer SGD"
+
+
+@pytest.mark.parametrize("among", [expected for _, _, expected in GOOD.values()], ids=GOOD)
+@given(chance=st.floats(0, 1, exclude_max=True))
+def test_a_value_survives_a_tuner_that_knows_only_text(among, chance):
+    value = tuning.drawn(among, chance)
+    assert tuning.within(among, value)
+    (elsewhere,) = tuning.space_of(json.loads(json.dumps(tuning.described({"key": among})))).values()
+    found = tuning.from_text(elsewhere, tuning.as_text(value))
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(("among", "text"), [(Choice(("SGD", True)), "Adam"), (Whole(1, 4), "2.5"), (Real(0, 1), "a")])
+def test_a_value_that_the_parameter_cannot_have_is_refused(among, text):
+    with pytest.raises(ValueError, match=text):
+        tuning.from_text(among, text)
+
+
+def test_every_value_of_a_parameter_is_drawn():
+    assert {tuning.drawn(Whole(1, 4), chance / 100) for chance in range(100)} == {1, 2, 3, 4}
+    assert {tuning.drawn(Choice((0.1, 0.3)), chance / 100) for chance in range(100)} == {0.1, 0.3}
+
+
+@given(st.floats(-1e6, 1e6))
+def test_a_tuner_finds_what_a_trial_has_reached_in_its_log(value):
+    (found,) = re.findall(tuning.OBJECTIVE_PATTERN, f"epoch 3 {tuning.objective_line(value)} loss 0.2")
+    assert float(found) == pytest.approx(value, rel=1e-8, abs=1e-300)

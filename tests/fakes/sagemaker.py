@@ -29,6 +29,7 @@ from fakes import s3
 from fakes.agents import Agents
 from fakes.endpoints import Endpoints, Refused
 from fakes.shapes import problems
+from fakes.tuning import TuningJobs
 
 ACCOUNT = "123456789012"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/detection-jobs"
@@ -39,6 +40,8 @@ INSTANCES = {"ml.m5.xlarge": 4, "ml.g5.xlarge": 2, "ml.c5.xlarge": 4}
 GRACE_S = 5.0
 """Seconds that a container has to end when it is told to; SageMaker gives 120."""
 ROOT = Path(__file__).parents[2]
+TRAIN = ROOT / "containers" / "train"
+"""What the image has under the one word that a trial of a tuning job is started with."""
 KINDS = {"TrainingJob": "TrainingJobs", "ProcessingJob": "ProcessingJobs"}
 
 
@@ -66,6 +69,8 @@ class FakeJob:
     starts: int = 0
     stopping: bool = False
     interrupting: bool = False
+    late: bool = False
+    log: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -101,6 +106,7 @@ class SageMaker:
         self._agents = Agents(moto)
         self._lock = threading.RLock()
         self._threads: list[threading.Thread] = []
+        self.tuning = TuningJobs(self)
         self._model = get_session().get_service_model("sagemaker")
         self.environment = s3.environment(moto)
         self.endpoints = Endpoints(folder / "endpoints", moto, SERVING_IMAGE, ROLE, INSTANCES)
@@ -130,6 +136,8 @@ class SageMaker:
             return getattr(self, verb.lower())(kind, asked)
         if operation in self.endpoints.OPERATIONS:
             return self.endpoints.answer(operation, asked)
+        if kind in self.tuning.kinds:
+            return self.tuning.answer(operation, asked)
         return self._passed_on(operation, asked)
 
     def _passed_on(self, operation: str, asked: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +189,7 @@ class SageMaker:
                     "Please use AWS Service Quotas to request an increase for this quota.",
                 )
             if kind == "TrainingJob":
-                _check_training(asked)
+                check_training(asked)
             self.jobs[name] = job
         thread = threading.Thread(target=self._run, args=(job,), daemon=True)
         self._threads.append(thread)
@@ -267,6 +275,9 @@ class SageMaker:
             job.ended = time.time()
             if job.stopping:
                 job.status = job.secondary = "Stopped"
+            elif job.late:
+                job.secondary = "MaxRuntimeExceeded"
+                job.status = "Stopped"
             elif code == 0:
                 job.message = why
                 job.status = job.secondary = "Completed"
@@ -293,14 +304,24 @@ class SageMaker:
         if job.stopping:
             return 1
         entry = job.asked.get("AlgorithmSpecification") or job.asked["AppSpecification"]
-        words = [*entry["ContainerEntrypoint"], *entry.get("ContainerArguments", [])]
+        words = [*entry.get("ContainerEntrypoint", [str(TRAIN)]), *entry.get("ContainerArguments", [])]
+        told = dict(job.asked.get("Environment", {}))
         # A container has a /opt/ml of its own; a process of this machine is told of another folder.
         words = [str(self._inside(job, word)) if word.startswith("/opt/ml") else word for word in words]
+        told = {
+            name: str(self._inside(job, word)) if word.startswith("/opt/ml") else word for name, word in told.items()
+        }
+        if job.kind == "TrainingJob":
+            given = self._inside(job, "/opt/ml/input/config/hyperparameters.json")
+            given.parent.mkdir(parents=True)
+            given.write_text(json.dumps(job.asked.get("HyperParameters", {})))
+            told["TRAINING_JOB_NAME"] = job.name
         words[0] = sys.executable if words[0] == "python" else words[0]
         env = {
             **{key: os.environ[key] for key in ("PATH", "HOME", "OMP_NUM_THREADS", "PYTHONPATH") if key in os.environ},
             **self.environment,
-            **dict(job.asked.get("Environment", {})),
+            **told,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "SAGEMAKER_BASE_DIR": str(job.folder),
         }
         job.secondary, job.started = "Training", job.started or time.time()
@@ -325,13 +346,21 @@ class SageMaker:
         syncing = threading.Thread(target=sync, daemon=True) if checkpoints else None
         if syncing:
             syncing.start()
+        most = job.asked.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", 86_400)
+        limit = threading.Timer(most, self._too_late, (job,))
+        limit.start()
         self._log(job, job.process)
         code = job.process.wait()
+        limit.cancel()
         over.set()
         if syncing:
             syncing.join()
             self._agents.sync_out(checkpoints["S3Uri"], self._inside(job, checkpoints["LocalPath"]), kept)
         return code
+
+    def _too_late(self, job: FakeJob) -> None:
+        job.late = True
+        self._end(job)
 
     def _end(self, job: FakeJob) -> None:
         """As the service does it: a word first, and after a while an end."""
@@ -362,6 +391,7 @@ class SageMaker:
         assert process.stdout is not None
         with process.stdout as lines:
             for line in lines:
+                job.log.append(line)
                 if line.strip():
                     waiting.append({"timestamp": int(time.time() * 1000), "message": line.rstrip("\n")})
                 if time.monotonic() - sent > 0.3:
@@ -438,6 +468,7 @@ class SageMaker:
             yield
         finally:
             self.endpoints.clear()
+            self.tuning.end()
             for job in self.jobs.values():
                 job.stopping = True
                 self._end(job)
@@ -447,7 +478,7 @@ class SageMaker:
             server.server_close()
 
 
-def _check_training(asked: Mapping[str, Any]) -> None:
+def check_training(asked: Mapping[str, Any]) -> None:
     """What SageMaker holds against a training job, beyond the shapes."""
     for part in ("AlgorithmSpecification", "ResourceConfig", "StoppingCondition"):
         if part not in asked:
