@@ -7,7 +7,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 # Where this is set, every start compiles a few thousand modules anew: half of the time of a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo story dev stop test test-long lint bench lock clean
+.PHONY: help setup demo story dev stop test test-aws test-long lint bench lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +37,9 @@ stop: setup ## Stop every endpoint
 # Three on two cores: much of what the tests do is to wait for servers. Files stay in order, or the longest come last.
 test: setup ## The test suite
 	@$(BIN)/python -m pytest -m 'not long and not cloud' -n 3 --dist loadfile --no-loadscope-reorder --durations 10
+
+test-aws: setup ## The part of it that is about AWS, on stand-ins of its services
+	@$(BIN)/python -m pytest -m 'not long and not cloud' -k 'aws or sagemaker or s3 or arrivals or images' -n 3 --dist loadfile --durations 10 tests/contract tests/infra tests/containers tests/e2e/test_aws.py
 
 test-long: setup ## The tests that the everyday suite has no time for
 	@$(BIN)/python -m pytest -m long -n 2 --dist loadfile

@@ -235,11 +235,9 @@ class Tracking(dg.ConfigurableResource):
 
     def client(self) -> Any:
         """An MLflow client for the server."""
-        import mlflow
+        from mlflow.tracking import MlflowClient
 
-        # A managed server's plugin asks for the process's own address, not for the client's.
-        mlflow.set_tracking_uri(self.server)
-        return mlflow.MlflowClient(self.server)
+        return MlflowClient(self.server)
 
     def experiment_id(self) -> str:
         """The experiment's id; it is made if missing."""

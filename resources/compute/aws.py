@@ -1,8 +1,7 @@
 """Steps as SageMaker jobs: training as Training jobs, everything else as Processing jobs; studies as Tuning jobs."""
 
-import functools
 import posixpath
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -10,7 +9,7 @@ import orjson
 from pydantic import Field
 
 from detection_assets.domain.tuning import Trial
-from resources import amazon, amazon_jobs
+from resources import amazon, amazon_account, amazon_jobs
 from resources.amazon_jobs import CHANNELS, CHECKPOINTS, FAILURE, ROOT
 from resources.amazon_studies import SageMakerStudy
 from resources.compute.base import Input, Step, Study
@@ -32,10 +31,6 @@ PRICES: Mapping[str, float] = {
     **{"ml.p3.2xlarge": 3.825, "ml.p4d.24xlarge": 37.688},
 }
 """US dollars an hour, on demand, in us-east-1: an estimate elsewhere, and an upper bound for spot."""
-REMEDIES = {
-    "role": "set DETECTION_AWS_ROLE to the output Role of infra/aws/template.yaml",
-    "image": "push it, as docs/aws.md says, or correct DETECTION_AWS_PROGRAMS_IMAGE",
-}
 RUNNING = frozenset(["InProgress", "Stopping"])
 
 
@@ -84,45 +79,16 @@ class SageMakerCompute(ManagedCompute):
             return
         yield Finding("credentials", "good", str(who["Arn"]))
         yield Finding("region", "good", str(amazon.client("sagemaker").meta.region_name))
-        yield self._asked("role", self._role)
-        yield self._asked("image", self._image)
-        quotas = functools.cache(_quotas)  # pages of them, however few are looked at
-        for kind, word, instance in (
-            ("training", "gpu", self.gpu), ("training", "cpu", self.cpu), ("processing", "cpu", self.cpu)
-        ):  # fmt: skip
-            yield self._asked(
-                f"quota of {word} for {kind}", functools.partial(_quota, quotas, f"{instance} for {kind} job usage")
-            )
-
-    def _asked(self, what: str, look: Callable[[], tuple[bool, str, str]]) -> Finding:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            good, told, remedy = look()
-        except ClientError as error:
-            code = amazon.code_of(error)
-            if code in amazon.DENIED:
-                return Finding(what, "unknown", "these credentials may not look", "look at it in the console")
-            missing = code.startswith(("NoSuchEntity", "RepositoryNotFound", "ImageNotFound", "NoSuchResource"))
-            return Finding(what, "bad" if missing else "unknown", amazon.refusal(error), REMEDIES.get(what, ""))
-        except BotoCoreError as error:
-            return Finding(what, "unknown", str(error))
-        return Finding(what, "good" if good else "bad", told, "" if good else remedy)
-
-    def _role(self) -> tuple[bool, str, str]:
-        told = amazon.client("iam").get_role(RoleName=self.role.rpartition("/")[2])["Role"]
-        trusts = "sagemaker.amazonaws.com" in str(told["AssumeRolePolicyDocument"])
-        return trusts, self.role, "let sagemaker.amazonaws.com assume it, as infra/aws/template.yaml does"
-
-    def _image(self) -> tuple[bool, str, str]:
-        place, _, tag = self.image.partition(":")
-        host, _, name = place.partition("/")
-        if ".dkr.ecr." not in host or not tag:
-            return False, self.image, "it is no <account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>; see docs/aws.md"
-        amazon.client("ecr").describe_images(
-            registryId=host.partition(".")[0], repositoryName=name, imageIds=[{"imageTag": tag}]
-        )
-        return True, self.image, ""
+        yield amazon_account.role(self.role)
+        yield amazon_account.image("image", self.image, "DETECTION_AWS_PROGRAMS_IMAGE")
+        quotas = amazon_account.Quotas()
+        for kind, word, instance, needed in (
+            ("training", "gpu", self.gpu, self.count),
+            ("training", "cpu", self.cpu, self.count),
+            ("processing", "cpu", self.cpu, 1),
+        ):
+            name = f"{instance} for {kind} job usage"
+            yield quotas.finding(f"quota of {word} for {kind}", name, needed, f"DETECTION_AWS_{word.upper()}")
 
     # Looking ---------------------------------------------------------------------------------------------------------
 
@@ -371,16 +337,3 @@ def _instances(name: str | None, count: int | None) -> str:
 
 def _limit(step: Step) -> int:
     return max(1, min(int(step.timeout_s), LONGEST_S))
-
-
-def _quotas() -> Mapping[str, float]:
-    """Every quota of SageMaker, by its name."""
-    pages = amazon.client("service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
-    return {one["QuotaName"]: one["Value"] for page in pages for one in page["Quotas"]}
-
-
-def _quota(quotas: Callable[[], Mapping[str, float]], name: str) -> tuple[bool, str, str]:
-    most = quotas().get(name)
-    if most is None:
-        return False, f"{name}: nobody knows such an instance", "correct DETECTION_AWS_CPU or DETECTION_AWS_GPU"
-    return most >= 1, f"{name}: {most:g}", f"ask for more at Service Quotas, Amazon SageMaker, {name}"

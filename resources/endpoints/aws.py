@@ -6,7 +6,7 @@ in the lake: what the servers of a variant load, what they are to do beside answ
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 import dagster as dg
@@ -14,10 +14,11 @@ from pydantic import Field, PrivateAttr
 
 from detection_assets.domain import layout
 from detection_assets.domain.rollout import Health
-from resources import amazon
+from resources import amazon, amazon_account
 from resources.amazon_hosting import ANSWERS, BUSY, Described, Hosting, Variant, shares, weights
 from resources.endpoints.base import EndpointError, Endpoints, EndpointStatus, Slot
 from resources.endpoints.desk import Desk
+from resources.findings import Finding
 from resources.storage import Storage
 
 TAKEN_S = 600.0
@@ -101,6 +102,12 @@ class SageMakerEndpoints(Endpoints):
     def look_s(self) -> float:
         """SageMaker counts how often it is asked."""
         return self.poll_s
+
+    def check(self) -> Iterator[Finding]:
+        """Looks at the image that serves, and whether there may be enough servers for two slots."""
+        yield amazon_account.image("serving image", self.image, "DETECTION_AWS_SERVING_IMAGE")
+        name, needed = f"{self.instance} for endpoint usage", self.count + max(self.count, self.most)
+        yield amazon_account.Quotas().finding("quota of servers", name, needed, "DETECTION_AWS_ENDPOINT")
 
     # Looking ---------------------------------------------------------------------------------------------------------
 

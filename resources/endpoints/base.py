@@ -6,7 +6,7 @@ slot that serves is not touched before the end.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import dagster as dg
 
 from detection_assets.domain.problems import Told
 from detection_assets.domain.rollout import Health
+from resources.findings import Finding
 
 SLOTS = ("blue", "green")
 
@@ -99,6 +100,10 @@ class Endpoints(dg.ConfigurableResource, ABC):
     def look_s(self) -> float:
         """Seconds between two looks at the endpoint."""
         return 0.1
+
+    def check(self) -> Iterator[Finding]:
+        """Looks whether there is what an endpoint needs."""
+        yield from ()
 
     def idle_slot(self) -> str:
         """The slot that a new version goes to: the one that does not serve."""

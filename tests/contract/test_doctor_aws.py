@@ -52,18 +52,19 @@ def test_the_role_is_there_and_trusts_sagemaker(platform: Any, account: Any) -> 
     assert found(compute)["role"].state == "good"
 
 
-def test_the_image_is_there(platform: Any, account: Any) -> None:
-    name = f"programs-{uuid.uuid4().hex[:8]}"
+@pytest.mark.parametrize(("room", "what"), [("compute", "image"), ("endpoints", "serving image")])
+def test_the_images_are_there(platform: Any, account: Any, room: str, what: str) -> None:
+    name = f"images-{uuid.uuid4().hex[:8]}"
     image = sagemaker.IMAGE.replace("detection-programs", name)
-    compute = platform.compute.model_copy(update={"image": image})
-    assert "push it" in found(compute)["image"].remedy
+    resource = getattr(platform, room).model_copy(update={"image": image})
+    assert "push it" in found(resource)[what].remedy
     ecr = account("ecr")
     ecr.create_repository(repositoryName=name)
-    assert found(compute)["image"].state == "bad"
+    assert found(resource)[what].state == "bad"
     ecr.put_image(repositoryName=name, imageManifest=json.dumps(MANIFEST), imageTag="1")
-    assert found(compute)["image"].state == "good"
-    elsewhere = platform.compute.model_copy(update={"image": "docker.io/detection"})
-    assert found(elsewhere)["image"].state == "bad"
+    assert found(resource)[what].state == "good"
+    elsewhere = getattr(platform, room).model_copy(update={"image": "docker.io/detection"})
+    assert found(elsewhere)[what].state == "bad"
 
 
 def test_who_asks_is_named_and_what_cannot_be_asked_is_no_fault(platform: Any) -> None:

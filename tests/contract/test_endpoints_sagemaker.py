@@ -73,6 +73,7 @@ def test_counters_outlive_the_servers_that_an_update_replaces(
     assert after.after(before).requests == 1
 
 
+@pytest.mark.long
 def test_requests_are_kept_in_the_lake_and_what_is_kept_can_change(platform: Any, one: Any) -> None:
     def rows() -> list[dict[str, Any]]:
         keys = [item.key for item in platform.storage.list(layout.CAPTURES)]
@@ -97,6 +98,7 @@ def test_requests_are_kept_in_the_lake_and_what_is_kept_can_change(platform: Any
     assert len(rows()) == 1
 
 
+@pytest.mark.long
 def test_servers_answer_without_the_lake(
     one: Any, sagemaker_service: sagemaker.SageMaker, monkeypatch: pytest.MonkeyPatch, model: dict[str, str]
 ) -> None:
@@ -115,6 +117,7 @@ def test_a_quota_is_named_and_nothing_is_left_that_could_not_be_changed(platform
     assert platform.endpoints.wait_ready("blue", 60).version == "1"
 
 
+@pytest.mark.long
 def test_an_endpoint_that_never_worked_is_made_anew(platform: Any, model: dict[str, str]) -> None:
     endpoints = platform.endpoints
     endpoints.deploy("blue", model["onnx"], "0" * 64, version="1", settings=SETTINGS)
@@ -145,6 +148,7 @@ def test_a_slot_with_traffic_grows_by_itself_and_an_idle_one_does_not(
     assert scaled() == []
 
 
+@pytest.mark.long
 def test_what_changes_have_left_is_deleted_after_a_while(
     platform: Any, one: Any, model: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

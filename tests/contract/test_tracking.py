@@ -51,17 +51,19 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) 
 @pytest.fixture
 def aws_settings(aws_settings: None, mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
     """A server of SageMaker's is named by its ARN, and wants requests signed."""
+    import mlflow
+
     between = Between()
     with between.open(mlflow_server) as url:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", ARN)
+        mlflow.set_tracking_uri(ARN)  # the plugin asks for the process's own, which the case before has set
         monkeypatch.setenv("SAGEMAKER_MLFLOW_CUSTOM_ENDPOINT", url)
         yield between
         assert all(asked.headers["Authorization"].startswith("AWS4-HMAC-SHA256 ") for asked in between.seen)
-        from mlflow import MlflowClient
-
-        client = MlflowClient(mlflow_server)
+        client = mlflow.MlflowClient(mlflow_server)
         for experiment in client.search_experiments(filter_string="name = 'tiny'"):
             client.rename_experiment(experiment.experiment_id, uuid.uuid4().hex)
+        mlflow.set_tracking_uri(None)
 
 
 def track(platform: Any, body: Any) -> None:

@@ -155,7 +155,9 @@ a_study.tune(opened, a_study.study(opened, Path({record!r}), how, trials=3))
 
 
 @here
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)], ids=["kill -9", "Ctrl-C"]
+)
 def test_a_study_that_is_killed_loses_and_doubles_nothing(platform: Any, scripted: Path, number: int) -> None:
     script = KILLED.format(paths=[str(ROOT), str(ROOT / "tests")], record=str(scripted))
     running = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], stderr=subprocess.PIPE, text=True)

@@ -113,7 +113,9 @@ def test_a_run_that_is_killed_finds_its_tuning_job_and_goes_on(
     assert all(sorted(trial.epochs) == [1, 2, 3, 4, 5, 6] for trial in result.trials)
 
 
-@pytest.mark.parametrize("stop", [DagsterExecutionInterruptedError, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    "stop", [DagsterExecutionInterruptedError, pytest.param(KeyboardInterrupt, marks=pytest.mark.long)]
+)
 def test_a_run_that_is_cancelled_stops_its_tuning_job(
     platform: Any, scripted: Path, service: sagemaker.SageMaker, stop: type[BaseException]
 ) -> None:
@@ -143,6 +145,7 @@ def test_a_run_that_is_cancelled_stops_its_tuning_job(
     }
 
 
+@pytest.mark.long
 def test_one_that_was_stopped_in_its_first_trial_goes_on_from_its_checkpoint(
     platform: Any, scripted: Path, service: sagemaker.SageMaker
 ) -> None:
@@ -162,6 +165,7 @@ def test_one_that_was_stopped_in_its_first_trial_goes_on_from_its_checkpoint(
     assert not service.tuning.jobs, "there was nothing to search for"
 
 
+@pytest.mark.long
 def test_a_study_goes_on_with_another_image(
     platform: Any, scripted: Path, service: sagemaker.SageMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +211,7 @@ def test_values_arrive_in_their_own_types(platform: Any, scripted: Path, service
     assert isinstance(run["training"]["extra"]["batch"], int)
 
 
+@pytest.mark.long
 def test_the_service_ends_a_trial_that_falls_behind(
     platform: Any, scripted: Path, service: sagemaker.SageMaker
 ) -> None:
@@ -224,6 +229,7 @@ def test_the_service_ends_a_trial_that_falls_behind(
     assert again.trials == result.trials
 
 
+@pytest.mark.long
 def test_a_trial_whose_spot_instance_is_taken_away_goes_on_from_its_own_checkpoint(
     platform: Any, scripted: Path, service: sagemaker.SageMaker
 ) -> None:
@@ -272,6 +278,7 @@ def test_a_tuning_job_that_somebody_stops_fails_the_run(
     assert states(tune(platform, study(platform, scripted, trials=1)).trials) == [(0, "failed"), (1, "complete")]
 
 
+@pytest.mark.long
 def test_a_trial_that_takes_too_long_has_failed(platform: Any, scripted: Path, service: sagemaker.SageMaker) -> None:
     first = {"lr0": 0.5, "fliplr": 0.3}
     of = study(platform, scripted, {"pause": 1.0, "epochs": 20}, trials=4, parallel=2, first=first)
@@ -283,6 +290,7 @@ def test_a_trial_that_takes_too_long_has_failed(platform: Any, scripted: Path, s
     assert not any(alive(run["pid"]) for run in started(scripted))
 
 
+@pytest.mark.long
 def test_a_service_that_is_silent_for_a_while_stops_nothing(
     platform: Any, scripted: Path, service: sagemaker.SageMaker
 ) -> None:
@@ -296,6 +304,7 @@ def test_a_service_that_is_silent_for_a_while_stops_nothing(
     assert service.silent == 0
 
 
+@pytest.mark.long
 def test_a_service_that_stays_silent_leaves_the_tuning_job_to_the_next_run(
     platform: Any, scripted: Path, service: sagemaker.SageMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +325,7 @@ def test_a_service_that_stays_silent_leaves_the_tuning_job_to_the_next_run(
     assert service.calls.count("CreateHyperParameterTuningJob") == 1
 
 
+@pytest.mark.long
 def test_two_lakes_do_not_share_a_study(platform: Any, scripted: Path, service: sagemaker.SageMaker) -> None:
     of = study(platform, scripted, trials=1)
     tune(platform, of)

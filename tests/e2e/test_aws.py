@@ -209,8 +209,6 @@ def test_a_canary_takes_over_while_traffic_runs_and_goes_back(world: World) -> N
     assert seen.variants[-1] == "blue"
     detection(world.aws, "stop", "fridge")
     assert not world.service.endpoints.endpoints
-    assert "answers" in detection(world.aws, "run", "fridge")
-    assert list(world.service.endpoints.endpoints) == [endpoint]
 
 
 @dataclass

@@ -177,6 +177,7 @@ def test_status_shows_what_is_there(world: World) -> None:
     assert "answers with version" in told
 
 
+@pytest.mark.long
 def test_a_detector_sees_nothing_of_another(world: World) -> None:
     write_detector(world.home, "other")
     assert "no videos in" in detection("run", "other", code=2)
@@ -234,6 +235,7 @@ def test_a_version_says_what_it_took_asset_by_asset(world: World) -> None:
     assert "no step was run" in detection("cost", "fridge", "--days", "0")
 
 
+@pytest.mark.long
 def test_an_export_below_float32_is_one_word_and_no_training(world: World) -> None:
     path = write_detector(world.home, "fridge", epochs=2)
     path.write_text(path.read_text().replace("nbs: 8,", "nbs: 8, export: int8,"))

@@ -32,7 +32,7 @@ import search
 from fakes import s3
 from project import DETECTION, free_port, make_home, write_detector
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 SCRIPTS = Path(sys.executable).parent
 
 # A program that has something to hide nothing from: it fails, and tells all that it knows.
@@ -153,7 +153,7 @@ def running(command: list[str], folder: Path, url: str, env: Mapping[str, str]) 
             process.wait(timeout=60)
 
 
-@pytest.fixture(scope="module", params=["frames", pytest.param("endpoint", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["frames", "endpoint"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, s3_server: str) -> Iterator[World]:
     """A project that has been through a good run, as far as its frames or its endpoint, and through bad ones."""
     folder = tmp_path_factory.mktemp("secrets")
