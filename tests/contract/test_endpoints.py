@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detection_assets.domain.rollout import Health
 from resources.endpoints.base import EndpointError
 
 PLATFORMS = ["local", "aws"]
@@ -133,27 +134,33 @@ def test_a_route_is_taken_within_a_second_and_without_a_restart(two: Any) -> Non
     assert set(answered_by(two, 60)) == {"blue", "green"}
 
 
+def counted(endpoints: Any, slot: str, requests: int = 0) -> Health:
+    """A slot's counters once they are there: the servers of some endpoints tell them a while later."""
+    ends = time.monotonic() + 20
+    while (seen := endpoints.health(slot)) is None or seen.requests < requests:
+        assert time.monotonic() < ends, seen
+        time.sleep(0.1)
+    return seen
+
+
 def test_counters_grow_with_the_requests_and_begin_anew_with_another_model(two: Any, model: dict[str, str]) -> None:
-    before = two.health("blue")
-    assert before is not None
+    before = counted(two, "blue")
     answered_by(two, 8)
     two.invoke("green", picture())
-    ends = time.monotonic() + 10
-    while (window := two.health("blue").after(before)).requests < 8 and time.monotonic() < ends:
-        time.sleep(0.1)  # the servers of some tell what they have counted a while later
+    window = counted(two, "blue", before.requests + 8).after(before)
     assert (window.requests, window.errors) == (8, 0)
     assert window.quantile_ms(0.95) > 0
-    assert two.health("green").requests == 0, "a request that names its slot is no traffic"
+    assert counted(two, "green").requests == 0, "a request that names its slot is no traffic"
     assert two.health("red") is None
     two.deploy("green", **model, version="3", settings=SETTINGS)
     two.wait_ready("green", 60)
-    assert two.health("green").since > before.since
+    assert counted(two, "green").since > before.since
 
 
 def test_requests_are_mirrored_to_a_slot_and_compared(two: Any) -> None:
     two.mirror("green", 1.0)
     ends = time.monotonic() + 30
-    while two.health("green").compared < 5:
+    while counted(two, "green").compared < 5:
         assert set(answered_by(two, 3)) == {"blue"}, "what is mirrored is never returned"
         assert time.monotonic() < ends
     seen = two.health("green")

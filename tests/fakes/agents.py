@@ -57,8 +57,9 @@ class Agents:
             for item in batch:
                 target = local / item["path"]
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(bytes(obstore.get(store, item["path"]).bytes()))
-                kept[item["path"]] = target.stat().st_mtime_ns
+                with suppress(FileNotFoundError):  # deleted since it was listed
+                    target.write_bytes(bytes(obstore.get(store, item["path"]).bytes()))
+                    kept[item["path"]] = target.stat().st_mtime_ns
 
     def sync_out(self, uri: str, local: Path, kept: dict[str, int]) -> None:
         """Copies the checkpoints that were written since."""

@@ -24,7 +24,7 @@ from fakes import s3
 from fakes.agents import Agents
 from project import free_port
 
-STARTUP_S = 15.0
+STARTUP_S = 60.0
 """Seconds that a server has to be ready; SageMaker gives minutes."""
 BODY_BYTES = 25 * 2**20
 ROOT = Path(__file__).parents[2]
@@ -57,6 +57,14 @@ class Instance:
     def ready(self) -> bool:
         with suppress(OSError, http.client.HTTPException):
             return self.ask("GET", "/ping")[0] == 200
+        return False
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it will never be ready, as it says itself; SageMaker does not ask, and waits to the end."""
+        with suppress(OSError, http.client.HTTPException):
+            slots = json.loads(self.ask("GET", "/status")[1])["slots"].values()
+            return any(slot["state"] == "failed" for slot in slots)
         return False
 
 
@@ -282,7 +290,7 @@ class Endpoints:
             ends = time.monotonic() + STARTUP_S
             for name, one in fresh:
                 while not one.ready:
-                    if one.process.poll() is not None or time.monotonic() > ends:
+                    if one.process.poll() is not None or one.hopeless or time.monotonic() > ends:
                         raise RuntimeError(
                             f"The primary container for production variant {name} did not pass the ping health check. "
                             "Please check CloudWatch logs for this endpoint."
@@ -335,7 +343,9 @@ class Endpoints:
     def clear(self) -> None:
         """Ends everything, as if nothing had ever been."""
         with self._lock:
-            self._end(Fleet("", {"": self._all}))
+            for one in self._all:
+                one.process.kill()
+                one.process.wait()
             for kept in (self._all, self.endpoints, self.configs, self.models):
                 kept.clear()
 
