@@ -166,10 +166,13 @@ class World:
     def tick(self, sensor: str) -> list[dg.RunRequest]:
         """Ticks a sensor as the daemon would, and returns the runs that it asks for."""
         project = self.project
-        with open_instance() as instance:
-            context = dg.build_sensor_context(
+        # Left to the collector, what the context has opened is closed later, and in the midst of something else.
+        with (
+            open_instance() as instance,
+            dg.build_sensor_context(
                 instance, resources={"storage": project.storage}, definitions=project.definitions
-            )
+            ) as context,
+        ):
             data = project.definitions.resolve_sensor_def(f"{self.name}_{sensor}").evaluate_tick(context)
         if data.skip_message:
             self.out.print(f"  {sensor}: {data.skip_message}")
