@@ -16,7 +16,8 @@ from detection_assets.detector import Detector
 from detection_assets.domain import card, layout, schemas
 from detection_assets.pictures import published_pictures
 from resources import costs, lake, tables, versions
-from resources.compute.base import Compute, Input, Step, version_of
+from resources.batch.base import Batch
+from resources.compute.base import Input, Step, version_of
 from resources.registry.base import CHAMPION, ModelVersion, Registry
 from resources.storage import Published, Storage
 
@@ -44,7 +45,7 @@ def batch_predictions(
     context: dg.AssetExecutionContext,
     detector: dg.ResourceParam[Detector],
     storage: Storage,
-    compute: Compute,
+    batch: Batch,
     registry: Registry,
     extracted_frames: pd.DataFrame,
 ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
@@ -65,7 +66,8 @@ def batch_predictions(
         for video, rows in of.items()
     }
     prefixes = {video: layout.predictions(video, version) for video, version in made.items()}
-    ran = [compute.run(context, _step(part, of, prefixes, model, settings, detector)) for part in _steps(of)]
+    steps = [_step(part, of, prefixes, model, settings, detector) for part in _steps(of)]
+    ran = batch.run(context, steps, model)
     published = {video: storage.published(prefix) for video, prefix in prefixes.items()}
     table = _read(storage, published, model)
     summaries = _summaries(storage, published)

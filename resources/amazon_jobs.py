@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from resources import amazon
 from resources.compute.base import StepFailed
@@ -15,8 +16,9 @@ CHANNELS, CHECKPOINTS, FAILURE = f"{ROOT}/input/data", f"{ROOT}/checkpoints", f"
 """Of a training job: its inputs, what outlives an interruption, and what SageMaker shows as the reason of a failure."""
 VALUES = f"{ROOT}/input/config/hyperparameters.json"
 """What a tuner gives to a trial."""
-THERE = ("ResourceInUse",)
-"""What SageMaker says when there is a job of the name."""
+THERE, EXISTS = ("ResourceInUse",), "Cannot create already existing"
+"""What SageMaker says when there is a job of the name; and when there is a model, as of any bad request."""
+RUNNING = frozenset(["InProgress", "Stopping"])
 GONE = ("Requested resource not found", "Could not find requested job")
 """What SageMaker says of a Training and of a Processing job that there is not; the code is the one of a bad request."""
 
@@ -41,7 +43,7 @@ def creating(name: str, instance: str, more: str = "") -> Iterator[None]:
         raise StepFailed(f"{name}: a setting is not as SageMaker wants it: {error}") from error
     except ClientError as error:
         code = amazon.code_of(error)
-        if code not in THERE:
+        if code not in THERE and not amazon.message_of(error).startswith(EXISTS):
             why = amazon.refusal(error, instance) + (f"; {more}" if more and code in amazon.QUOTA else "")
             raise StepFailed(f"{name}: SageMaker refuses it: {why}") from error
     except BotoCoreError as error:
@@ -89,8 +91,44 @@ def page(kind: str, name: str) -> str:
     """Address of a job's page in the console.
 
     Args:
-        kind: The console's word: `jobs` for training, `processing-jobs`, `hyper-tuning-jobs`.
+        kind: The console's word: `jobs` for training, `processing-jobs`, `hyper-tuning-jobs`, `transform-jobs`.
         name: The job's.
     """
     region = amazon.client("sagemaker").meta.region_name
     return f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/{kind}/{name}"
+
+
+def phase(status: str) -> Any:
+    """SageMaker's word for how a job is, as `JobState` has it."""
+    if status in RUNNING:
+        return "running"
+    return {"Completed": "done", "Stopped": "stopped"}.get(status, "failed")
+
+
+def instances(name: str | None, count: int | None) -> str:
+    """What a job runs on, several as `2 x name`."""
+    return f"{count} x {name}" if count and count > 1 else str(name or "")
+
+
+def logged(group: str, name: str, cursor: Any) -> tuple[Sequence[str], Any]:
+    """What CloudWatch has of a job's instances, and where to go on.
+
+    Args:
+        group: The log group.
+        name: The job's.
+        cursor: Where the last look ended; None at first.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    logs, cursor = amazon.client("logs"), dict(cursor or {})
+    lines: list[str] = []
+    try:
+        found = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{name}/")["logStreams"]
+        for stream in sorted(item["logStreamName"] for item in found):
+            where = {"nextToken": cursor[stream]} if stream in cursor else {}
+            told = logs.get_log_events(logGroupName=group, logStreamName=stream, startFromHead=True, **where)
+            lines += [event["message"] for event in told["events"]]
+            cursor[stream] = told["nextForwardToken"]
+    except (ClientError, BotoCoreError):
+        return lines, cursor  # there is no log before the container starts, and later is soon enough
+    return lines, cursor

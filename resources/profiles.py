@@ -17,6 +17,8 @@ from resources.alerts.base import Alerts
 from resources.alerts.local import chosen
 from resources.arrivals.aws import QueueArrivals
 from resources.arrivals.local import NobodyTells
+from resources.batch.aws import SageMakerBatch
+from resources.batch.local import LocalBatch
 from resources.compute.aws import SageMakerCompute
 from resources.compute.local import LocalCompute
 from resources.endpoints.aws import SageMakerEndpoints
@@ -55,11 +57,13 @@ def local(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
         else "",
         ui=os.environ.get("DETECTION_MLFLOW_UI", "http://127.0.0.1:5000"),
     )
+    compute = LocalCompute(storage=storage, scratch=str(root / ".scratch" / detector))
     return {
         "storage": storage,
         "arrivals": NobodyTells(),
         "io_manager": TableIOManager(storage=storage),
-        "compute": LocalCompute(storage=storage, scratch=str(root / ".scratch" / detector)),
+        "compute": compute,
+        "batch": LocalBatch(compute=compute),
         "tracking": tracking,
         "registry": LocalRegistry(tracking=tracking, model=detector),
         "alerts": _alerts(),
@@ -109,6 +113,17 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
                 cpu="DETECTION_AWS_CPU", gpu="DETECTION_AWS_GPU", count="DETECTION_AWS_TRAINING_INSTANCES",
                 volume_gb="DETECTION_AWS_VOLUME_GB", spot="DETECTION_AWS_SPOT",
             ),
+            subnets=_list("DETECTION_AWS_SUBNETS"),
+            security_groups=_list("DETECTION_AWS_SECURITY_GROUPS"),
+        ),
+        "batch": SageMakerBatch(
+            storage=here["storage"],
+            compute=here["compute"],
+            detector=detector,
+            role=_needed("aws", "DETECTION_AWS_ROLE", "the ARN of the role that jobs have"),
+            image=_needed("aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image that serves"),
+            poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
+            **_given(instance="DETECTION_AWS_BATCH", count="DETECTION_AWS_BATCH_INSTANCES"),
             subnets=_list("DETECTION_AWS_SUBNETS"),
             security_groups=_list("DETECTION_AWS_SECURITY_GROUPS"),
         ),

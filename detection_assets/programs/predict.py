@@ -4,6 +4,9 @@ Inputs: `frames`, `model` (folder with best.onnx). Parameters: `videos` (a list 
 of a frame's id and its file below the input `frames`), `settings` (confidence, iou, max_det), `sha256` of the model,
 `classes`. Output `<out>/` for each video: predictions.parquet, summary.json, preview/*.jpg. With a checkpoint folder, a
 killed run goes on after its last finished video.
+
+In place of `model` there may be `answers`, where a server with the model was asked already: a folder with
+answers.jsonl, which says of each `file` its `boxes`, or the `error`. `frames` needs only pictures to draw on then.
 """
 
 from __future__ import annotations
@@ -12,22 +15,26 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from detection_assets.domain.problems import InputError, Problem
-from detection_assets.programs.draw import Picture, draw_boxes, read_ahead, read_rgb, save_jpeg
+from detection_assets.programs.draw import draw_boxes, read_ahead, read_rgb, save_jpeg
 from detection_assets.programs.job import Job, main
 
 PREVIEWS = 3
 """Annotated frames of a video that are kept to look at."""
 PREVIEW_WIDTH = 320
 COLUMNS = ["frame", "class", "confidence", "x1", "y1", "x2", "y2"]
+Box: TypeAlias = "tuple[Any, ...]"
+"""Class, confidence, and x1 y1 x2 y2 in pixels of the picture."""
+Look: TypeAlias = "Callable[[Sequence[str]], Iterator[list[Box] | InputError]]"
+"""Says of each of some files what is in it, or why nobody can say."""
 
 
 @dataclass(frozen=True)
@@ -49,30 +56,22 @@ def run(job: Job) -> None:
         InputError: The model or a parameter cannot be used, or no frame at all can be read.
         ModelError: The model failed on a frame.
     """
-    from detection_assets.serving.predictor import Predictor
-
-    job.needs("frames", "model")
+    by_answers = "answers" in job.inputs
+    job.needs("frames", "answers" if by_answers else "model")
     videos = _videos(job.params.get("videos") or [])
-    settings = job.params.get("settings") or {}
     total = sum(len(video.frames) for video in videos)
-    folder = job.inputs["model"]
-    done, model = 0, None
+    done, looked = 0, None
     for video in videos:
         fingerprint = _fingerprint(job, video)
         kept = job.checkpoint / video.out if job.checkpoint else None
         if kept is None or not _is_of(kept, fingerprint):
-            if model is None:  # loaded when there is something left to do
-                job.log("loading the model")
-                try:
-                    path = folder / "best.onnx" if folder.is_dir() else folder
-                    model = Predictor(path, sha256=job.params.get("sha256"), **settings)
-                except (TypeError, ValueError) as error:
-                    raise error if isinstance(error, InputError) else InputError(f"settings: {error}") from error
+            if looked is None:  # loaded when there is something left to do
+                looked = _by_answers(job) if by_answers else _by_model(job)
             target = kept or job.output / video.out
             part = target.with_name(f".{video.out}.part")
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-            _predict(job, model, video, part, fingerprint, done, total)
+            _predict(job, *looked, video, part, fingerprint, done, total)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(part, target)
         done += len(video.frames)
@@ -108,16 +107,63 @@ def _is_of(folder: Path, fingerprint: str) -> bool:
         return False
 
 
-def _predict(job: Job, model: Any, video: Video, out: Path, fingerprint: str, before: int, total: int) -> None:
+def _by_model(job: Job) -> tuple[Look, str]:
+    """Loads the model; returns what looks with it, and its digest."""
+    from detection_assets.serving.predictor import Predictor
+
+    job.log("loading the model")
+    folder = job.inputs["model"]
+    path = folder / "best.onnx" if folder.is_dir() else folder
+    try:
+        model = Predictor(path, sha256=job.params.get("sha256"), **(job.params.get("settings") or {}))
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, InputError) else InputError(f"settings: {error}") from error
+
+    def look(files: Sequence[str]) -> Iterator[list[Box] | InputError]:
+        for picture in read_ahead([job.inputs["frames"] / file for file in files]):
+            if isinstance(picture, InputError):
+                yield picture
+                continue
+            found = model.predict(picture)
+            each = zip(found.class_id.tolist(), found.confidence.tolist(), found.boxes.tolist(), strict=True)
+            yield [(model.classes[kind], sure, *box) for kind, sure, box in each]
+
+    return look, model.sha256
+
+
+def _by_answers(job: Job) -> tuple[Look, str]:
+    """Reads what a server has answered; returns what looks there, and the digest of the server's model."""
+    path = job.inputs["answers"] / "answers.jsonl"
+    answers: dict[str, list[Box] | InputError] = {}
+    line = ""
+    try:
+        for line in path.read_text().splitlines():
+            told = json.loads(line)
+            boxes = [(str(box["class"]), *(float(box[name]) for name in COLUMNS[2:])) for box in told.get("boxes", [])]
+            answers[told["file"]] = InputError(str(told["error"])) if "error" in told else boxes
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: {line[:200]!r} is no answer ({error!r}); ask the server again") from error
+
+    def look(files: Sequence[str]) -> Iterator[list[Box] | InputError]:
+        for file in files:
+            yield answers.get(file, InputError("the server gave no answer; predict again"))
+
+    return look, str(job.params.get("sha256") or "")
+
+
+def _predict(
+    job: Job, look: Look, sha256: str, video: Video, out: Path, fingerprint: str, before: int, total: int
+) -> None:
     rows: list[tuple[Any, ...]] = []
     problems: list[Problem] = []
-    paths = [job.inputs["frames"] / file for _, file in video.frames]
-    for at, ((frame, file), picture) in enumerate(zip(video.frames, read_ahead(paths), strict=True)):
-        if isinstance(picture, InputError):
-            problems.append(Problem(file, frame, str(picture), "skipped"))
+    looked = look([file for _, file in video.frames])
+    for at, ((frame, file), boxes) in enumerate(zip(video.frames, looked, strict=True)):
+        if isinstance(boxes, InputError):
+            problems.append(Problem(file, frame, str(boxes), "skipped"))
             job.log(str(problems[-1]))
         else:
-            rows += _rows(frame, model, picture)
+            # One row without a class for a frame in which nothing was found, so that it counts as looked at.
+            rows += [(frame, *box) for box in boxes] or [(frame, None, *([np.nan] * 5))]
         job.progress(before + at, total, "frames predicted")
     if video.frames and len(problems) == len(video.frames):
         raise InputError(f"{video.key}: none of its frames can be read; extract them again. The first: {problems[0]}")
@@ -129,27 +175,20 @@ def _predict(job: Job, model: Any, video: Video, out: Path, fingerprint: str, be
         "video": video.key,
         "frames": len(video.frames),
         "boxes": int(table["class"].notna().sum()),
-        "sha256": model.sha256,
+        "sha256": sha256,
         "problems": [str(problem) for problem in problems],
         "fingerprint": fingerprint,
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=1))
 
 
-def _rows(frame: str, model: Any, picture: Picture) -> Iterator[tuple[Any, ...]]:
-    """A row a box; one row without a class for a frame in which nothing was found, so that it counts as looked at."""
-    found = model.predict(picture)
-    if not len(found):
-        yield (frame, None, *([np.nan] * 5))
-    for box, sure, kind in zip(found.boxes.tolist(), found.confidence.tolist(), found.class_id.tolist(), strict=True):
-        yield (frame, model.classes[kind], sure, *box)
-
-
 def _previews(job: Job, video: Video, table: pd.DataFrame, folder: Path) -> None:
     """Draws some frames, evenly chosen, those with boxes first."""
     boxes = table[table["class"].notna()]
     files: Mapping[str, str] = dict(video.frames)
-    candidates = list(dict.fromkeys(boxes["frame"])) or list(dict.fromkeys(table["frame"]))
+    looked_at = [frame for frame in dict.fromkeys(table["frame"]) if (job.inputs["frames"] / files[frame]).exists()]
+    with_boxes = set(boxes["frame"])
+    candidates = [frame for frame in looked_at if frame in with_boxes] or looked_at
     chosen = candidates[:: max(1, len(candidates) // PREVIEWS)][:PREVIEWS]
     classes = [str(name) for name in job.params.get("classes", [])]
     for at, frame in enumerate(chosen, 1):

@@ -253,7 +253,7 @@ class Desk:
         self, loaded: Loaded, results: list[Scored | str], seconds: float, addressed: bool
     ) -> list[dict[str, Any]]:
         problems = [one for one in results if isinstance(one, str)]
-        if len(problems) == len(results):
+        if len(problems) == len(results) and self.limits.refuses:
             raise Refused(422, "; ".join(problems))  # not the model's merit, nor its fault
         if addressed:
             loaded.tally.addressed += 1

@@ -48,6 +48,8 @@ PAGE_HEADERS = {
 }
 ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 """The one header of a caller's that SageMaker hands on."""
+BATCH = "SAGEMAKER_BATCH"
+"""What SageMaker sets to `true` where it asks about the pictures of a batch."""
 logger = logging.getLogger("detection.app")
 
 
@@ -269,7 +271,12 @@ def main(arguments: list[str] | None = None) -> None:
     options, key, slots, bundle = read_options(sys.argv[1:] if arguments is None else arguments)
     log_to_stderr(options.log_level)
     limits = Limits(
-        body_bytes=options.max_body, pixels=options.max_pixels, queue=options.queue, timeout_s=options.timeout
+        body_bytes=options.max_body,
+        pixels=options.max_pixels,
+        queue=options.queue,
+        timeout_s=options.timeout,
+        # A batch fails as a whole where one request does.
+        refuses=os.environ.get(BATCH) != "true",
     )
     app = create_app(slots, key=key, limits=limits, bundle=bundle)
     config = uvicorn.Config(

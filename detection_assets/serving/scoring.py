@@ -47,6 +47,7 @@ class Limits:
         reading: Most requests whose bodies arrive at the same time: slow senders hold no model up.
         timeout_s: Seconds from admission to answer.
         body_timeout_s: Seconds within which a body must have arrived.
+        refuses: Whether a request is refused of whose pictures none can be read; otherwise the answer says why.
     """
 
     body_bytes: int = images.MAX_BYTES
@@ -56,6 +57,7 @@ class Limits:
     reading: int = 32
     timeout_s: float = 30.0
     body_timeout_s: float = 10.0
+    refuses: bool = True
 
 
 @dataclass(frozen=True, slots=True)

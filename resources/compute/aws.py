@@ -31,7 +31,6 @@ PRICES: Mapping[str, float] = {
     **{"ml.p3.2xlarge": 3.825, "ml.p4d.24xlarge": 37.688},
 }
 """US dollars an hour, on demand, in us-east-1: an estimate elsewhere, and an upper bound for spot."""
-RUNNING = frozenset(["InProgress", "Stopping"])
 
 
 class SageMakerCompute(ManagedCompute):
@@ -117,10 +116,10 @@ class SageMakerCompute(ManagedCompute):
     def _training(self, told: Mapping[str, Any]) -> JobState:
         resources = told.get("ResourceConfig", {})
         return JobState(
-            _phase(told["TrainingJobStatus"]),
+            amazon_jobs.phase(told["TrainingJobStatus"]),
             str(told.get("SecondaryStatus", told["TrainingJobStatus"])),
             str(told.get("FailureReason", "")),
-            _instances(resources.get("InstanceType"), resources.get("InstanceCount")),
+            amazon_jobs.instances(resources.get("InstanceType"), resources.get("InstanceCount")),
             told.get("BillableTimeInSeconds", told.get("TrainingTimeInSeconds")),
         )
 
@@ -128,29 +127,16 @@ class SageMakerCompute(ManagedCompute):
         resources = told.get("ProcessingResources", {}).get("ClusterConfig", {})
         began, ended = told.get("ProcessingStartTime"), told.get("ProcessingEndTime")
         return JobState(
-            _phase(told["ProcessingJobStatus"]),
+            amazon_jobs.phase(told["ProcessingJobStatus"]),
             str(told["ProcessingJobStatus"]),
             str(told.get("FailureReason") or told.get("ExitMessage", "")),
-            _instances(resources.get("InstanceType"), resources.get("InstanceCount")),
+            amazon_jobs.instances(resources.get("InstanceType"), resources.get("InstanceCount")),
             (ended - began).total_seconds() if began and ended else None,
         )
 
     def log(self, job: Job, cursor: Any) -> tuple[Sequence[str], Any]:
         """What CloudWatch has of the job's instances."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        logs, group, cursor = amazon.client("logs"), _group(job), dict(cursor or {})
-        lines: list[str] = []
-        try:
-            found = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{job.name}/")["logStreams"]
-            for stream in sorted(item["logStreamName"] for item in found):
-                where = {"nextToken": cursor[stream]} if stream in cursor else {}
-                told = logs.get_log_events(logGroupName=group, logStreamName=stream, startFromHead=True, **where)
-                lines += [event["message"] for event in told["events"]]
-                cursor[stream] = told["nextForwardToken"]
-        except (ClientError, BotoCoreError):
-            return lines, cursor  # there is no log before the container starts, and later is soon enough
-        return lines, cursor
+        return amazon_jobs.logged(_group(job), job.name, cursor)
 
     def link(self, job: Job) -> str:
         """The job's page in the console."""
@@ -323,16 +309,6 @@ def _trains(job: Job) -> bool:
 
 def _group(job: Job) -> str:
     return "/aws/sagemaker/TrainingJobs" if _trains(job) else "/aws/sagemaker/ProcessingJobs"
-
-
-def _phase(status: str) -> Any:
-    if status in RUNNING:
-        return "running"
-    return {"Completed": "done", "Stopped": "stopped"}.get(status, "failed")
-
-
-def _instances(name: str | None, count: int | None) -> str:
-    return f"{count} x {name}" if count and count > 1 else str(name or "")
 
 
 def _limit(step: Step) -> int:

@@ -8,7 +8,7 @@ begun, looked at and stopped.
 import hashlib
 import sys
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,7 +23,7 @@ from detection_assets.domain.tuning import Trial
 from resources.compute.base import Compute, Step, StepFailed, StepResult, Study, TuneResult
 from resources.compute.local import PROGRAMS, LocalCompute
 from resources.compute.messages import CarriedContext, LakeMessages
-from resources.storage import Published
+from resources.storage import Published, Storage
 
 HERE = "here"
 """The word for hardware that means: beside the run, and no job."""
@@ -140,47 +140,17 @@ class JobHandle:
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))
 
 
-class ManagedCompute(Compute):
-    """Jobs of a service; what is to run `here` runs beside the Dagster run.
+class ManagedJobs(dg.ConfigurableResource, ABC):
+    """Jobs of a service that are found again by their names: looked for, followed, stopped, charged.
 
     Attributes:
         detector: The detector's name, part of each job's.
         poll_s: Seconds between two looks at a job; services count how often they are asked.
     """
 
-    here: dg.ResourceDependency[LocalCompute]
+    storage: dg.ResourceDependency[Storage]
     detector: str
     poll_s: float = 3.0
-
-    def run(
-        self,
-        context: dg.AssetExecutionContext,
-        step: Step,
-        on_report: Callable[[Mapping[str, Any]], None] | None = None,
-    ) -> StepResult:
-        """Runs a step as a job, unless its hardware is `here`; otherwise as any compute."""
-        return (self.here if step.hardware == HERE else super()).run(context, step, on_report)
-
-    def tune(
-        self,
-        context: dg.AssetExecutionContext,
-        study: Study,
-        on_trial: Callable[[Trial], None] | None = None,
-    ) -> TuneResult:
-        """Runs a study's trials as jobs, unless their hardware is `here`; otherwise as any compute."""
-        return (self.here if study.step.hardware == HERE else super()).tune(context, study, on_trial)
-
-    @property
-    def step_poll_s(self) -> float:
-        """A service is not asked more often."""
-        return self.poll_s
-
-    @property
-    def study_poll_s(self) -> float:
-        """A service is not asked more often."""
-        return self.poll_s
-
-    # One step as a job -----------------------------------------------------------------------------------------------
 
     def job_of(self, step: Step) -> Job:
         """The job that is to be waited for: one that runs or is done, or else the next attempt.
@@ -193,8 +163,7 @@ class ManagedCompute(Compute):
             state = self.look(job)
             if state is None or state.phase == "running":
                 return job
-            # What is done and has no receipt was published once, and deleted since.
-            if state.phase == "done" and self.storage.exists(job.receipt):
+            if state.phase == "done" and self.usable(job):
                 return job
         raise StepFailed(f"{step.name} has failed {ATTEMPTS} times; see the jobs {self.attempt(step, 1).family}-*")
 
@@ -202,43 +171,6 @@ class ManagedCompute(Compute):
         """An attempt at a step, from 1 on; whether there is such a job is another matter."""
         token = hashlib.sha256(f"{self.storage.uri}\0{step.name}".encode()).hexdigest()[:16]
         return Job(step, self.detector, token, number)
-
-    def session(self, context: dg.AssetExecutionContext, step: Step) -> AbstractContextManager[Any]:
-        """Messages travel through the lake, under the name of the job that is to be waited for."""
-        job = self.job_of(step)
-        return dg.open_pipes_session(
-            context=context,
-            context_injector=CarriedContext(),
-            message_reader=LakeMessages(self.storage, job.messages, self.poll_s),
-            extras={"step": step.name, "job": job.name, "attempt": job.attempt},
-        )
-
-    def start(self, context: dg.AssetExecutionContext, step: Step, session: Any) -> JobHandle:
-        """Begins the job that the session is for, or finds it where a run that is gone has begun it."""
-        job = self.attempt(step, session.context_data["extras"]["attempt"])
-        state = self.look(job)
-        if state is None:
-            self.storage.put(job.order, orjson.dumps(self.order_of(job, session.context_data)))
-            context.log.info(f"{job.name}: begun as a job of {self.service}: {self.link(job)}")
-            state = self.submit(job)
-        else:
-            context.log.info(f"{job.name}: found, {state.detail or state.phase}: {self.link(job)}")
-        return JobHandle(job, context, state)
-
-    def order_of(self, job: Job, context: Mapping[str, Any]) -> dict[str, Any]:
-        """What `detection_assets.launcher` is to do."""
-        step = job.step
-        return {
-            "module": f"{PROGRAMS}.{step.program}",
-            "inputs": {name: name for name in step.inputs},
-            "params": dict(step.params),
-            "outputs": {name: self.storage.uri_of(f"{prefix}/{job.output}") for name, prefix in step.outputs.items()},
-            "context": dict(context),
-            "messages": self.storage.uri_of(job.messages),
-            "receipt": self.storage.uri_of(job.receipt),
-            "relay_s": min(self.poll_s, RELAY_S),
-            "objective": step.objective and asdict(step.objective),
-        }
 
     def finished(self, handle: JobHandle) -> bool:
         """Whether the job has ended; tells what has changed, and the lines that it has logged since.
@@ -286,26 +218,14 @@ class ManagedCompute(Compute):
                 return
             time.sleep(self.poll_s)
 
-    def deliver(self, handle: JobHandle, output: str, prefix: str, notes: Mapping[str, Any]) -> Published | None:
-        """Publishes what the job put into a fresh folder, by putting its manifest."""
-        try:
-            made = orjson.loads(self.storage.get(handle.job.receipt))
-        except FileNotFoundError:
-            # Another run that waited for the same job has published all of it, and cleared up.
-            return self.storage.published(prefix)
-        if output not in made:
-            return None
-        return self.storage.publish_staged(prefix, handle.job.output, made[output], {**notes, "job": handle.job.name})
-
     def cost(self, handle: JobHandle, seconds: float) -> tuple[str, float]:
         """The instances, and their price for the seconds that are charged."""
         charged = seconds if handle.state.seconds is None else handle.state.seconds
         return handle.state.instance, round(self.price(handle.job, charged), 6)
 
-    def cleanup(self, handle: JobHandle, *, succeeded: bool) -> None:
-        """Removes what lies in the lake under the job's name; of a failed one, nothing: the next goes on with it."""
-        if succeeded:
-            self.storage.delete(layout.job(handle.job.step.name))
+    @abstractmethod
+    def usable(self, job: Job) -> bool:
+        """Whether what a job that is done has made is there, and is what is wanted."""
 
     # What a service does ---------------------------------------------------------------------------------------------
 
@@ -323,14 +243,6 @@ class ManagedCompute(Compute):
         """
 
     @abstractmethod
-    def submit(self, job: Job) -> JobState:
-        """Begins a job whose order lies in the lake; one that somebody else has just begun is as good.
-
-        Raises:
-            StepFailed: The service refuses; the message says what to ask for.
-        """
-
-    @abstractmethod
     def stop(self, job: Job) -> None:
         """Asks the service to stop a job; one that has ended stays as it is."""
 
@@ -345,6 +257,107 @@ class ManagedCompute(Compute):
     @abstractmethod
     def price(self, job: Job, seconds: float) -> float:
         """US dollars for the job's instances over so many seconds; 0 if nobody knows."""
+
+
+class ManagedCompute(ManagedJobs, Compute):
+    """Steps as jobs of a service; what is to run `here` runs beside the Dagster run."""
+
+    here: dg.ResourceDependency[LocalCompute]
+
+    def run(
+        self,
+        context: dg.AssetExecutionContext,
+        step: Step,
+        on_report: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> StepResult:
+        """Runs a step as a job, unless its hardware is `here`; otherwise as any compute."""
+        return (self.here if step.hardware == HERE else super()).run(context, step, on_report)
+
+    def tune(
+        self,
+        context: dg.AssetExecutionContext,
+        study: Study,
+        on_trial: Callable[[Trial], None] | None = None,
+    ) -> TuneResult:
+        """Runs a study's trials as jobs, unless their hardware is `here`; otherwise as any compute."""
+        return (self.here if study.step.hardware == HERE else super()).tune(context, study, on_trial)
+
+    @property
+    def step_poll_s(self) -> float:
+        """A service is not asked more often."""
+        return self.poll_s
+
+    @property
+    def study_poll_s(self) -> float:
+        """A service is not asked more often."""
+        return self.poll_s
+
+    # One step as a job -----------------------------------------------------------------------------------------------
+
+    def session(self, context: dg.AssetExecutionContext, step: Step) -> AbstractContextManager[Any]:
+        """Messages travel through the lake, under the name of the job that is to be waited for."""
+        job = self.job_of(step)
+        return dg.open_pipes_session(
+            context=context,
+            context_injector=CarriedContext(),
+            message_reader=LakeMessages(self.storage, job.messages, self.poll_s),
+            extras={"step": step.name, "job": job.name, "attempt": job.attempt},
+        )
+
+    def start(self, context: dg.AssetExecutionContext, step: Step, session: Any) -> JobHandle:
+        """Begins the job that the session is for, or finds it where a run that is gone has begun it."""
+        job = self.attempt(step, session.context_data["extras"]["attempt"])
+        state = self.look(job)
+        if state is None:
+            self.storage.put(job.order, orjson.dumps(self.order_of(job, session.context_data)))
+            context.log.info(f"{job.name}: begun as a job of {self.service}: {self.link(job)}")
+            state = self.submit(job)
+        else:
+            context.log.info(f"{job.name}: found, {state.detail or state.phase}: {self.link(job)}")
+        return JobHandle(job, context, state)
+
+    def order_of(self, job: Job, context: Mapping[str, Any]) -> dict[str, Any]:
+        """What `detection_assets.launcher` is to do."""
+        step = job.step
+        return {
+            "module": f"{PROGRAMS}.{step.program}",
+            "inputs": {name: name for name in step.inputs},
+            "params": dict(step.params),
+            "outputs": {name: self.storage.uri_of(f"{prefix}/{job.output}") for name, prefix in step.outputs.items()},
+            "context": dict(context),
+            "messages": self.storage.uri_of(job.messages),
+            "receipt": self.storage.uri_of(job.receipt),
+            "relay_s": min(self.poll_s, RELAY_S),
+            "objective": step.objective and asdict(step.objective),
+        }
+
+    def deliver(self, handle: JobHandle, output: str, prefix: str, notes: Mapping[str, Any]) -> Published | None:
+        """Publishes what the job put into a fresh folder, by putting its manifest."""
+        try:
+            made = orjson.loads(self.storage.get(handle.job.receipt))
+        except FileNotFoundError:
+            # Another run that waited for the same job has published all of it, and cleared up.
+            return self.storage.published(prefix)
+        if output not in made:
+            return None
+        return self.storage.publish_staged(prefix, handle.job.output, made[output], {**notes, "job": handle.job.name})
+
+    def cleanup(self, handle: JobHandle, *, succeeded: bool) -> None:
+        """Removes what lies in the lake under the job's name; of a failed one, nothing: the next goes on with it."""
+        if succeeded:
+            self.storage.delete(layout.job(handle.job.step.name))
+
+    def usable(self, job: Job) -> bool:
+        """Whether it has left a receipt: what is done and has none was published once, and deleted since."""
+        return self.storage.exists(job.receipt)
+
+    @abstractmethod
+    def submit(self, job: Job) -> JobState:
+        """Begins a job whose order lies in the lake; one that somebody else has just begun is as good.
+
+        Raises:
+            StepFailed: The service refuses; the message says what to ask for.
+        """
 
 
 def plain(text: str) -> str:

@@ -82,7 +82,7 @@ class SageMakerRegistry(Registry):
                         },
                     }
                 ],
-                "SupportedContentTypes": ["image/jpeg", "image/png", "application/json"],
+                "SupportedContentTypes": ["image/jpeg", "image/png", "application/octet-stream", "application/json"],
                 "SupportedResponseMIMETypes": ["application/json"],
                 "SupportedRealtimeInferenceInstanceTypes": INSTANCES,
                 "SupportedTransformInstanceTypes": INSTANCES,

@@ -285,8 +285,10 @@ def hear_of_a_video(world: World) -> list[str | None]:
 
 def test_the_rights_are_those_that_are_used(world: World) -> None:
     assert hear_of_a_video(world) == ["nothing new"] * 3
-    # This run tunes nothing; tests/contract/test_tune_sagemaker.py does, and compares these.
-    rights = rights_of("DagsterPolicy") - (rights_of("DagsterPolicy", "Tuning") - {"sagemaker:AddTags"})
+    # This run tunes nothing, and predicts no batch; tests/contract/test_tune_sagemaker.py and test_batch.py do, and
+    # compare these.
+    elsewhere = rights_of("DagsterPolicy", "Tuning") | rights_of("DagsterPolicy", "Batch")
+    rights = rights_of("DagsterPolicy") - (elsewhere - {"sagemaker:AddTags"})
     used = {right_for(asked) for asked in world.asked_by_dagster.seen}
     used |= {f"sagemaker:{operation}" for operation in world.service.calls}
     used |= {"iam:PassRole"} if any("RoleArn" in job.asked for job in world.service.jobs.values()) else set()

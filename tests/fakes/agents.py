@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -32,9 +34,8 @@ class Agents:
 
         local.mkdir(parents=True, exist_ok=True)
         if source["S3DataType"] == "ManifestFile":
-            where, _, name = source["S3Uri"].rpartition("/")
-            first, *keys = json.loads(bytes(obstore.get(self._store(where), name).bytes()))
-            store = self._store(first["prefix"])
+            found = self.manifest(source["S3Uri"])
+            store, keys = self._store(found[0][0]) if found else None, [key for _, key in found]
         else:
             store = self._store(source["S3Uri"])
             keys = [item["path"] for batch in obstore.list(store) for item in batch]
@@ -46,6 +47,37 @@ class Agents:
             target = local / key
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(bytes(obstore.get(store, key).bytes()))
+
+    def manifest(self, uri: str) -> list[tuple[str, str]]:
+        """What a manifest names: the address of the folder that an object is in, and its path there.
+
+        Raises:
+            FileNotFoundError: There is no such manifest.
+        """
+        import obstore
+
+        where, _, name = uri.rpartition("/")
+        first, *keys = json.loads(bytes(obstore.get(self._store(where), name).bytes()))
+        return [(first["prefix"], key) for key in keys]
+
+    def get(self, uri: str, key: str) -> bytes:
+        """An object's bytes."""
+        import obstore
+
+        return bytes(obstore.get(self._store(uri), key).bytes())
+
+    def put(self, uri: str, key: str, data: bytes) -> None:
+        """Writes an object."""
+        import obstore
+
+        obstore.put(self._store(uri), key, data)
+
+    def unpack(self, uri: str, local: Path) -> None:
+        """Makes a folder of a packed one; what is not packed with gzip is none."""
+        where, _, name = uri.rpartition("/")
+        local.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(fileobj=io.BytesIO(self.get(where, name)), mode="r:gz") as archive:
+            archive.extractall(local, filter="data")
 
     def sync_in(self, uri: str, local: Path, kept: dict[str, int]) -> None:
         """Brings checkpoints back; `kept` tells when each was written."""

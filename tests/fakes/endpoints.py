@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import random
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,7 @@ class Instance:
 
     process: subprocess.Popen[bytes]
     port: int
+    log: Path = Path(os.devnull)
 
     def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
         there = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -285,7 +287,7 @@ class Endpoints:
                 if not self.replaces and before.models.get(name) == model:
                     fleet.instances[name] = before.instances[name]
                     continue
-                fleet.instances[name] = [self._start(model) for _ in range(item["InitialInstanceCount"])]
+                fleet.instances[name] = [self.start(model) for _ in range(item["InitialInstanceCount"])]
                 fresh += [(name, one) for one in fleet.instances[name]]
             ends = time.monotonic() + STARTUP_S
             for name, one in fresh:
@@ -310,28 +312,35 @@ class Endpoints:
             Fleet("", {name: [o for o in those if id(o) not in kept] for name, those in before.instances.items()})
         )
 
-    def _start(self, model: str) -> Instance:
+    def start(self, model: str, **told: str) -> Instance:
+        """Starts a server with a model, which is told of where it runs by its environment."""
         container = self.models[model][1]["PrimaryContainer"]
         port = free_port()
         folder = self.folder / f"{model}-{port}"
         shutil.rmtree(folder, ignore_errors=True)
-        self._agents.copy_in(folder / "model", container["ModelDataSource"]["S3DataSource"])
+        if "ModelDataUrl" in container:
+            self._agents.unpack(container["ModelDataUrl"], folder / "model")
+        else:
+            self._agents.copy_in(folder / "model", container["ModelDataSource"]["S3DataSource"])
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 # What `serve` does in the image.
                 [sys.executable, "-m", "detection_assets.serving.app", "--model", str(folder / "model"), "--no-key",
                  "--port", str(port)],
                 cwd=ROOT,
-                env={**self.environment, **container.get("Environment", {})},
+                env={**self.environment, **container.get("Environment", {}), **told},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
-        instance = Instance(process, port)
+        instance = Instance(process, port, folder / "log")
         self._all.append(instance)
         return instance
 
     def _end(self, fleet: Fleet) -> None:
-        those = [one for each in fleet.instances.values() for one in each]
+        self.end([one for each in fleet.instances.values() for one in each])
+
+    def end(self, those: Sequence[Instance]) -> None:
+        """Ends servers, which answer what they have begun with."""
         for one in those:
             one.process.terminate()
         for one in those:

@@ -29,6 +29,7 @@ from fakes import s3
 from fakes.agents import Agents
 from fakes.endpoints import Endpoints, Refused
 from fakes.shapes import problems
+from fakes.transform import TransformJobs
 from fakes.tuning import TuningJobs
 
 ACCOUNT = "123456789012"
@@ -116,6 +117,7 @@ class SageMaker:
         for group in KINDS.values():
             with suppress(self._logs.exceptions.ResourceAlreadyExistsException):
                 self._logs.create_log_group(logGroupName=f"/aws/sagemaker/{group}")
+        self.transform = TransformJobs(self.endpoints, self._agents, self._logs, INSTANCES)
 
     # The service -----------------------------------------------------------------------------------------------------
 
@@ -134,6 +136,10 @@ class SageMaker:
         verb, _, kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", operation, count=1).partition(" ")
         if kind in KINDS:
             return getattr(self, verb.lower())(kind, asked)
+        if operation in self.transform.OPERATIONS:
+            return self.transform.answer(operation, asked)
+        if operation == "DeleteModel" and self.transform.uses(asked["ModelName"]):
+            raise Refused("ValidationException", f"{asked['ModelName']} is in use")
         if operation in self.endpoints.OPERATIONS:
             return self.endpoints.answer(operation, asked)
         if kind in self.tuning.kinds:
@@ -467,6 +473,7 @@ class SageMaker:
             }
             yield
         finally:
+            self.transform.clear()
             self.endpoints.clear()
             self.tuning.end()
             for job in self.jobs.values():

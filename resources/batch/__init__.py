@@ -1,0 +1,1 @@
+"""Where a registered model is run over many pictures at once."""
