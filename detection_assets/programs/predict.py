@@ -135,12 +135,13 @@ def _by_answers(job: Job) -> tuple[Look, str]:
     """Reads what a server has answered; returns what looks there, and the digest of the server's model."""
     path = job.inputs["answers"] / "answers.jsonl"
     answers: dict[str, list[Box] | InputError] = {}
-    line = ""
+    line = b""
     try:
-        for line in path.read_text().splitlines():
+        for line in path.read_bytes().splitlines():
             told = json.loads(line)
-            boxes = [(str(box["class"]), *(float(box[name]) for name in COLUMNS[2:])) for box in told.get("boxes", [])]
-            answers[told["file"]] = InputError(str(told["error"])) if "error" in told else boxes
+            answers[told["file"]] = (
+                InputError(str(told["error"])) if "error" in told else [_box(box) for box in told["boxes"]]
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: {line[:200]!r} is no answer ({error!r}); ask the server again") from error
 
@@ -149,6 +150,10 @@ def _by_answers(job: Job) -> tuple[Look, str]:
             yield answers.get(file, InputError("the server gave no answer; predict again"))
 
     return look, str(job.params.get("sha256") or "")
+
+
+def _box(told: Mapping[str, Any]) -> Box:
+    return (str(told["class"]), *(float(told[name]) for name in COLUMNS[2:]))
 
 
 def _predict(

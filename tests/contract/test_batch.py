@@ -24,6 +24,7 @@ from contract.in_a_run import in_a_run
 from dagster._core.errors import DagsterExecutionInterruptedError
 from e2e.test_aws import rights_of
 from fakes import sagemaker
+from monitored import FRAMES_A_VIDEO, NAME, World, check, metadata
 from networks import CLASSES, PLACE, SIZE, network
 from PIL import Image
 
@@ -31,6 +32,7 @@ from detection_assets.domain import layout
 from resources.batch.base import ManagedBatch
 from resources.compute.base import Input, Step, StepFailed, StepResult, TookTooLong
 from resources.registry.base import ModelVersion
+from resources.storage import Storage
 
 PLATFORMS = ["local", "aws"]
 ROOT = Path(__file__).parents[2]
@@ -182,7 +184,7 @@ def test_a_run_that_is_killed_finds_its_job_again(
     world: Any, service: sagemaker.SageMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DETECTION_AWS_BATCH_INSTANCES", "2")
-    service.transform.pause = 2.0
+    service.transform.pause = 1.0
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     worker = subprocess.Popen([sys.executable, "-c", WORKER], env=env, cwd=ROOT)
     try:
@@ -263,3 +265,30 @@ def test_refusals_say_what_to_do(world: Any, service: sagemaker.SageMaker, monke
         run(world, steps())
     assert not service.transform.jobs
     assert not service.endpoints.models
+
+
+@pytest.mark.platforms("aws")
+def test_the_asset_is_made_by_such_a_job(
+    platform: Any, service: sagemaker.SageMaker, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTION_PLATFORM", "aws")
+    video = "store-0/clip.mp4"
+    monitored = World(home)
+    monitored.storage = Storage(root=os.environ["DETECTION_LAKE"], prefix=NAME)
+    version = monitored.register()
+    monitored.write_detector(evaluation={"hardware": "cpu"})
+    result = monitored.predict(video)
+    (job,) = service.transform.jobs.values()
+    assert job.status == "Completed"
+    assert metadata(result, "batch_predictions")["instance"] == "ml.c5.xlarge"
+    assert metadata(result, "batch_predictions")["cost_usd"] > 0
+    assert check(result, "every_kept_frame").passed
+    found = monitored.table("batch_predictions", video)
+    assert found["frame"].nunique() == FRAMES_A_VIDEO
+    assert set(found["model_version"]) == {version}
+    for frame, rows in found.groupby("frame"):
+        expected = monitored.boxes(monitored.frames[str(frame)])
+        boxes = rows[rows["class"].notna()]
+        assert list(boxes["class"]) == [box["class"] for box in expected]
+        sides = ["confidence", "x1", "y1", "x2", "y2"]
+        np.testing.assert_allclose(boxes[sides], [[box[side] for side in sides] for box in expected], atol=0.01)

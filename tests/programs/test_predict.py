@@ -14,6 +14,8 @@ from PIL import Image
 from detection_assets.domain.problems import InputError
 from detection_assets.programs.job import Job
 from detection_assets.programs.predict import run
+from detection_assets.serving.bodies import Pictures
+from detection_assets.serving.handler import Handler
 
 ROOT = Path(__file__).parents[2]
 COLORS = {"red": (250, 0, 20), "blue": (20, 0, 250), "black": (0, 0, 0)}
@@ -30,6 +32,10 @@ def lake(tmp_path: Path) -> Path:
 
 def video(name: str, *frames: str) -> dict[str, Any]:
     return {"video": name, "out": name.replace("/", "-"), "frames": [[f"{name}#{one}", f"{one}.png"] for one in frames]}
+
+
+def frame(lake: Path, name: str) -> bytes:
+    return (lake / "frames" / f"{name}.png").read_bytes()
 
 
 def job(lake: Path, *videos: dict[str, Any], **params: Any) -> Job:
@@ -81,6 +87,54 @@ def test_a_frame_that_cannot_be_read_is_told_and_the_rest_is_done(lake: Path) ->
     assert [problem.split(",")[0] for problem in summary["problems"]] == ["torn.png", "gone.png"]
     with pytest.raises(InputError, match="none of its frames can be read; extract them again"):
         run(job(lake, video("b", "torn")))
+
+
+def answered(lake: Path, *lines: Any) -> None:
+    (lake / "answers").mkdir(exist_ok=True)
+    text = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    (lake / "answers" / "answers.jsonl").write_text("\n".join(text))
+
+
+def from_answers(lake: Path, *videos: dict[str, Any], **params: Any) -> Job:
+    inputs = {"frames": lake / "frames", "answers": lake / "answers"}
+    return Job(inputs, lake / "told", {"videos": videos, "classes": CLASSES, **params})
+
+
+def test_a_servers_answers_make_the_same_outputs_as_the_model(lake: Path) -> None:
+    run(job(lake, video("a", "red", "black", "blue")))
+    files = {f"{name}.png": Handler(lake / "model").answer(Pictures([frame(lake, name)])) for name in COLORS}
+    answered(lake, *({"file": file, **answer} for file, answer in files.items()))
+    run(from_answers(lake, video("a", "red", "black", "blue"), sha256="d" * 64))
+    there, here = (pd.read_parquet(lake / folder / "a" / "predictions.parquet") for folder in ("told", "output"))
+    pd.testing.assert_frame_equal(there, here, atol=0.01)
+    summaries = [json.loads((lake / folder / "a" / "summary.json").read_text()) for folder in ("told", "output")]
+    assert summaries[0]["sha256"] == "d" * 64
+    for name in ("frames", "boxes", "problems"):
+        assert summaries[0][name] == summaries[1][name]
+    previews = [
+        sorted(path.name for path in (lake / folder / "a" / "preview").iterdir()) for folder in ("told", "output")
+    ]
+    assert previews[0] == previews[1]
+
+
+def test_an_answer_without_boxes_is_a_problem_and_only_pictures_that_are_there_are_drawn(lake: Path) -> None:
+    answered(lake, {"file": "red.png", "boxes": []}, {"file": "blue.png", "error": "cut short"})
+    (lake / "frames" / "red.png").unlink()
+    run(from_answers(lake, video("a", "red", "blue", "black")))
+    assert pd.read_parquet(lake / "told" / "a" / "predictions.parquet")["frame"].tolist() == ["a#red"]
+    assert not (lake / "told" / "a" / "preview").exists()
+    problems = json.loads((lake / "told" / "a" / "summary.json").read_text())["problems"]
+    assert problems == [
+        "blue.png, a#blue: cut short (skipped)",
+        "black.png, a#black: the server gave no answer; predict again (skipped)",
+    ]
+
+
+@pytest.mark.parametrize("line", ["{", '{"boxes": []}', '{"file": "red.png", "boxes": [{"class": "apple"}]}', "[]"])
+def test_what_is_no_answer_is_told(lake: Path, line: str) -> None:
+    answered(lake, line)
+    with pytest.raises(InputError, match=r"answers\.jsonl.*is no answer"):
+        run(from_answers(lake, video("a", "red")))
 
 
 @pytest.mark.parametrize(
