@@ -16,7 +16,8 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     endpoint/                                 a managed endpoint: what its servers are told, load and have counted
     overrides/<weights version>.json          who let weights pass whose gates failed, and why
     known/                                    what was taken in already, told by the names of empty objects
-    jobs/<step>/<attempt>/                    a managed job's order, messages and receipt, until its step is published
+    jobs/<step>/<attempt>/                    a managed job's order, messages and receipt, until its step is published;
+                                              a batch job's model, list of pictures and answers likewise
     jobs/<step>/checkpoint/                   what an interrupted job leaves for the next
 
 Which annotation files speak for which video follows from the path alone: a file at `annotations/a/b.xml` (or any file

@@ -25,6 +25,8 @@ from resources.registry.base import ModelVersion
 AT_ONCE = 3
 """Requests that an instance has at a time: as many as the server takes without refusing one, for it answers one or two
 and lets two wait."""
+MEGABYTES = 2 + LONGEST // 2**20
+"""The longest request, and a little more: whether these are millions of bytes SageMaker does not say."""
 GROUP = "/aws/sagemaker/TransformJobs"
 SUFFIX = ".out"
 """What SageMaker adds to a picture's name for its answer."""
@@ -118,7 +120,7 @@ class SageMakerBatch(ManagedBatch):
                     TransformJobName=job.name,
                     ModelName=model_of(job),
                     MaxConcurrentTransforms=AT_ONCE,
-                    MaxPayloadInMB=-(-LONGEST // 2**20),
+                    MaxPayloadInMB=MEGABYTES,
                     BatchStrategy="SingleRecord",
                     TransformInput={
                         "DataSource": {

@@ -174,8 +174,12 @@ class ManagedBatch(ManagedJobs, Batch):
         order = self._ordered(job)
         sent = order["pictures"]
         keys = self.answers(job, sent)
-        if not keys:
-            raise StepFailed(f"{job.name} is done, and its answers are not in the lake: {self.link(job)}")
+        missing = [file for file in sent if file not in keys]
+        if missing:
+            raise StepFailed(
+                f"{job.name} is done, and {len(missing)} of its {len(sent)} answers are not in the lake, the first of "
+                f"{missing[0]}; delete {self.storage.uri_of(job.folder)} to have them asked again: {self.link(job)}"
+            )
         instance, cost_usd = self.cost(handle, seconds)
         charged = seconds if handle.state.seconds is None else handle.state.seconds
         made: dict[str, StepResult] = {}

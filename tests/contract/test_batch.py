@@ -29,7 +29,10 @@ from networks import CLASSES, PLACE, SIZE, network
 from PIL import Image
 
 from detection_assets.domain import layout
-from resources.batch.base import ManagedBatch
+from detection_assets.serving import images
+from detection_assets.serving.scoring import Limits
+from resources.batch.aws import AT_ONCE
+from resources.batch.base import LONGEST, ManagedBatch
 from resources.compute.base import Input, Step, StepFailed, StepResult, TookTooLong
 from resources.registry.base import ModelVersion
 from resources.storage import Storage
@@ -170,6 +173,12 @@ def test_a_picture_that_cannot_be_looked_at_loses_itself_alone(world: Any) -> No
     assert [problem.split(",")[0].rpartition("/")[2] for problem in problems] == ["torn.png", "gone.png", "empty.png"]
     with pytest.raises(StepFailed, match=r"gone\.png"):
         run(world, [step("a", "gone.png", version="v2")])
+
+
+@pytest.mark.platforms("aws")
+def test_what_is_asked_is_what_the_server_takes(platform: Any) -> None:
+    assert LONGEST == images.MAX_BYTES
+    assert Limits().queue + 1 == AT_ONCE
 
 
 @pytest.mark.platforms("aws")

@@ -73,6 +73,7 @@ def test_who_asks_is_named_and_what_cannot_be_asked_is_no_fault(platform: Any) -
     assert all_of_it["region"].told == s3.REGION
     quota = all_of_it["quota of gpu for training"]
     assert quota.state == "unknown", "moto knows no quotas"
+    assert found(platform.batch)["quota of batch instances"].state == "unknown"
 
 
 def test_a_lake_that_is_not_there_says_what_to_do(platform: Any, s3_lake: str) -> None:

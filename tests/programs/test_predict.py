@@ -130,7 +130,9 @@ def test_an_answer_without_boxes_is_a_problem_and_only_pictures_that_are_there_a
     ]
 
 
-@pytest.mark.parametrize("line", ["{", '{"boxes": []}', '{"file": "red.png", "boxes": [{"class": "apple"}]}', "[]"])
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"boxes": []}', '{"file": "red.png"}', '{"file": "red.png", "boxes": [{"class": "apple"}]}']
+)
 def test_what_is_no_answer_is_told(lake: Path, line: str) -> None:
     answered(lake, line)
     with pytest.raises(InputError, match=r"answers\.jsonl.*is no answer"):
