@@ -201,6 +201,11 @@ def test_a_run_that_is_killed_finds_its_job_again(
     finally:
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(world.batch), "answers", lambda *_: {"a/v1/made/red.png": "nowhere"})
+        with pytest.raises(StepFailed, match=r"2 of its 3 answers are not in the lake.*blue\.jpg; delete s3://"):
+            run(world, steps())
+    assert world.storage.published(layout.predictions("a", "v1")) is None
     first, second = run(world, steps())
     (job,) = service.transform.jobs.values()
     assert service.calls.count("CreateTransformJob") == 1
