@@ -65,7 +65,8 @@ def batch_predictions(
         for video, rows in of.items()
     }
     prefixes = {video: layout.predictions(video, version) for video, version in made.items()}
-    ran = [compute.run(context, _step(part, of, prefixes, model, settings, detector)) for part in _steps(of)]
+    steps = [_step(part, of, prefixes, model, settings, detector) for part in _steps(of)]
+    ran = compute.run_all(context, steps)
     published = {video: storage.published(prefix) for video, prefix in prefixes.items()}
     table = _read(storage, published, model)
     summaries = _summaries(storage, published)
