@@ -87,7 +87,8 @@ def run(compute: Any, *steps: Step) -> Any:
 def test_each_part_is_a_job_with_its_own_inputs_and_two_run_at_once(
     platform: Any, compute: Any, service: sagemaker.SageMaker
 ) -> None:
-    results = run(compute, *(part(name, pause=1) for name in "abc"))
+    parts = [part("a", pause=5), part("b", pause=2), part("c")]
+    results = run(compute, *parts)
     assert [result.reports for result in results] == [[{"file": f"{name}.mp4"}] for name in "abc"]
     for name, result in zip("abc", results, strict=True):
         assert platform.storage.get(result.outputs[name].key("copy")) == name.encode()
@@ -95,7 +96,7 @@ def test_each_part_is_a_job_with_its_own_inputs_and_two_run_at_once(
     assert second.began < first.ended, "side by side"
     assert third.began >= min(first.ended, second.ended), "as many as there are places"
     assert {job.asked["ProcessingResources"]["ClusterConfig"]["InstanceCount"] for job in service.jobs.values()} == {1}
-    assert all(result.reused for result in run(compute, *(part(name, pause=1) for name in "abc")))
+    assert all(result.reused for result in run(compute, *parts))
     assert len(service.jobs) == 3
 
 
