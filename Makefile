@@ -7,7 +7,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 # Where this is set, every start compiles a few thousand modules anew: half of the time of a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo story dev stop test test-aws test-long lint bench images smoke promote-aws lock clean
+.PHONY: help setup demo story dev stop test test-aws test-long platforms lint bench images smoke promote-aws lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -43,6 +43,9 @@ test-aws: setup ## The part of it that is about AWS, on stand-ins of its service
 
 test-long: setup ## The tests that the everyday suite has no time for
 	@$(BIN)/python -m pytest -m long -n 2 --dist loadfile
+
+platforms: setup ## Write docs/platforms.md: what works on which platform, as the contract's tests find it
+	@$(BIN)/python -m pytest -p contract.capabilities --capabilities docs/platforms.md -m 'not long and not cloud' -n 3 --dist loadfile -q tests/contract
 
 lint: setup ## ruff and pyright
 	@$(BIN)/ruff check .
