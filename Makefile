@@ -7,10 +7,10 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 # Where this is set, every start compiles a few thousand modules anew: half of the time of a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo story dev stop test test-aws test-long lint bench lock clean
+.PHONY: help setup demo story dev stop test test-aws test-long platforms lint bench images smoke promote-aws lock clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 setup: $(STAMP) ## Make .venv and install what requirements.lock pins
 
@@ -44,6 +44,9 @@ test-aws: setup ## The part of it that is about AWS, on stand-ins of its service
 test-long: setup ## The tests that the everyday suite has no time for
 	@$(BIN)/python -m pytest -m long -n 2 --dist loadfile
 
+platforms: setup ## Write docs/platforms.md: what works on which platform, as the contract's tests find it
+	@$(BIN)/python -m pytest -p contract.capabilities --capabilities docs/platforms.md -m 'not long and not cloud' -n 3 --dist loadfile -q tests/contract
+
 lint: setup ## ruff and pyright
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -51,6 +54,34 @@ lint: setup ## ruff and pyright
 
 bench: setup ## Our speed beside the anchors, as ratios in one run
 	@$(BIN)/python -m benchmarks
+
+# What pipelines do, and people may; docs/ci.md tells the whole way. REGISTRY is the address before /detection-programs.
+TAG ?= $(shell git rev-parse HEAD)
+PROGRAMS = $(REGISTRY)/detection-programs:$(TAG)
+SERVING = $(REGISTRY)/detection-serving:$(TAG)
+POSTGRES := dagster-postgres==$(shell sed -n 's/^dagster-aws==//p' requirements.lock)
+STACK ?= detection-dagster
+
+images: ## Build the images of this commit and push them: REGISTRY=...
+	@test -n "$(REGISTRY)" || { echo "REGISTRY is not set; set it to the registry's address, as <account>.dkr.ecr.<region>.amazonaws.com"; exit 2; }
+	docker build -f containers/programs.Dockerfile --target programs -t $(PROGRAMS) .
+	docker build -f containers/programs.Dockerfile --target dagster --build-arg ALSO=$(POSTGRES) -t $(PROGRAMS)-dagster .
+	docker build -f containers/serving.Dockerfile -t $(SERVING) .
+	docker push $(PROGRAMS)
+	docker push $(PROGRAMS)-dagster
+	docker push $(SERVING)
+
+smoke: setup ## The whole graph, on the platform that the environment names, and its endpoint asked: DETECTORS="fridge ..."
+	@test -n "$(DETECTORS)" || { echo 'DETECTORS is not set; name one or more, as DETECTORS="fridge surgical"'; exit 2; }
+	@for name in $(DETECTORS); do \
+	  $(BIN)/detection doctor $$name && $(BIN)/detection run $$name && $(BIN)/detection ask $$name || exit 1; \
+	done
+
+promote-aws: ## Let Dagster in production (stack STACK) run the images of this commit: REGISTRY=...
+	@test -n "$(REGISTRY)" || { echo "REGISTRY is not set; set it to the registry's address, as <account>.dkr.ecr.<region>.amazonaws.com"; exit 2; }
+	aws cloudformation deploy --stack-name $(STACK) --template-file infra/aws/production.yaml \
+	  --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset $(if $(DEPLOY_ROLE),--role-arn $(DEPLOY_ROLE)) \
+	  --parameter-overrides Image=$(PROGRAMS)-dagster ProgramsImage=$(PROGRAMS) ServingImage=$(SERVING)
 
 lock: setup ## Pin every extra for every supported Python in requirements.lock
 	@$(BIN)/uv pip compile --universal --python-version 3.10 --all-extras --no-emit-index-url --no-header --no-annotate --quiet pyproject.toml --output-file requirements.lock

@@ -159,6 +159,19 @@ Reason = Annotated[str, typer.Option(help="Why; kept for good.")]
 
 
 @app.command()
+def ask(
+    name: Name,
+    pictures: Annotated[
+        list[Path] | None, typer.Argument(help="Pictures to send; default: the golden frames, whose boxes are known.")
+    ] = None,
+) -> None:
+    """Send pictures to the endpoint and show what it finds; exit code 1 if it does not answer, or wrongly."""
+    from detection_assets.commands import asking
+
+    raise typer.Exit(asking.ask(out, name, pictures or []))
+
+
+@app.command()
 def history(name: Name) -> None:
     """Show which version served when, at what share of the traffic, and why."""
     from detection_assets.commands import deployment

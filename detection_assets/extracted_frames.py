@@ -4,7 +4,7 @@ Partition: video. Version: the video's content, the sampling settings and the co
 nothing again. The pictures are published under that version; the table names them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 import dagster as dg
@@ -12,9 +12,10 @@ import pandas as pd
 
 from detection_assets.detector import Detector
 from detection_assets.domain import card, layout, schemas
+from detection_assets.domain.portions import portions
 from detection_assets.pictures import thumbnails
 from resources import costs, lake, tables, versions
-from resources.compute.base import Compute, Input, Step, StepResult, version_of
+from resources.compute.base import Compute, Input, Step, version_of
 from resources.storage import Published, Storage
 
 CODE = "1"
@@ -48,24 +49,14 @@ def extracted_frames(
     usable = raw_videos[raw_videos["frames_decodable"].fillna(0) > 0]
     made = {row.video: version_of("extract", CODE, row.sha256, row.kind, sampling) for row in usable.itertuples()}
     prefixes = {video: layout.frames(video, version) for video, version in made.items()}
-    todo = [video for video, prefix in prefixes.items() if storage.published(prefix) is None]
-    ran: list[StepResult] = []
-    if todo:
-        kinds = dict(zip(usable["video"], usable["kind"], strict=True))
-        step = Step(
-            program="extract",
-            version=version_of(sorted(prefixes[video] for video in todo)),
-            inputs={"videos": Input(layout.VIDEOS, _keys(storage, {video: kinds[video] for video in todo}))},
-            outputs={layout.slug(video): prefixes[video] for video in todo},
-            params={
-                "videos": [
-                    {"video": video, "kind": kinds[video], "path": video, "out": layout.slug(video)} for video in todo
-                ],
-                "sampling": sampling,
-            },
-            hardware=detector.sampling.hardware,
-        )
-        ran.append(compute.run(context, step))
+    todo = {video for video, prefix in prefixes.items() if storage.published(prefix) is None}
+    kinds = {str(row.video): str(row.kind) for row in usable.itertuples() if row.video in todo}
+    # What is done stays in its portion: a run that was killed divides as it did before, and finds what it had begun.
+    divided = portions(
+        dict(zip(usable["video"], usable["bytes"], strict=True)), compute.places(detector.sampling.hardware)
+    )
+    left = [[video for video in portion if video in todo] for portion in divided]
+    ran = compute.run_all(context, [_step(videos, kinds, prefixes, storage, detector) for videos in left if videos])
     published = {video: storage.published(prefix) for video, prefix in prefixes.items()}
     table = read_frames(storage, published)
     unread = [video for video, found in published.items() if found is None]
@@ -87,6 +78,28 @@ def extracted_frames(
             for video, rows in table.groupby("video")
         },
         check_results=[enough_kept(table), none_corrupt(table)],
+    )
+
+
+def _step(
+    videos: Sequence[str],
+    kinds: Mapping[str, str],
+    prefixes: Mapping[str, str],
+    storage: Storage,
+    detector: Detector,
+) -> Step:
+    return Step(
+        program="extract",
+        version=version_of(sorted(prefixes[video] for video in videos)),
+        inputs={"videos": Input(layout.VIDEOS, _keys(storage, {video: kinds[video] for video in videos}))},
+        outputs={layout.slug(video): prefixes[video] for video in videos},
+        params={
+            "videos": [
+                {"video": video, "kind": kinds[video], "path": video, "out": layout.slug(video)} for video in videos
+            ],
+            "sampling": detector.sampling.model_dump(mode="json", exclude={"hardware"}),
+        },
+        hardware=detector.sampling.hardware,
     )
 
 

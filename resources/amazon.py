@@ -31,6 +31,11 @@ def _client(name: str, _: tuple[tuple[str, str], ...]) -> Any:
     return Session().client(name, config=patient)
 
 
+def name_of(detector: str) -> str:
+    """What a detector's things are called where a name holds letters, digits and hyphens."""
+    return f"detection-{detector.replace('_', '-')}"
+
+
 def code_of(error: Any) -> str:
     """The service's word for an error of botocore's."""
     return str(error.response["Error"]["Code"])

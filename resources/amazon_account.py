@@ -13,13 +13,14 @@ Look = Callable[[], tuple[bool, str, str]]
 MISSING = ("NoSuchEntity", "RepositoryNotFound", "ImageNotFound", "NoSuchResource")
 
 
-def looked(what: str, look: Look, remedy: str = "") -> Finding:
+def looked(what: str, look: Look, remedy: str = "", missing: tuple[str, ...] = MISSING) -> Finding:
     """Looks, and says what was found also if that was refused.
 
     Args:
         what: What is looked at.
         look: Looks.
         remedy: What to do if there is no such thing.
+        missing: How the service's words begin where there is none.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -29,7 +30,7 @@ def looked(what: str, look: Look, remedy: str = "") -> Finding:
         code = amazon.code_of(error)
         if code in amazon.DENIED:
             return Finding(what, "unknown", "these credentials may not look", "look at it in the console")
-        return Finding(what, "bad" if code.startswith(MISSING) else "unknown", amazon.refusal(error), remedy)
+        return Finding(what, "bad" if code.startswith(missing) else "unknown", amazon.refusal(error), remedy)
     except BotoCoreError as error:
         return Finding(what, "unknown", str(error))
     return Finding(what, "good" if good else "bad", told, "" if good else why)

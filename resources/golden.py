@@ -52,12 +52,12 @@ def frames_of(storage: Storage, evaluation: str, dataset: str, confidence: float
     return found
 
 
-def ask(endpoints: Endpoints, slot: str, frames: Frames, limit_ms: float) -> rollout.Verdict:
+def ask(endpoints: Endpoints, slot: str | None, frames: Frames, limit_ms: float) -> rollout.Verdict:
     """Sends golden frames to a slot and judges its answers; a frame that it cannot answer fails it.
 
     Args:
         endpoints: The endpoint.
-        slot: Its slot.
+        slot: Its slot; None: whichever answers clients.
         frames: The golden frames.
         limit_ms: Milliseconds within which it has to answer; see `golden.judge`.
     """

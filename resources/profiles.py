@@ -97,55 +97,47 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
             "platform aws: DETECTION_AWS_QUEUE has no {detector} in it; each detector has a queue of its own, as in "
             "https://sqs.eu-central-1.amazonaws.com/123456789012/detection-{detector}-videos"
         )
+    common = {
+        "storage": here["storage"],
+        "role": _needed("aws", "DETECTION_AWS_ROLE", "the ARN of the role that jobs and servers have"),
+        "subnets": _list("DETECTION_AWS_SUBNETS"),
+        "security_groups": _list("DETECTION_AWS_SECURITY_GROUPS"),
+        "poll_s": float(os.environ.get("DETECTION_POLL_S", "3")),
+        "detector": detector,
+    }
+    programs = _needed("aws", "DETECTION_AWS_PROGRAMS_IMAGE", "the address of the image that jobs run")
+    serving = _needed("aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image that serves")
     return {
         **here,
         "arrivals": QueueArrivals(storage=here["storage"], queue=queue.replace("{detector}", detector))
         if queue
         else here["arrivals"],
         "compute": SageMakerCompute(
-            storage=here["storage"],
+            **common,
             here=here["compute"],
-            detector=detector,
-            role=_needed("aws", "DETECTION_AWS_ROLE", "the ARN of the role that jobs have"),
-            image=_needed("aws", "DETECTION_AWS_PROGRAMS_IMAGE", "the address of the image that jobs run"),
-            poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
+            image=programs,
             **_given(
                 cpu="DETECTION_AWS_CPU", gpu="DETECTION_AWS_GPU", count="DETECTION_AWS_TRAINING_INSTANCES",
-                volume_gb="DETECTION_AWS_VOLUME_GB", spot="DETECTION_AWS_SPOT",
+                jobs="DETECTION_AWS_PROCESSING_INSTANCES", volume_gb="DETECTION_AWS_VOLUME_GB",
+                spot="DETECTION_AWS_SPOT",
             ),
-            subnets=_list("DETECTION_AWS_SUBNETS"),
-            security_groups=_list("DETECTION_AWS_SECURITY_GROUPS"),
         ),
         "batch": SageMakerBatch(
-            storage=here["storage"],
+            **common,
             compute=here["compute"],
-            detector=detector,
-            role=_needed("aws", "DETECTION_AWS_ROLE", "the ARN of the role that jobs have"),
-            image=_needed("aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image that serves"),
-            poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
+            image=serving,
             **_given(instance="DETECTION_AWS_BATCH", count="DETECTION_AWS_BATCH_INSTANCES"),
-            subnets=_list("DETECTION_AWS_SUBNETS"),
-            security_groups=_list("DETECTION_AWS_SECURITY_GROUPS"),
         ),
-        "registry": SageMakerRegistry(
-            storage=here["storage"],
-            model=detector,
-            image=_needed("aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image that serves"),
-        ),
+        "registry": SageMakerRegistry(storage=here["storage"], model=detector, image=serving),
         "endpoints": SageMakerEndpoints(
-            storage=here["storage"],
-            detector=detector,
-            role=_needed("aws", "DETECTION_AWS_ROLE", "the ARN of the role that jobs have"),
-            image=_needed("aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image that serves"),
+            **common,
+            image=serving,
             capture=dict(capture) if capture else None,
-            poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
             **_given(
                 instance="DETECTION_AWS_ENDPOINT", count="DETECTION_AWS_ENDPOINT_INSTANCES",
                 most="DETECTION_AWS_ENDPOINT_MOST", per_minute="DETECTION_AWS_ENDPOINT_PER_MINUTE",
                 report_s="DETECTION_REPORT_S",
             ),
-            subnets=_list("DETECTION_AWS_SUBNETS"),
-            security_groups=_list("DETECTION_AWS_SECURITY_GROUPS"),
         ),
     }  # fmt: skip
 

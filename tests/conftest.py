@@ -72,6 +72,16 @@ def s3_lake(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{s3.BUCKET}/{uuid.uuid4().hex}"
 
 
+@pytest.fixture
+def between(s3_server: str, s3_lake: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Between]:
+    """Somebody between this test and S3, who lets through what he is not told to answer."""
+    one = s3.Between()
+    with one.open(s3_server) as url:
+        for name, value in s3.environment(url).items():
+            monkeypatch.setenv(name, value)
+        yield one
+
+
 @pytest.fixture(scope="session")
 def sagemaker_service(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sagemaker.SageMaker]:
     """A SageMaker whose lake is that S3."""

@@ -15,14 +15,9 @@ from typing import Any
 import orjson
 
 from detection_assets.domain.rollout import TRIAL, agree
-from detection_assets.serving.background import Background
+from detection_assets.serving.copies import TIMEOUT_S, Copies, Copy
 from detection_assets.serving.observe import Metrics
-
-WAITING = 4
-"""Most copies that wait."""
-WAITING_BYTES = 64 * 2**20
-TIMEOUT_S = 10.0
-"""What the other slot may take for a copy."""
+from detection_assets.serving.state import parse_share
 
 logger = logging.getLogger("detection.elsewhere")
 
@@ -33,13 +28,13 @@ class Other:
 
     Attributes:
         endpoint: The endpoint's name.
-        slot: The slot's.
+        name: The slot's.
         deployment: What the slot was given when this was ordered; its comparisons are counted under that name.
         share: Share of the requests that it sees, 0 to 1.
     """
 
     endpoint: str
-    slot: str
+    name: str
     deployment: str
     share: float
 
@@ -51,29 +46,19 @@ def parse_other(raw: Mapping[str, Any]) -> Other:
         KeyError: A field is missing.
         ValueError: The share is none.
     """
-    share = float(raw["share"])
-    if not 0 <= share <= 1:
-        raise ValueError(f"shadow.share is {share}; it must be between 0 and 1")
+    share = parse_share(raw["share"], "shadow.share")
     return Other(str(raw["endpoint"]), str(raw["slot"]), str(raw["deployment"]), share)
 
 
-@dataclass(frozen=True, slots=True)
-class _Copy:
-    other: Other
-    encoded: bytes
-    answered: Mapping[str, Any]
-    threshold: float | None
-
-
-class Elsewhere:
+class Elsewhere(Copies[Other]):
     """The thread in which a slot of other servers is asked."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+        """Starts the thread; no slot sees copies yet."""
+        super().__init__("elsewhere", metrics)
         self._other: Other | None = None
         self._client: Any = None
         self._counts: dict[str, dict[str, int]] = {}
-        self._background = Background[_Copy]("elsewhere", self._compare, most=WAITING, most_bytes=WAITING_BYTES)
 
     def point(self, other: Other | None) -> None:
         """Takes the slot that is to see copies from now on; None: no slot is."""
@@ -89,27 +74,12 @@ class Elsewhere:
         """Whether a slot sees copies."""
         return self._other is not None
 
-    def offer(self, other: Other, encoded: bytes, answered: Mapping[str, Any], threshold: float | None) -> None:
-        """Takes a copy of an answered picture.
-
-        Args:
-            other: The slot that is to see it.
-            encoded: The picture's bytes.
-            answered: What was answered, as in `answers.picture`.
-            threshold: The caller's own threshold, if there was one.
-        """
-        if not self._background.offer(_Copy(other, encoded, answered, threshold), len(encoded)):
-            self._metrics.mirrored.labels(other.slot, "dropped").inc()
-
     def counts(self) -> dict[str, dict[str, int]]:
         """For each deployment that saw copies how often it was `compared`, and how often it `agreed`."""
         return {name: dict(count) for name, count in list(self._counts.items())}
 
-    def close(self) -> None:
-        """Ends the thread."""
-        self._background.close(TIMEOUT_S)
-
-    def _compare(self, copy: _Copy) -> None:
+    def compare(self, copy: Copy[Other]) -> None:
+        """Asks SageMaker for the slot's variant."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         body, kind = copy.encoded, "application/octet-stream"
@@ -118,7 +88,7 @@ class Elsewhere:
             body, kind = orjson.dumps(asked), "application/json"
         try:
             told = self._service().invoke_endpoint(
-                EndpointName=copy.other.endpoint, TargetVariant=copy.other.slot, Body=body, ContentType=kind,
+                EndpointName=copy.slot.endpoint, TargetVariant=copy.slot.name, Body=body, ContentType=kind,
                 Accept="application/json", CustomAttributes=TRIAL,
             )  # fmt: skip
             same = agree(copy.answered["boxes"], orjson.loads(told["Body"].read())["boxes"])
@@ -126,14 +96,14 @@ class Elsewhere:
             # That it had no time for a copy says nothing about it; that it failed one does.
             status = getattr(error, "response", {}).get("OriginalStatusCode", 0)
             if status < 500 or status in (503, 504):
-                self._metrics.mirrored.labels(copy.other.slot, "dropped").inc()
+                self.count(copy.slot, "dropped")
                 return
-            logger.warning(f"the shadow failed: {error}", extra={"fields": {"slot": copy.other.slot}})
+            logger.warning(f"the shadow failed: {error}", extra={"fields": {"slot": copy.slot.name}})
             same = False
-        count = self._counts.setdefault(copy.other.deployment, {"compared": 0, "agreed": 0})
+        count = self._counts.setdefault(copy.slot.deployment, {"compared": 0, "agreed": 0})
         count["agreed"] += same
         count["compared"] += 1
-        self._metrics.mirrored.labels(copy.other.slot, "agreed" if same else "disagreed").inc()
+        self.count(copy.slot, "agreed" if same else "disagreed")
 
     def _service(self) -> Any:
         if self._client is None:

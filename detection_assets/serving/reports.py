@@ -97,7 +97,7 @@ class Reports:
         self._slots.keep(capture)
         # Nobody shows requests to himself: the orders are the same for all slots.
         self._elsewhere.point(None if other is None or other.deployment == self._bundle.deployment else other)
-        logger.info("orders taken", extra={"fields": {"capture": capture is not None, "shadow": other and other.slot}})
+        logger.info("orders taken", extra={"fields": {"capture": capture is not None, "shadow": other and other.name}})
 
     def _tell(self, ended: bool) -> None:
         import obstore

@@ -109,7 +109,7 @@ def parse_state(content: bytes, file: Path) -> State:
             str(raw["detector"]),
             slots,
             traffic,
-            None if shadow is None else ShadowSpec(str(shadow["slot"]), _share(shadow["share"], "shadow.share")),
+            None if shadow is None else ShadowSpec(str(shadow["slot"]), parse_share(shadow["share"], "shadow.share")),
             None if capture is None else parse_capture(capture),
         )
     except KeyError as error:
@@ -157,11 +157,16 @@ def parse_capture(raw: Mapping[str, Any]) -> CaptureSpec:
         raise ValueError(f"capture.images is {images!r}; it must be true or false")
     if isinstance(keep_days, bool) or not isinstance(keep_days, int) or keep_days < 1:
         raise ValueError(f"capture.keep_days is {keep_days!r}; it must be a whole number, 1 or more")
-    rate, below = _share(raw.get("rate", 0), "capture.rate"), _share(raw.get("below", 0), "capture.below")
+    rate, below = parse_share(raw.get("rate", 0), "capture.rate"), parse_share(raw.get("below", 0), "capture.below")
     return CaptureSpec(folder, rate, below, images, keep_days)
 
 
-def _share(value: Any, name: str) -> float:
+def parse_share(value: Any, name: str) -> float:
+    """Reads a share, 0 to 1.
+
+    Raises:
+        ValueError: It is none; the message has the name.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
     return float(value)

@@ -15,7 +15,7 @@ import dagster as dg
 import orjson
 
 from detection_assets.domain import layout
-from resources import amazon
+from resources import amazon, amazon_account
 from resources.arrivals.base import Arrivals, ArrivalsError, Notice
 from resources.findings import Finding
 from resources.storage import Storage
@@ -77,23 +77,14 @@ class QueueArrivals(Arrivals):
 
     def check(self) -> Iterator[Finding]:
         """Looks whether the queue is there, and how much it holds."""
-        from botocore.exceptions import BotoCoreError, ClientError
 
-        try:
+        def look() -> tuple[bool, str, str]:
             told = amazon.client("sqs").get_queue_attributes(
                 QueueUrl=self.queue, AttributeNames=["ApproximateNumberOfMessages"]
             )
-        except ClientError as error:
-            if amazon.code_of(error) in amazon.DENIED:
-                yield Finding("queue", "unknown", "these credentials may not look", "look at it in the console")
-            else:
-                missing = amazon.code_of(error) in NO_QUEUE
-                yield Finding("queue", "bad" if missing else "unknown", amazon.refusal(error), REMEDY)
-        except BotoCoreError as error:  # no credentials, no region, no network
-            yield Finding("queue", "unknown", str(error))
-        else:
-            waiting = told["Attributes"]["ApproximateNumberOfMessages"]
-            yield Finding("queue", "good", f"{self.queue}: {waiting} messages")
+            return True, f"{self.queue}: {told['Attributes']['ApproximateNumberOfMessages']} messages", ""
+
+        yield amazon_account.looked("queue", look, REMEDY, NO_QUEUE)
 
     def _ask(self, call: str, **what: Any) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError

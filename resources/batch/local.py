@@ -14,4 +14,4 @@ class LocalBatch(Batch):
 
     def run(self, context: dg.AssetExecutionContext, steps: Sequence[Step], model: ModelVersion) -> list[StepResult]:
         """Runs each step as it is; it names the model's file itself."""
-        return [self.compute.run(context, step) for step in steps]
+        return self.compute.run_all(context, steps)

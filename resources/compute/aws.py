@@ -84,7 +84,7 @@ class SageMakerCompute(ManagedCompute):
         for kind, word, instance, needed in (
             ("training", "gpu", self.gpu, self.count),
             ("training", "cpu", self.cpu, self.count),
-            ("processing", "cpu", self.cpu, 1),
+            ("processing", "cpu", self.cpu, self.jobs),
         ):
             name = f"{instance} for {kind} job usage"
             yield quotas.finding(f"quota of {word} for {kind}", name, needed, f"DETECTION_AWS_{word.upper()}")

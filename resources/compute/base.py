@@ -8,7 +8,7 @@ been started.
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +19,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 
 from detection_assets.domain import tuning
 from detection_assets.domain.tuning import Parameter, Trial
+from resources.abreast import abreast
 from resources.findings import Finding
 from resources.storage import Published, Storage
 
@@ -226,6 +227,39 @@ class Compute(dg.ConfigurableResource, ABC):
         Raises:
             StepFailed: If the program failed or took too long; nothing is published then.
         """
+        (result,) = self.run_all(context, [step], on_report)
+        return result
+
+    def run_all(
+        self,
+        context: dg.AssetExecutionContext,
+        steps: Sequence[Step],
+        on_report: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> list[StepResult]:
+        """Runs steps of one hardware, as many side by side as it has places; arguments as of `run`.
+
+        Returns:
+            What came of each, in their order.
+
+        Raises:
+            StepFailed: One failed or took too long; those beside it were run to their ends and published before.
+        """
+        works = [self._running(context, step, on_report) for step in steps]
+        results, failures = abreast(works, self.places(steps[0].hardware), StepFailed) if works else ([], [])
+        if len(failures) > 1:
+            told = "\n\n".join(str(failure.description) for failure in failures)
+            raise StepFailed(f"{len(failures)} of {len(steps)} steps failed.\n\n{told}")
+        if failures:
+            raise failures[0]
+        return results
+
+    def _running(
+        self,
+        context: dg.AssetExecutionContext,
+        step: Step,
+        on_report: Callable[[Mapping[str, Any]], None] | None,
+    ) -> Generator[float, None, StepResult]:
+        """Runs one step; gives the seconds after which it is to be gone on with."""
         found = {name: self.storage.published(prefix) for name, prefix in step.outputs.items()}
         if all(found.values()):
             context.log.info(f"{step.name}: published already, nothing to run")
@@ -256,7 +290,7 @@ class Compute(dg.ConfigurableResource, ABC):
                     drain()
                     if time.monotonic() - started > step.timeout_s:
                         raise TookTooLong(f"{step.name}: stopped after its limit of {step.timeout_s:.0f} s")
-                    time.sleep(wait)
+                    yield wait
                     wait = min(wait * 1.1, max(wait, POLL_MAX_S if time.monotonic() - started > 60 else 0.5))
             except (DagsterExecutionInterruptedError, KeyboardInterrupt, TookTooLong):
                 context.log.warning(f"{step.name}: stopping")
@@ -331,6 +365,10 @@ class Compute(dg.ConfigurableResource, ABC):
         instance, cost_usd = self.cost(handle, seconds)
         trials = [known[number] for number in sorted(known)]
         return TuneResult(trials, tuning.best(trials, maximize=study.objective.maximize), instance, seconds, cost_usd)
+
+    def places(self, hardware: str) -> int:
+        """How many steps run side by side on some hardware."""
+        return 1
 
     def check(self) -> Iterator[Finding]:
         """Looks whether steps can be run with the settings that there are."""

@@ -260,18 +260,28 @@ class ManagedJobs(dg.ConfigurableResource, ABC):
 
 
 class ManagedCompute(ManagedJobs, Compute):
-    """Steps as jobs of a service; what is to run `here` runs beside the Dagster run."""
+    """Steps as jobs of a service; what is to run `here` runs beside the Dagster run.
+
+    Attributes:
+        jobs: How many jobs of one asset run side by side, where its work can be divided.
+    """
 
     here: dg.ResourceDependency[LocalCompute]
+    jobs: int = 1
 
-    def run(
+    def run_all(
         self,
         context: dg.AssetExecutionContext,
-        step: Step,
+        steps: Sequence[Step],
         on_report: Callable[[Mapping[str, Any]], None] | None = None,
-    ) -> StepResult:
-        """Runs a step as a job, unless its hardware is `here`; otherwise as any compute."""
-        return (self.here if step.hardware == HERE else super()).run(context, step, on_report)
+    ) -> list[StepResult]:
+        """Runs steps as jobs, unless their hardware is `here`; otherwise as any compute."""
+        here = all(step.hardware == HERE for step in steps)
+        return (self.here if here else super()).run_all(context, steps, on_report)
+
+    def places(self, hardware: str) -> int:
+        """Jobs side by side; beside the run, one after the other."""
+        return 1 if hardware == HERE else self.jobs
 
     def tune(
         self,

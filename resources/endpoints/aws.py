@@ -63,7 +63,7 @@ class SageMakerEndpoints(Endpoints):
     @property
     def name(self) -> str:
         """The endpoint's name."""
-        return f"detection-{self.detector.replace('_', '-')}"[:44].rstrip("-")
+        return amazon.name_of(self.detector)[:44].rstrip("-")
 
     @property
     def desk(self) -> Desk:

@@ -45,7 +45,7 @@ class SageMakerRegistry(Registry):
     @property
     def group(self) -> str:
         """The package group's name."""
-        return f"detection-{self.model.replace('_', '-')}"
+        return amazon.name_of(self.model)
 
     def arn(self, version: str | None = None) -> str:
         """The ARN of a version's package, or of the group.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,3 +35,16 @@ def platform(request: pytest.FixtureRequest, home: Path, empty_mlflow: Path) -> 
         yield opened
         if request.param == "local":
             opened.endpoints.stop()
+
+
+@pytest.fixture(scope="session")
+def onnx(detector: Path) -> bytes:
+    """A model that serves."""
+    return (detector / "best.onnx").read_bytes()
+
+
+@pytest.fixture
+def model(platform: Any, onnx: bytes) -> dict[str, str]:
+    """The model in the platform's lake, as an endpoint is told of it."""
+    platform.storage.put("weights/w1/best.onnx", onnx)
+    return {"onnx": "weights/w1/best.onnx", "sha256": hashlib.sha256(onnx).hexdigest()}

@@ -5,7 +5,6 @@ import io
 import json
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,6 @@ from resources.endpoints.base import EndpointError
 
 PLATFORMS = ["local", "aws"]
 SETTINGS = {"confidence": 0.25, "iou": 0.7, "max_det": 300}
-
-
-@pytest.fixture(scope="session")
-def onnx(detector: Path) -> bytes:
-    return (detector / "best.onnx").read_bytes()
-
-
-@pytest.fixture
-def model(platform: Any, onnx: bytes) -> dict[str, str]:
-    platform.storage.put("weights/w1/best.onnx", onnx)
-    return {"onnx": "weights/w1/best.onnx", "sha256": hashlib.sha256(onnx).hexdigest()}
 
 
 def picture() -> bytes:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from contract.test_endpoints import SETTINGS, picture
 from fakes import sagemaker
-from PIL import Image
 
 from detection_assets.domain import captures, layout
 from resources import amazon, amazon_hosting
@@ -21,20 +17,6 @@ from resources.endpoints.base import EndpointError
 from resources.storage import Storage
 
 PLATFORMS = ["aws"]
-SETTINGS = {"confidence": 0.25, "iou": 0.7, "max_det": 300}
-
-
-def picture() -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(np.full((60, 80, 3), 128, np.uint8)).save(out, "JPEG")
-    return out.getvalue()
-
-
-@pytest.fixture
-def model(platform: Any, detector: Path) -> dict[str, str]:
-    onnx = (detector / "best.onnx").read_bytes()
-    platform.storage.put("weights/w1/best.onnx", onnx)
-    return {"onnx": "weights/w1/best.onnx", "sha256": hashlib.sha256(onnx).hexdigest()}
 
 
 @pytest.fixture

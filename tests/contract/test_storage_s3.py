@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fakes.s3 import BUCKET, Answer, Asked, Between, environment, refusal
+from fakes.s3 import BUCKET, Answer, Asked, Between, refusal
 from fakes.telling import telling
 
 from resources import storage as module
 from resources.storage import Storage
 from resources.store_errors import LakeError
-
-
-@pytest.fixture
-def between(s3_server: str, s3_lake: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
-    one = Between()
-    with one.open(s3_server) as url:
-        for name, value in environment(url).items():
-            monkeypatch.setenv(name, value)
-        yield one
 
 
 @pytest.fixture

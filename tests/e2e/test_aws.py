@@ -118,6 +118,7 @@ def taken_all_the_way(
         "DETECTION_POLL_S": "0.3",
         "DETECTION_REPORT_S": "0.3",
         "DETECTION_AWS_ENDPOINT_MOST": "2",
+        "DETECTION_AWS_PROCESSING_INSTANCES": "2",
     }
     local = project(folder / "local")
     aws = {**project(folder / "aws"), **settings}
@@ -146,9 +147,11 @@ def test_the_tables_are_the_same_as_on_one_machine(world: World) -> None:
 
 def test_each_program_was_one_job_although_its_run_was_killed(world: World) -> None:
     (training,) = world.jobs("TrainingJob", "train")
-    (extraction,) = world.jobs("ProcessingJob", "extract")
     (evaluation,) = world.jobs("ProcessingJob", "evaluate")
-    assert {job.status for job in (training, extraction, evaluation)} == {"Completed"}
+    extraction = world.jobs("ProcessingJob", "extract")
+    assert {job.status for job in (training, evaluation, *extraction)} == {"Completed"}
+    first, second = extraction  # which is what was set
+    assert second.began < (first.ended or 0), "side by side"
     assert world.table(world.aws, "trained_weights")["cost_usd"].iloc[0] > 0
     assert world.table(world.aws, "registered_model")["registry"].tolist() == ["SageMakerRegistry"]
     assert world.table(world.aws, "deployed_endpoint")[["traffic", "state"]].to_numpy().tolist() == [[100, "ready"]]

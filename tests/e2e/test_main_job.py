@@ -135,6 +135,18 @@ def test_the_endpoint_goes_on_answering(world: World) -> None:
     assert (answer["width"], answer["height"]) == (dataset["width"].iloc[0], dataset["height"].iloc[0])
 
 
+def test_a_person_asks_it_by_a_command(world: World, tmp_path: Path) -> None:
+    dataset = world.table("detection_dataset")
+    picture, torn = tmp_path / "a.jpg", tmp_path / "torn.jpg"
+    picture.write_bytes(world.storage.get(str(dataset["key"].iloc[0])))
+    torn.write_bytes(picture.read_bytes()[:300])
+    assert "a.jpg" in detection("ask", "fridge", str(picture))
+    told = detection("ask", "fridge", str(torn), str(tmp_path / "none.jpg"), str(picture), code=1)
+    assert "torn.jpg: " in told
+    assert "none.jpg: No such file" in told
+    assert "a.jpg" in told, "one bad picture loses itself alone"
+
+
 def test_mlflow_has_one_finished_run_with_curves(world: World) -> None:
     from mlflow.tracking import MlflowClient
 

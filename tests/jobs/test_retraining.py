@@ -74,13 +74,13 @@ class World:
 
     def tick(self, sensor: str) -> tuple[list[dg.RunRequest], str]:
         name = f"tiny_{sensor}"
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             self.instance,
             cursor=self.cursors.get(name),
             resources={"storage": self.storage},
             definitions=self.defs,
-        )
-        data = self.defs.resolve_sensor_def(name).evaluate_tick(context)
+        ) as context:
+            data = self.defs.resolve_sensor_def(name).evaluate_tick(context)
         self.cursors[name] = data.cursor
         return list(data.run_requests or ()), data.skip_message or ""
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 from dagster import DagsterInstance
-from fakes.s3 import Between, environment
+from fakes.s3 import Between
 from fakes.telling import Telling, record, telling
 from project import write_detector
 from ticking import Ticker
@@ -20,15 +20,6 @@ from resources import lake
 from resources.arrivals import aws
 from resources.arrivals.aws import QueueArrivals
 from resources.storage import Storage
-
-
-@pytest.fixture
-def between(s3_server: str, s3_lake: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
-    one = Between()
-    with one.open(s3_server) as url:
-        for name, value in environment(url).items():
-            monkeypatch.setenv(name, value)
-        yield one
 
 
 @pytest.fixture
