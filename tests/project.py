@@ -6,11 +6,12 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from forked import Command
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -75,17 +76,12 @@ def kill_when(seen: Callable[[str], bool], *words: str, after_s: float = 0.0) ->
         *words: The command.
         after_s: How long it may go on after it.
     """
-    env = {**os.environ, "COLUMNS": "240"}
-    running = subprocess.Popen(
-        [DETECTION, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
-    )
-    assert running.stdout is not None
-    said = []
-    with running.stdout:
-        for line in running.stdout:
+    running, said = Command({**os.environ, "COLUMNS": "240"}, *words), []
+    with running.said:
+        for line in running.said:
             said.append(line)
             if seen(line):
                 time.sleep(after_s)
-                running.send_signal(signal.SIGKILL)
+                running.kill()
                 break
     assert running.wait() == -signal.SIGKILL, "".join(said)

@@ -1,40 +1,79 @@
-"""The platforms that every contract is held against. A backend that joins a file's `PLATFORMS` runs all its cases."""
+"""The platforms that every contract is held against. A backend that joins a file's `PLATFORMS` runs all its cases.
+
+What runs on `aws`, a stand-in, runs in a real account as well where one is asked for (`-m cloud`). Not so what asks for
+the stand-in itself by one of its fixtures, or is marked `stand_in`, with the reason.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from contract import an_account
 from project import give_mlflow
 
 from resources import profiles
 
 PLATFORMS = ["local"]
 """For the files that say nothing else."""
+ACCOUNT = "aws-account"
+STAND_INS = {"sagemaker_service", "s3_server"}
+"""Fixtures that give a test a stand-in to look into."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "platform" in metafunc.fixturenames:
         own = metafunc.definition.get_closest_marker("platforms")
-        wanted = own.args if own else getattr(metafunc.module, "PLATFORMS", PLATFORMS)
+        wanted = list(own.args if own else getattr(metafunc.module, "PLATFORMS", PLATFORMS))
+        bound = metafunc.definition.get_closest_marker("stand_in") or STAND_INS.intersection(metafunc.fixturenames)
+        if "aws" in wanted and not bound:
+            wanted.append(pytest.param(ACCOUNT, marks=pytest.mark.cloud))
         metafunc.parametrize("platform", wanted, indirect=True)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Whoever asks for a real account and nothing else is told at once what it takes."""
+    asked = [item.get_closest_marker("cloud") for item in session.items]
+    if asked and all(asked) and not session.config.option.collectonly and (reason := an_account.wrong()):
+        raise pytest.UsageError(reason)
+
+
+@pytest.fixture(scope="session")
+def account_lake() -> Iterator[str]:
+    """The URI of a lake of this run alone, in the account that `.env` names."""
+    with an_account.fresh_lake() as uri:
+        yield uri
+
+
+@pytest.fixture
+def aws_account(account_lake: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Points the environment at that account and lake; gives the name of a detector that nobody else has."""
+    an_account.surround(monkeypatch)
+    monkeypatch.setenv("DETECTION_LAKE", account_lake)
+    return f"tiny_{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture
 def platform(request: pytest.FixtureRequest, home: Path, empty_mlflow: Path) -> Iterator[Any]:
     """A platform's matching set of resources, opened, by attribute."""
     give_mlflow(home, empty_mlflow)
-    if request.param == "aws":
+    profile, detector = request.param, "tiny"
+    if profile == "aws":
         request.getfixturevalue("aws_settings")
-    made = profiles.PROFILES[request.param]("tiny", host="127.0.0.1", port=0)
+    if profile == ACCOUNT:
+        profile, detector = "aws", request.getfixturevalue("aws_account")
+    made = profiles.PROFILES[profile](detector, host="127.0.0.1", port=0)
     with dg.build_resources(made) as opened:
         yield opened
         if request.param == "local":
             opened.endpoints.stop()
+        if request.param == ACCOUNT:
+            an_account.clear(opened)
 
 
 @pytest.fixture(scope="session")

@@ -34,14 +34,14 @@ def test_an_endpoint_begins_with_nothing(platform: Any) -> None:
 def test_a_version_goes_to_an_idle_slot_and_then_takes_the_traffic(platform: Any, model: dict[str, str]) -> None:
     endpoints = platform.endpoints
     endpoints.deploy("blue", **model, version="1", settings=SETTINGS)
-    ready = endpoints.wait_ready("blue", 60)
+    ready = endpoints.wait_ready("blue", endpoints.ready_s)
     assert (ready.version, ready.traffic) == ("1", 0)
     assert endpoints.invoke("blue", picture())["slot"] == "blue", "one slot can be asked whatever its traffic"
     endpoints.route({"blue": 100})
     assert endpoints.status().serving.version == "1"
 
     endpoints.deploy("green", **model, version="2", settings=SETTINGS)
-    endpoints.wait_ready("green", 60)
+    endpoints.wait_ready("green", endpoints.ready_s)
     assert endpoints.status().serving.version == "1", "deploying moves no traffic"
     endpoints.route({"green": 100, "blue": 0})
     endpoints.remove("blue")
@@ -56,11 +56,11 @@ def test_a_model_with_another_digest_is_refused_and_the_serving_slot_untouched(
 ) -> None:
     endpoints = platform.endpoints
     endpoints.deploy("blue", **model, version="1", settings=SETTINGS)
-    endpoints.wait_ready("blue", 60)
+    endpoints.wait_ready("blue", endpoints.ready_s)
     endpoints.route({"blue": 100})
     endpoints.deploy("green", model["onnx"], "0" * 64, version="2", settings=SETTINGS)
     with pytest.raises(EndpointError, match="failed to load version 2"):
-        endpoints.wait_ready("green", 30)
+        endpoints.wait_ready("green", endpoints.ready_s)
     assert endpoints.invoke("blue", picture())["model_version"] == "1"
     endpoints.remove("green")
     assert [slot.state for slot in endpoints.status().slots] == ["ready"]
@@ -76,7 +76,7 @@ def test_shares_that_make_no_sense_are_refused(platform: Any, model: dict[str, s
 def test_a_slot_with_traffic_is_neither_replaced_nor_removed(platform: Any, model: dict[str, str]) -> None:
     endpoints = platform.endpoints
     endpoints.deploy("blue", **model, version="1", settings=SETTINGS)
-    endpoints.wait_ready("blue", 60)
+    endpoints.wait_ready("blue", endpoints.ready_s)
     endpoints.route({"blue": 100})
     with pytest.raises(EndpointError, match="has traffic"):
         endpoints.remove("blue")
@@ -86,7 +86,7 @@ def test_a_slot_with_traffic_is_neither_replaced_nor_removed(platform: Any, mode
 
 def test_a_picture_that_is_none_is_refused_by_the_endpoint(platform: Any, model: dict[str, str]) -> None:
     platform.endpoints.deploy("blue", **model, version="1", settings=SETTINGS)
-    platform.endpoints.wait_ready("blue", 60)
+    platform.endpoints.wait_ready("blue", platform.endpoints.ready_s)
     with pytest.raises(EndpointError, match="answered 4"):
         platform.endpoints.invoke("blue", b"no picture")
 
@@ -102,12 +102,13 @@ def two(platform: Any, model: dict[str, str]) -> Any:
     endpoints = platform.endpoints
     for slot, version in (("blue", "1"), ("green", "2")):
         endpoints.deploy(slot, **model, version=version, settings=SETTINGS)
-        endpoints.wait_ready(slot, 60)
+        endpoints.wait_ready(slot, endpoints.ready_s)
         if slot == "blue":
             endpoints.route({"blue": 100})
     return endpoints
 
 
+@pytest.mark.stand_in("SageMaker takes about a minute for it")
 def test_a_route_is_taken_within_a_second_and_without_a_restart(two: Any) -> None:
     assert set(answered_by(two, 5)) == {"blue"}
     for traffic, by in (({"green": 100, "blue": 0}, "green"), ({"blue": 100, "green": 0}, "blue")):
@@ -141,7 +142,7 @@ def test_counters_grow_with_the_requests_and_begin_anew_with_another_model(two: 
     assert counted(two, "green").requests == 0, "a request that names its slot is no traffic"
     assert two.health("red") is None
     two.deploy("green", **model, version="3", settings=SETTINGS)
-    two.wait_ready("green", 60)
+    two.wait_ready("green", two.ready_s)
     assert counted(two, "green").since > before.since
 
 
@@ -175,7 +176,7 @@ def test_an_endpoint_that_was_stopped_can_be_woken_and_goes_on_as_it_was(two: An
     assert not two.status().alive
     two.route({"blue": 40, "green": 60})
     two.wake()
-    two.wait_ready("green", 60)
+    two.wait_ready("green", two.ready_s)
     assert {slot.name: slot.traffic for slot in two.status().slots} == {"blue": 40, "green": 60}
 
 
@@ -209,13 +210,9 @@ def test_two_who_change_an_endpoint_at_once_lose_nothing(platform: Any, model: d
     assert {item.name: item.version for item in endpoints.status().slots} == {"blue": last, "green": last}
 
 
+@pytest.mark.platforms("local")
 class TestTheLocalServer:
     """What only a server process of this machine has."""
-
-    @pytest.fixture(autouse=True)
-    def _local(self, platform: Any) -> None:
-        if not hasattr(platform.endpoints, "state"):
-            pytest.skip("no state file")
 
     def test_a_state_that_somebody_holds_is_told_and_not_changed(
         self, platform: Any, model: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -240,9 +237,9 @@ class TestTheLocalServer:
         (other.home / "port").write_text(str(endpoints.chosen_port()))
         try:
             other.deploy("blue", **model, version="7", settings=SETTINGS)
-            assert other.wait_ready("blue", 60).version == "7"
+            assert other.wait_ready("blue", other.ready_s).version == "7"
             assert other.url != endpoints.url
-            assert endpoints.wait_ready("blue", 60).version == "1"
+            assert endpoints.wait_ready("blue", endpoints.ready_s).version == "1"
         finally:
             other.stop()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fakes import sagemaker
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +27,7 @@ def test_whatever_a_tag_says_comes_back(tags: dict[str, str]) -> None:
 
 
 @pytest.fixture
-def studio(platform: Any, sagemaker_service: sagemaker.SageMaker) -> Any:
+def studio(platform: Any) -> Any:
     """A person in SageMaker Studio: sets the status of a version."""
     platform.storage.put("weights/w1/best.onnx", b"onnx")
     made = platform.registry.register(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +12,11 @@ from resources.storage import Storage
 ODD_NAMES = ["plain.bin", "with space.bin", "dots.in.name.bin", "ünïcode/文件.bin", "100%#~.bin", "a@b,c(d).bin"]
 
 
-@pytest.fixture(params=["folder", "S3"])
+@pytest.fixture(params=["folder", "S3", pytest.param("account", marks=pytest.mark.cloud)])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "account":
+        detector = request.getfixturevalue("aws_account")
+        return Storage(root=os.environ["DETECTION_LAKE"], prefix=detector)
     root = str(tmp_path / "lake") if request.param == "folder" else request.getfixturevalue("s3_lake")
     return Storage(root=root, prefix="tiny")
 

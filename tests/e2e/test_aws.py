@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,8 +18,9 @@ from dagster import DagsterInstance
 from fakes import s3, sagemaker
 from fakes.iam import right_for
 from fakes.s3 import Between
+from forked import Command
 from PIL import Image
-from project import DETECTION, make_home, write_detector
+from project import make_home, write_detector
 
 from detection_assets import definitions, detector_file
 from resources import amazon, tables
@@ -57,25 +57,21 @@ class World:
 
 
 def detection(env: Mapping[str, str], *words: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [DETECTION, *words], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200", **env}
-    )
-    assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
+    ended, told = Command({**os.environ, **env}, *words).end()
+    assert ended == code, f"{words}: {ended}\n{told}"
+    return told
 
 
 def kill_in_training(env: Mapping[str, str], service: sagemaker.SageMaker) -> None:
     """Runs the detector until a job of it trains, and kills the run."""
-    running = subprocess.Popen(
-        [DETECTION, "run", "fridge"], env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    running = Command({**os.environ, **env}, "run", "fridge")
     ends = time.monotonic() + 300
     while not any(job.kind == "TrainingJob" and job.secondary == "Training" for job in list(service.jobs.values())):
-        assert running.poll() is None, running.communicate()[0]
+        assert running.poll() is None, running.end()
         assert time.monotonic() < ends
         time.sleep(0.05)
     running.kill()
-    running.communicate()
+    running.end()
 
 
 def project(folder: Path) -> dict[str, str]:
@@ -123,8 +119,9 @@ def taken_all_the_way(
     local = project(folder / "local")
     aws = {**project(folder / "aws"), **settings}
     switched = {**local, **settings, "DETECTION_LAKE": f"s3://{s3.BUCKET}/{folder.name}-moved"}
-    for env in (local, aws):
-        detection(env, "sample", "fridge", "--clips", "4")
+    detection(local, "sample", "fridge", "--clips", "4")
+    # The same footage, not rendered twice.
+    detection({**switched, "DETECTION_LAKE": settings["DETECTION_LAKE"]}, "push", "fridge")
     detection(local, "run", "fridge", "--until", "detection_dataset")
     kill_in_training(aws, sagemaker_service)
     detection(aws, "run", "fridge")

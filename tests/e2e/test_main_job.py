@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -18,7 +16,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
-from project import DETECTION, kill_when, make_home, write_detector
+from forked import Command
+from project import kill_when, make_home, write_detector
 
 from resources import tables
 from resources.storage import Storage
@@ -30,10 +29,9 @@ STAGES = [
 
 
 def detection(*words: str, code: int | None = 0) -> str:
-    done = subprocess.run([DETECTION, *words], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
-    if code is not None:
-        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
+    ended, told = Command(os.environ, *words).end()
+    assert code is None or ended == code, f"{words}: {ended}\n{told}"
+    return told
 
 
 class World:
@@ -273,17 +271,14 @@ def test_an_export_below_float32_is_one_word_and_no_training(world: World) -> No
 @pytest.mark.long
 def test_a_killed_training_is_completed_by_the_next_run(world: World) -> None:
     path = write_detector(world.home, "fridge", epochs=6)
-    command = [DETECTION, "run", "fridge"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    running = Command(os.environ, "run", "fridge")
     checkpoints = world.home / ".scratch" / "fridge"
     ends = time.monotonic() + 120
     while time.monotonic() < ends and not list(checkpoints.glob("train-*/checkpoint/last.pt")):
         time.sleep(0.1)
-        assert running.poll() is None, running.stdout.read() if running.stdout else ""
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    assert running.stdout is not None
-    running.stdout.close()
+        assert running.poll() is None, running.end()
+    running.kill()
+    running.end()
     versions = len(world.table("registered_model"))
     told = detection("run", "fridge")
     assert "killed is marked as failed" in told
