@@ -15,6 +15,8 @@ CHANNELS, CHECKPOINTS, FAILURE = f"{ROOT}/input/data", f"{ROOT}/checkpoints", f"
 """Of a training job: its inputs, what outlives an interruption, and what SageMaker shows as the reason of a failure."""
 VALUES = f"{ROOT}/input/config/hyperparameters.json"
 """What a tuner gives to a trial."""
+HOSTS = f"{ROOT}/input/config/resourceconfig.json"
+"""Which instances a training job has, and which this one is."""
 THERE = ("ResourceInUse",)
 """What SageMaker says when there is a job of the name."""
 GONE = ("Requested resource not found", "Could not find requested job")
