@@ -19,6 +19,7 @@ from typing import Any
 
 from detection_assets.programs import train_ultralytics as ultralytics
 from detection_assets.programs.job import end_with_parent
+from detection_assets.programs.train_together import MEET_S, store
 
 
 class Line:
@@ -51,27 +52,26 @@ def train(order: Mapping[str, Any], line: Line) -> None:
     rank, size, on_gpu = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), order["device"].isdecimal()
     if on_gpu:
         torch.cuda.set_device(int(order["device"]))
-    patience = timedelta(seconds=order["wait_s"])
     distributed.init_process_group(
         "nccl" if on_gpu else "gloo",
-        store=distributed.TCPStore(*order["store"], None, False, patience),
+        store=store(*order["store"]),
         rank=rank,
         world_size=size,
-        timeout=patience,
+        timeout=timedelta(seconds=MEET_S),
     )
     if not on_gpu:
         _let_cpus_share()
     _share_memory(order["beside"])
-    run, elsewhere = Path(order["run"]), rank >= order["beside"]
+    run = Path(order["run"])
 
-    def hand_out(path: Path) -> Path:
-        """Where a file of the first instance is to be read from in this process."""
-        content = [path.read_bytes() if rank == 0 else None]
+    def hand_out(path: Path | None) -> Path | None:
+        """Where this process is to read a file that the first one has; None if it has none."""
+        content = [path.read_bytes() if path and rank == 0 else None]
         distributed.broadcast_object_list(content)
-        if not elsewhere:
+        if content[0] is None or rank < order["beside"]:
             return path
-        own = run / f"{path.stem}-{rank}{path.suffix}"
-        own.write_bytes(content[0] or b"")
+        own = run / f"handed-out-{rank}.pt"
+        own.write_bytes(content[0])
         return own
 
     class Run(DetectionTrainer):
@@ -93,16 +93,17 @@ def train(order: Mapping[str, Any], line: Line) -> None:
 
         def _handle_nan_recovery(self, epoch: int) -> bool:
             if size > order["beside"] and epoch > self.start_epoch:
-                lost = [rank == 0 and not all(math.isfinite(float(figure)) for figure in (self.loss, self.fitness))]
+                known = [float(figure) for figure in (self.loss, self.fitness) if figure is not None]
+                lost = [rank == 0 and not all(map(math.isfinite, known))]
                 distributed.broadcast_object_list(lost)
                 if lost[0]:  # all go back to the last weights, which only the first instance has
-                    self.last = hand_out(self.last)
+                    self.last = hand_out(self.last) or self.last
             return super()._handle_nan_recovery(epoch)
 
         def final_eval(self) -> None:
             """Done by whoever has started this process, without the others."""
 
-    resume = hand_out(Path(order["resume"] or run / "weights" / "last.pt")) if order["resumes"] else None
+    resume = hand_out(Path(order["resume"]) if order["resume"] else None)
     trainer = Run(
         overrides=ultralytics.overrides(
             order["chosen"], data=Path(order["data"]), run=run, device=order["device"], resume=resume
@@ -113,7 +114,7 @@ def train(order: Mapping[str, Any], line: Line) -> None:
         told = {event: functools.partial(line.tell, event) for event in ("epoch", "batch")}
         ultralytics.follow(trainer, ultralytics.Hooks(saved=lambda _: line.tell("saved"), **told))
     trainer.train()
-    distributed.barrier(**({"device_ids": [int(order["device"])]} if on_gpu else {}))
+    distributed.barrier(device_ids=[int(order["device"])] if on_gpu else None)
     distributed.destroy_process_group()
 
 
@@ -134,8 +135,8 @@ def _share_memory(beside: int) -> None:
 
     fits = BaseDataset.check_cache_ram
 
-    def fits_for_all(dataset: Any, safety_margin: float = 1.0) -> bool:
-        return fits(dataset, (1 + safety_margin) * beside - 1)
+    def fits_for_all(self: Any, safety_margin: float = 1.0) -> bool:
+        return fits(self, (1 + safety_margin) * beside - 1)
 
     BaseDataset.check_cache_ram = fits_for_all
 

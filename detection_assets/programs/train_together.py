@@ -58,7 +58,7 @@ class Crew:
 
     Attributes:
         world: The instances.
-        devices: Of this instance, what each process trains on: `cpu`, a GPU's number, or nothing for ultralytics' choice.
+        devices: What each process of this instance trains on: `cpu`, a GPU's number, or nothing for what there is.
     """
 
     world: World
@@ -140,13 +140,11 @@ class Meeting:
     """
 
     def __init__(self, crew: Crew) -> None:
-        from torch.distributed import TCPStore
-
-        self.crew, patience = crew, timedelta(seconds=MEET_S)
+        self.crew = crew
         name, _, port = crew.world.first.rpartition(":")
         if not crew.world.leads:
             self.address = (_found(name, int(port)), int(port))
-            self._store = TCPStore(*self.address, None, False, patience)
+            self._store = store(*self.address)
             return
         # Torch would listen to everybody; nobody but this machine is to come where there are no others.
         listening = socket.socket()
@@ -158,15 +156,13 @@ class Meeting:
             raise InputError(f"port {port}: {error}; let the instances meet at another") from error
         listening.listen(1024)
         self.address = (HERE, listening.getsockname()[1])
-        self._store = TCPStore(
-            *self.address, None, True, patience, wait_for_workers=False, master_listen_fd=listening.detach()
-        )
+        self._store = store(*self.address, listening.detach())
 
     def agree(self, task: Mapping[str, Any]) -> Mapping[str, Any]:
         """Tells the other instances what there is to do, or is told.
 
         Args:
-            task: On the first instance what there is to do; on another what it would do, of which `go` alone may differ.
+            task: What there is to do; on another instance than the first, what it takes it to be, but for `go`.
 
         Returns:
             The first one's.
@@ -215,8 +211,17 @@ class Meeting:
             return f"instance 1 is gone: {error}"
 
 
+def store(host: str, port: int, listening: int | None = None) -> Any:
+    """The store that a crew meets at: kept by this process if it has the socket that listens, or else joined."""
+    from torch import distributed
+
+    made: Any = distributed  # which does not say that this is for others
+    keeps = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listening} if listening else {}
+    return made.TCPStore(host, port, timeout=timedelta(seconds=MEET_S), **{"is_master": False, **keeps})
+
+
 def _found(name: str, port: int) -> str:
-    """The address of the first instance. Names are known late on some platforms, and not all instances begin at once."""
+    """The address of the first instance, which may begin later than this one and be known by name later still."""
     ends = time.monotonic() + MEET_S
     while True:
         try:
@@ -279,13 +284,15 @@ def fit(
         RuntimeError: A process failed, here or elsewhere; the message says which and why.
     """
     crew, ranks = meeting.crew, list[Rank]()
-    meet = {"store": meeting.address, "resumes": resume is not None, "wait_s": MEET_S}
-    work = {"chosen": dict(chosen), "data": str(data), "run": str(run), "resume": str(resume or "")}
+    work = {
+        "store": meeting.address, "chosen": dict(chosen), "data": str(data), "run": str(run),
+        "resume": str(resume or ""),
+    }  # fmt: skip
     calls = {"epoch": hooks.epoch, "saved": lambda: hooks.saved(run), "batch": hooks.batch}
     run.mkdir(parents=True, exist_ok=True)
     try:
         for local, device in enumerate(crew.devices):
-            ranks.append(_started(crew, local, run, {**meet, **work, "device": device}))
+            ranks.append(_started(crew, local, run, {**work, "device": device}))
         _follow(meeting, ranks, calls)
     finally:
         # What has to outlive them is kept by us, so they need no time to end.

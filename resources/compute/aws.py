@@ -278,7 +278,9 @@ class SageMakerCompute(ManagedCompute):
             "OutputDataConfig": {"S3OutputPath": self.storage.uri_of(f"{folder}/output")},
             "CheckpointConfig": {"S3Uri": self.storage.uri_of(checkpoint), "LocalPath": CHECKPOINTS},
             "ResourceConfig": {
-                "InstanceType": self.instance(step), "InstanceCount": self._count(step), "VolumeSizeInGB": self.volume_gb,
+                "InstanceType": self.instance(step),
+                "InstanceCount": self._count(step),
+                "VolumeSizeInGB": self.volume_gb,
             },
             "EnableManagedSpotTraining": self.spot,
             "StoppingCondition": {

@@ -146,28 +146,32 @@ def test_what_a_process_tells_is_done_before_it_goes_on(fit: Callable[..., list[
     ]
 
 
+LOST = 'fails("gloo/ closed", True)'
+"""What a process tells that fails because another one did."""
+
+
 @pytest.mark.parametrize(
-    ("does", "why"),
+    ("one", "other", "why"),
     [
         # The reason is the first one's, not that of those who fail for it, whoever is heard of first.
-        ('fails("ValueError: no loss", False) if rank else fails("gloo/ closed", True)', "process 2 of 2: ValueError: no loss"),
-        ('os.kill(os.getpid(), signal.SIGKILL) if rank else fails("gloo/ closed", True)', "process 2 of 2: killed by signal SIGKILL"),
-        ('os.abort() if rank else fails("OutOfMemoryError: full", False)', "process 1 of 2: OutOfMemoryError: full"),
-        ('sys.exit(7) if rank else time.sleep(60)', "process 2 of 2: exit code 7"),
+        (LOST, 'fails("ValueError: no loss", False)', "process 2 of 2: ValueError: no loss"),
+        (LOST, "os.kill(os.getpid(), signal.SIGKILL)", "process 2 of 2: killed by signal SIGKILL"),
+        ('fails("OutOfMemoryError: full", False)', "os.abort()", "process 1 of 2: OutOfMemoryError: full"),
+        ("time.sleep(60)", "sys.exit(7)", "process 2 of 2: exit code 7"),
     ],
-)  # fmt: skip
-def test_one_that_fails_ends_all_and_its_reason_is_told(fit: Callable[..., list[Any]], does: str, why: str) -> None:
+)
+def test_one_that_fails_ends_all_and_its_reason_is_told(
+    fit: Callable[..., list[Any]], one: str, other: str, why: str
+) -> None:
     began = time.monotonic()
     with pytest.raises(RuntimeError, match=f"^{why}$"):
-        fit(does)
+        fit(f"{other} if rank else {one}")
     assert time.monotonic() - began < 20
 
 
 def test_one_whose_starter_is_killed_ends_too(tmp_path: Path) -> None:
-    (tmp_path / "scripted.py").write_text(
-        SCRIPTED
-        + "from detection_assets.programs.job import end_with_parent\nend_with_parent()\nprint(os.getpid(), flush=True)\ntime.sleep(60)"
-    )
+    waits = "train_rank.end_with_parent()\nprint(os.getpid(), flush=True)\ntime.sleep(60)"
+    (tmp_path / "scripted.py").write_text(SCRIPTED + waits)
     code = f"""
 from pathlib import Path
 from detection_assets.domain.world import World
@@ -209,7 +213,7 @@ def both(run: Callable[..., Any], first: Sequence[Any], second: Sequence[Any]) -
 
 def test_what_fails_on_one_instance_is_the_reason_on_the_other(fit: Callable[..., list[Any]]) -> None:
     one, other = worlds()
-    does = 'fails("ValueError: no loss", False) if rank == 2 else fails("gloo/ closed", True)'
+    does = f'fails("ValueError: no loss", False) if rank == 2 else {LOST}'
     here, there = both(fit, (does, one), (does, other))
     assert str(there) == "process 3 of 4: ValueError: no loss"
     assert str(here) == f"instance 2: {there}"
