@@ -143,7 +143,7 @@ class Meeting:
         self.crew = crew
         name, _, port = crew.world.first.rpartition(":")
         if not crew.world.leads:
-            self.address = (_found(name, int(port)), int(port))
+            self.address = (found(name, int(port)), int(port))
             self._store = store(*self.address)
             return
         # Torch would listen to everybody; nobody but this machine is to come where there are no others.
@@ -220,7 +220,7 @@ def store(host: str, port: int, listening: int | None = None) -> Any:
     return made.TCPStore(host, port, timeout=timedelta(seconds=MEET_S), **{"is_master": False, **keeps})
 
 
-def _found(name: str, port: int) -> str:
+def found(name: str, port: int) -> str:
     """The address of the first instance, which may begin later than this one and be known by name later still."""
     ends = time.monotonic() + MEET_S
     while True:
