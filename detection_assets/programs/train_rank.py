@@ -92,9 +92,10 @@ def train(order: Mapping[str, Any], line: Line) -> None:
             return figures, fitness
 
         def _handle_nan_recovery(self, epoch: int) -> bool:
+            assert self.loss is not None
             if size > order["beside"] and epoch > self.start_epoch:
-                known = [float(figure) for figure in (self.loss, self.fitness) if figure is not None]
-                lost = [rank == 0 and not all(map(math.isfinite, known))]
+                figures = [float(figure) for figure in (self.loss.detach(), self.fitness) if figure is not None]
+                lost = [rank == 0 and not all(map(math.isfinite, figures))]
                 distributed.broadcast_object_list(lost)
                 if lost[0]:  # all go back to the last weights, which only the first instance has
                     self.last = hand_out(self.last) or self.last
