@@ -112,14 +112,16 @@ class Training(Part):
     )
     imgsz: int = _key(320, "the side of the network's input, pixels", ge=32, le=4096, multiple_of=32)
     epochs: Positive = _key(25, "times through the data")
-    batch: Positive = _key(8, "images a step")
+    batch: Positive = _key(
+        8, "images a step, in all: several GPUs share them, each at least 4, and GPUs that would have fewer stay idle"
+    )
     nbs: Positive = _key(8, "images a weight update; above `batch`, gradients accumulate")
     optimizer: Literal["SGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSProp", "auto"] = _key(
         "AdamW", "the optimizer; AdamW suits small data sets, auto leaves the choice to the trainer"
     )
     lr0: float = _key(0.002, "the first learning rate", gt=0, le=1)
     patience: int = _key(50, "epochs without gain before it stops", ge=0)
-    seed: int = _key(0, "the seed; the same gives the same training on the same machine", ge=0)
+    seed: int = _key(0, "the seed; the same gives the same training on the same machine and as many GPUs", ge=0)
     hardware: Literal["here", "cpu", "gpu"] = _key("here", "here (beside the run), cpu or gpu (a job of the platform)")
     export: Literal["f32", "bf16", "int8"] = _key(
         "f32",

@@ -8,6 +8,9 @@ knows, so no cloud's library is needed in the image.
 
 A trial of a study gets its values from the platform's tuner. What the program reaches is printed then, for the tuner
 reads nothing but the log.
+
+Of a job of several instances each runs the same order, and its program is told which one it is. The first speaks for
+all: the others relay no messages and deliver nothing, but their log and their failure are the job's as well.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from typing import IO, Any
 
 from detection_assets.domain import tuning
 from detection_assets.domain.problems import InputError, ending
+from detection_assets.domain.world import PORT, World
 from detection_assets.object_store import open_store
 
 PARALLEL = 32
@@ -162,7 +166,7 @@ class Relay:
             self._put(self._closing[-1:])
 
 
-def run(order: Order, inputs: Path, checkpoint: Path | None, failure: Path | None) -> int:
+def run(order: Order, inputs: Path, checkpoint: Path | None, failure: Path | None, world: World | None = None) -> int:
     """Runs the program, relays its messages and delivers its outputs.
 
     Args:
@@ -170,12 +174,14 @@ def run(order: Order, inputs: Path, checkpoint: Path | None, failure: Path | Non
         inputs: Folder of the inputs.
         checkpoint: Folder that outlives an interruption, if the platform keeps one.
         failure: File that the platform shows as the reason of a failure.
+        world: Which of the job's instances this is; None if it has one.
 
     Returns:
         The exit status: the program's, or 143 if the job was told to end.
     """
     from dagster_pipes import encode_param
 
+    world = world or World()
     with tempfile.TemporaryDirectory(prefix="job-") as scratch:
         folder = Path(scratch)
         output, messages = folder / "output", folder / "messages"
@@ -188,13 +194,13 @@ def run(order: Order, inputs: Path, checkpoint: Path | None, failure: Path | Non
         command += ["--output", str(output), "--params", str(folder / "params.json")]
         command += ["--checkpoint", str(checkpoint)] if checkpoint else []
         env = {
-            **os.environ,
-            "DAGSTER_PIPES_CONTEXT": encode_param({"path": str(folder / "context.json")}),
-            "DAGSTER_PIPES_MESSAGES": encode_param({"path": str(messages)}),
-            "DETECTION_PARENT_PID": str(os.getpid()),
-            "PYTHONUNBUFFERED": "1",
-        }
-        relay = Relay(messages, order)
+            **os.environ, **world.settings, "DETECTION_PARENT_PID": str(os.getpid()), "PYTHONUNBUFFERED": "1",
+        }  # fmt: skip
+        relay = None
+        if world.leads:  # a program that is not given the way to tell prints
+            env["DAGSTER_PIPES_CONTEXT"] = encode_param({"path": str(folder / "context.json")})
+            env["DAGSTER_PIPES_MESSAGES"] = encode_param({"path": str(messages)})
+            relay = Relay(messages, order)
         process = subprocess.Popen(
             command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors="replace",
@@ -209,16 +215,18 @@ def run(order: Order, inputs: Path, checkpoint: Path | None, failure: Path | Non
         tail: deque[str] = deque(maxlen=TAIL)
         _pump(process.stdout, tail)
         code = process.wait()
-        relay.end()
+        if relay:
+            relay.end()
         if told_to_end.is_set():
             return STOPPED
-        try:
-            if code == 0 and order.objective:
-                relay.judge(reached(order.objective, output))
-            if code == 0:
-                deliver(order, output)
-        finally:
-            relay.close()
+        if relay:
+            try:
+                if code == 0 and order.objective:
+                    relay.judge(reached(order.objective, output))
+                if code == 0:
+                    deliver(order, output)
+            finally:
+                relay.close()
     if code != 0:
         _tell(failure, "".join(tail) + f"({ending(code)})")
         return code if code > 0 else 128 - code
@@ -304,6 +312,8 @@ def main(words: Sequence[str] | None = None) -> int:
         ("checkpoint", Path, "folder that outlives an interruption"),
         ("failure", Path, "file that the platform shows as the reason of a failure"),
         ("values", Path, "JSON file of the values that the platform's tuner gives to a trial"),
+        ("hosts", Path, "JSON file that says which instances the job has, and which this is; by default it has one"),
+        ("port", int, f"where the first instance listens for the others; by default {PORT}"),
     ):
         given = os.environ.get(SETTING + option.upper())
         needed = given is None and option in ("order", "inputs")
@@ -315,7 +325,8 @@ def main(words: Sequence[str] | None = None) -> int:
             name = os.environ[order.tuned["named_by"]]
             order = order.of_trial(name, json.loads(args.values.read_bytes()))
             checkpoint = checkpoint / name if checkpoint else None
-        return run(order, args.inputs, checkpoint, args.failure)
+        world = World.among_hosts(args.hosts.read_bytes(), args.port or PORT) if args.hosts else World()
+        return run(order, args.inputs, checkpoint, args.failure, world)
     except Exception as error:
         _tell(args.failure, f"{type(error).__name__}: {error}")
         raise

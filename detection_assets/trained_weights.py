@@ -89,11 +89,14 @@ def trained_weights(
         result = compute.run(context, step, on_report)
         weights = result.outputs["weights"]
         training = json.loads(storage.get(weights.key("training.json")))
+        # How many share a training is not in its version: it stays what it is where there are more GPUs.
+        processes = int(training.get("processes", 1))
         known = [] if live else tracking.find(tags)
         if known:
             run_id = known[0].info.run_id
         else:
-            _log(storage, tracked, weights, training, {**settings, **tags, **_by(tuned), **cause}, epochs=not live)
+            params = {**settings, **tags, **_by(tuned), **cause, "processes": processes}
+            _log(storage, tracked, weights, training, params, epochs=not live)
             run_id = tracked.run_id
     reducing = _reducing(step, weights, export) if export != "f32" else None
     reduced = compute.run(context, reducing) if reducing else None
@@ -114,6 +117,7 @@ def trained_weights(
             "export": dg.MetadataValue.md(_export(storage, served) if reduced else "f32"),
             "map50 on val": float(row["map50"]),
             "epochs": int(row["epochs"]),
+            "processes": processes,
             "dataset_version": dataset,
             **cause,
             "instance": result.instance,

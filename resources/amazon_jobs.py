@@ -16,6 +16,8 @@ CHANNELS, CHECKPOINTS, FAILURE = f"{ROOT}/input/data", f"{ROOT}/checkpoints", f"
 """Of a training job: its inputs, what outlives an interruption, and what SageMaker shows as the reason of a failure."""
 VALUES = f"{ROOT}/input/config/hyperparameters.json"
 """What a tuner gives to a trial."""
+HOSTS = f"{ROOT}/input/config/resourceconfig.json"
+"""Which instances a training job has, and which this one is."""
 THERE, EXISTS = ("ResourceInUse",), "Cannot create already existing"
 """What SageMaker says when there is a job of the name; and when there is a model, as of any bad request."""
 RUNNING = frozenset(["InProgress", "Stopping"])
@@ -110,13 +112,14 @@ def instances(name: str | None, count: int | None) -> str:
     return f"{count} x {name}" if count and count > 1 else str(name or "")
 
 
-def logged(group: str, name: str, cursor: Any) -> tuple[Sequence[str], Any]:
+def logged(group: str, name: str, cursor: Any, *, several: bool = False) -> tuple[Sequence[str], Any]:
     """What CloudWatch has of a job's instances, and where to go on.
 
     Args:
         group: The log group.
         name: The job's.
         cursor: Where the last look ended; None at first.
+        several: Whether there are several instances: then each line begins with the name of its own.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -127,7 +130,8 @@ def logged(group: str, name: str, cursor: Any) -> tuple[Sequence[str], Any]:
         for stream in sorted(item["logStreamName"] for item in found):
             where = {"nextToken": cursor[stream]} if stream in cursor else {}
             told = logs.get_log_events(logGroupName=group, logStreamName=stream, startFromHead=True, **where)
-            lines += [event["message"] for event in told["events"]]
+            host = stream.removeprefix(f"{name}/").rpartition("-")[0]
+            lines += [f"{host}: {event['message']}" if several else event["message"] for event in told["events"]]
             cursor[stream] = told["nextForwardToken"]
     except (ClientError, BotoCoreError):
         return lines, cursor  # there is no log before the container starts, and later is soon enough

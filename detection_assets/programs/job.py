@@ -112,12 +112,12 @@ def main(run: Callable[[Job], None], description: str | None) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     if args.checkpoint:
         args.checkpoint.mkdir(parents=True, exist_ok=True)
-    _end_with_parent()
+    end_with_parent()
     with _pipes() as pipes:
         run(Job(inputs, args.output, params, args.checkpoint, pipes))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ends this process soon after the one that started it, even if that one was killed outright.
 
     Otherwise a run that is killed and started again would have the old program working beside the new one.

@@ -10,6 +10,9 @@ With `trial` true it is one of many trainings that are compared: nothing is expo
 trial.json, whose `objective` is the mAP50-95 of the best weights on the validation images.
 
 With a checkpoint folder, a killed run goes on from its last finished epoch.
+
+All GPUs of this machine train, each its share of every batch, unless `device` names some (`0,1`). Of a job of several
+instances each runs this program; the first one alone keeps checkpoints, tells, and makes the output.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ import pandas as pd
 
 from detection_assets.domain.metrics import json_safe
 from detection_assets.domain.problems import InputError
+from detection_assets.domain.world import World
+from detection_assets.programs import train_together as together
 from detection_assets.programs import train_ultralytics as ultralytics
 from detection_assets.programs.draw import line_charts
 from detection_assets.programs.job import Job, main
@@ -57,6 +62,7 @@ def run(job: Job) -> None:
     if not classes:
         raise InputError("params.json: `classes` is empty; name at least one class")
     job.needs("dataset", "frames")
+    world = World.of(os.environ)
     # Told to end, it does so by way of the folders and files that it has open.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     images, boxes = read_snapshot(job.inputs["dataset"])
@@ -67,12 +73,15 @@ def run(job: Job) -> None:
         ultralytics.prepare(Path(scratch) / "config")
         base = job.inputs.get("weights")
         chosen = ultralytics.settings(job.params.get("training", {}), base)
-        checkpoint = _Checkpoint(job, _fingerprint(job, chosen))
-        trained = _train(job, chosen, layout, Path(scratch) / "run", checkpoint)
-        if job.params.get("trial"):
+        crew = together.crew(world, chosen, job.params.get("device"), job.log)
+        checkpoint = _Checkpoint(job, _fingerprint(job, chosen), keeps=world.leads)
+        trained = _train(job, chosen, layout, Path(scratch) / "run", checkpoint, crew)
+        if trained is None:
+            job.log("this instance has done its part; the first one goes on")
+        elif job.params.get("trial"):
             _judge(job, layout, Path(scratch) / "run", trained, started)
-            return
-        _finish(job, chosen, layout, Path(scratch) / "run", trained, started)
+        else:
+            _finish(job, chosen, layout, Path(scratch) / "run", trained, crew, started)
 
 
 def _tell(job: Job, layout: Layout) -> None:
@@ -97,8 +106,9 @@ def _fingerprint(job: Job, chosen: Mapping[str, Any]) -> str:
 class _Checkpoint:
     """The folder that outlives a killed run. Each file in it is whole or absent."""
 
-    def __init__(self, job: Job, fingerprint: str) -> None:
-        self.folder = job.checkpoint
+    def __init__(self, job: Job, fingerprint: str, *, keeps: bool) -> None:
+        # Platforms copy the folders of all instances to one place.
+        self.folder = job.checkpoint if keeps else None
         if self.folder is None:
             return
         mark = self.folder / "fingerprint"
@@ -156,21 +166,26 @@ class _Checkpoint:
 
 
 def _train(
-    job: Job, chosen: Mapping[str, Any], layout: Layout, run: Path, checkpoint: _Checkpoint
-) -> ultralytics.Validation:
+    job: Job, chosen: Mapping[str, Any], layout: Layout, run: Path, checkpoint: _Checkpoint, crew: together.Crew
+) -> ultralytics.Validation | None:
+    """Trains, or goes on; on an instance that is not the first there are no figures at the end."""
     done, validation = checkpoint.restore(run)
+    epochs = int(chosen["epochs"])
+    meeting = None
+    if crew.size > 1:
+        meeting = together.Meeting(crew)
+        told = meeting.agree({"go": done < epochs and validation is None, **_task(job, chosen, layout, crew)})
+        if not (told["go"] or crew.world.leads):
+            return None
     if validation is not None:
         job.log(f"training was finished before, after {done} epochs")
         return validation
-    device = job.params.get("device")
-    epochs = int(chosen["epochs"])
-    trial = bool(job.params.get("trial"))  # one of many: how far all of them are is not its to tell
     if done >= epochs:
         job.log(f"all {done} epochs were finished before; validating")
-        validator = ultralytics.validator(chosen, data=layout.yaml, run=run, device=device)
-        validation = ultralytics.validate(validator, run / "weights" / "best.pt")
+        validation = ultralytics.validate_best(chosen, data=layout.yaml, run=run, device=crew.devices[0])
         checkpoint.finish(run, validation)
         return validation
+    trial = bool(job.params.get("trial"))  # one of many: how far all of them are is not its to tell
     if done:
         job.log(f"resuming after epoch {done} of {epochs}")
         job.report({"kind": "resumed", "epoch": done, "epochs": epochs})
@@ -192,18 +207,25 @@ def _train(
         if not trial and patience.over():
             job.progress(batch, batches, f"batches of epoch {epoch} of {of}")
 
-    validation = ultralytics.fit(
-        chosen,
-        data=layout.yaml,
-        run=run,
-        device=device,
-        resume=run / "weights" / "last.pt" if done else None,
-        on_epoch=on_epoch,
-        on_saved=checkpoint.save,
-        on_batch=on_batch,
-    )
+    hooks = ultralytics.Hooks(on_epoch, checkpoint.save, on_batch)
+    resume = run / "weights" / "last.pt" if done else None
+    if meeting is None:
+        device = crew.devices[0]
+        validation = ultralytics.fit(chosen, data=layout.yaml, run=run, device=device, resume=resume, hooks=hooks)
+    else:
+        job.log(f"{crew.size} processes train, {len(crew.devices)} of them here")
+        together.fit(meeting, chosen, data=layout.yaml, run=run, resume=resume, hooks=hooks)
+        if not crew.world.leads:
+            return None
+        validation = ultralytics.validate_best(chosen, data=layout.yaml, run=run, device=crew.devices[0])
     checkpoint.finish(run, validation)
     return validation
+
+
+def _task(job: Job, chosen: Mapping[str, Any], layout: Layout, crew: together.Crew) -> dict[str, Any]:
+    """What has to be alike on all instances: each has a copy of the data, and takes its share by number."""
+    told = {**chosen, "model": Path(str(chosen["model"])).name}
+    return {"settings and data": _fingerprint(job, told), "images": layout.images, "processes": len(crew.devices)}
 
 
 def _tell_again(job: Job, results: Path, done: int, epochs: int) -> None:
@@ -233,7 +255,13 @@ def _judge(job: Job, layout: Layout, run: Path, trained: ultralytics.Validation,
 
 
 def _finish(
-    job: Job, chosen: Mapping[str, Any], layout: Layout, run: Path, trained: ultralytics.Validation, started: float
+    job: Job,
+    chosen: Mapping[str, Any],
+    layout: Layout,
+    run: Path,
+    trained: ultralytics.Validation,
+    crew: together.Crew,
+    started: float,
 ) -> None:
     from detection_assets.programs.train_agreement import agreement
 
@@ -260,6 +288,8 @@ def _finish(
         "images": layout.images,
         "boxes": layout.boxes,
         "problems": [str(problem) for problem in layout.problems],
+        "processes": crew.size,
+        "instances": crew.world.instances,
         "settings": {**chosen, "model": Path(str(chosen["model"])).name},
         "agreement": agrees,
     }

@@ -52,6 +52,21 @@ class Validation:
     per_class: dict[str, dict[str, float]]
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What is called while a training goes on.
+
+    Attributes:
+        epoch: After each epoch, with its number from 1, how many there are, and losses and metrics.
+        saved: When the weights of an epoch are on disk, with the folder of the run.
+        batch: After each batch, with its number from 1, how many an epoch has, the epoch and the epochs.
+    """
+
+    epoch: Callable[[int, int, dict[str, float]], None]
+    saved: Callable[[Path], None]
+    batch: Callable[[int, int, int, int], None]
+
+
 def _quiet_caching() -> None:
     """Of the trainer's progress bars, the one over the images that it caches shows itself unasked."""
     from ultralytics.data import base
@@ -178,27 +193,17 @@ def epoch_of(checkpoint: Path) -> int | None:
 
 
 def fit(
-    chosen: Mapping[str, Any],
-    *,
-    data: Path,
-    run: Path,
-    device: str | None,
-    resume: Path | None,
-    on_epoch: Callable[[int, int, dict[str, float]], None],
-    on_saved: Callable[[Path], None],
-    on_batch: Callable[[int, int, int, int], None],
+    chosen: Mapping[str, Any], *, data: Path, run: Path, device: str, resume: Path | None, hooks: Hooks
 ) -> Validation:
-    """Trains, and validates the best weights once at the end.
+    """Trains in this process, and validates the best weights once at the end.
 
     Args:
         chosen: From `settings`.
         data: The dataset YAML.
         run: Folder that gets `weights/best.pt`, `weights/last.pt` and `results.csv`.
-        device: `cpu`, a GPU's number, or None for a GPU if there is one.
+        device: `cpu`, a GPU's number, or nothing for a GPU if there is one.
         resume: A `last.pt` to go on from.
-        on_epoch: Called after each epoch with its number from 1, how many there are, and losses and metrics.
-        on_saved: Called with `run` when the weights of an epoch are on disk.
-        on_batch: Called after each batch with its number from 1, how many an epoch has, the epoch and the epochs.
+        hooks: Called while it trains.
 
     Returns:
         The figures of the best weights.
@@ -216,10 +221,31 @@ def fit(
             strip_optimizer(self.best)
             validated.append(validate(self.validator, self.best))
 
-    overrides = {**chosen, "data": str(data), "save_dir": str(run), "device": _device(device)}
-    if resume is not None:
-        overrides["resume"] = str(resume)
-    trainer = Run(overrides=overrides)
+    trainer = Run(overrides=overrides(chosen, data=data, run=run, device=device, resume=resume))
+    use_cores_with(trainer)
+    follow(trainer, hooks)
+    trainer.train()
+    if not validated:
+        raise RuntimeError("ultralytics ended its training without weights")
+    return validated[0]
+
+
+def overrides(
+    chosen: Mapping[str, Any], *, data: Path, run: Path, device: str, resume: Path | None = None
+) -> dict[str, Any]:
+    """What a trainer or a validator of ultralytics is made with; arguments as for `fit`."""
+    made = {**chosen, "data": str(data), "save_dir": str(run), "device": device}
+    return made if resume is None else {**made, "resume": str(resume)}
+
+
+def use_cores_with(trainer: Any) -> None:
+    """Gives a trainer all cores again, each time that ultralytics has taken one from it."""
+    trainer.add_callback("on_train_start", use_all_cores)
+    trainer.add_callback("on_val_start", use_all_cores)
+
+
+def follow(trainer: Any, hooks: Hooks) -> None:
+    """Has a trainer tell how far it is."""
     seen = {"batch": 0}
 
     def next_epoch(_: Any) -> None:
@@ -227,46 +253,34 @@ def fit(
 
     def batch_done(trainer: Any) -> None:
         seen["batch"] += 1
-        on_batch(seen["batch"], len(trainer.train_loader), trainer.epoch + 1, trainer.epochs)
+        hooks.batch(seen["batch"], len(trainer.train_loader), trainer.epoch + 1, trainer.epochs)
 
     def epoch_done(trainer: Any) -> None:
         figures = {**trainer.label_loss_items(trainer.tloss), **trainer.metrics, **trainer.lr}
-        on_epoch(trainer.epoch + 1, trainer.epochs, {key: float(value) for key, value in figures.items()})
+        hooks.epoch(trainer.epoch + 1, trainer.epochs, {key: float(value) for key, value in figures.items()})
 
-    trainer.add_callback("on_train_start", use_all_cores)
-    trainer.add_callback("on_val_start", use_all_cores)
     trainer.add_callback("on_train_epoch_start", next_epoch)
     trainer.add_callback("on_train_batch_end", batch_done)
     trainer.add_callback("on_fit_epoch_end", epoch_done)
-    trainer.add_callback("on_model_save", lambda trainer: on_saved(Path(trainer.save_dir)))
-    trainer.train()
-    if not validated:
-        raise RuntimeError("ultralytics ended its training without weights")
-    return validated[0]
+    trainer.add_callback("on_model_save", lambda trainer: hooks.saved(Path(trainer.save_dir)))
 
 
-def _device(device: str | None) -> str:
-    if device is None:
-        return ""
-    if "," in str(device):
-        raise InputError(f"device: {device}: one device trains; name one")
-    return str(device)
+def validate_best(chosen: Mapping[str, Any], *, data: Path, run: Path, device: str) -> Validation:
+    """Scores the `weights/best.pt` of a training that has ended; arguments as for `fit`.
 
-
-def validator(chosen: Mapping[str, Any], *, data: Path, run: Path, device: str | None) -> Any:
-    """A validator for weights that were trained earlier; arguments as for `fit`."""
+    Raises:
+        RuntimeError: There are no such weights.
+    """
     from ultralytics.cfg import get_cfg
     from ultralytics.models.yolo.detect import DetectionValidator
+    from ultralytics.utils.torch_utils import strip_optimizer
 
-    overrides = {
-        **chosen,
-        "data": str(data),
-        "save_dir": str(run),
-        "device": _device(device),
-        "mode": "val",
-        "rect": True,
-    }
-    return DetectionValidator(save_dir=run, args=get_cfg(overrides=overrides))
+    best = run / "weights" / "best.pt"
+    if not best.exists():
+        raise RuntimeError("ultralytics ended its training without weights")
+    strip_optimizer(best)
+    made = {**overrides(chosen, data=data, run=run, device=device), "mode": "val", "rect": True}
+    return validate(DetectionValidator(save_dir=run, args=get_cfg(overrides=made)), best)
 
 
 def validate(validator: Any, weights: Path) -> Validation:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from detection_assets.domain.tuning import Trial
 from resources import amazon, amazon_account, amazon_jobs
-from resources.amazon_jobs import CHANNELS, CHECKPOINTS, FAILURE, ROOT
+from resources.amazon_jobs import CHANNELS, CHECKPOINTS, FAILURE, HOSTS, ROOT
 from resources.amazon_studies import SageMakerStudy
 from resources.compute.base import Input, Step, Study
 from resources.compute.managed import Job, JobState, ManagedCompute
@@ -41,7 +41,7 @@ class SageMakerCompute(ManagedCompute):
         image: The image of the programs, `<account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>`.
         cpu: Instance type for `cpu`.
         gpu: Instance type for `gpu`.
-        count: Instances of a training job.
+        count: Instances of a training job, which train together; a trial of a study has one.
         volume_gb: Disk of each instance.
         spot: Whether training takes spare capacity: cheaper, interrupted at times, gone on with from a checkpoint.
         subnets: Subnets to run in; none for SageMaker's own network.
@@ -136,7 +136,7 @@ class SageMakerCompute(ManagedCompute):
 
     def log(self, job: Job, cursor: Any) -> tuple[Sequence[str], Any]:
         """What CloudWatch has of the job's instances."""
-        return amazon_jobs.logged(_group(job), job.name, cursor)
+        return amazon_jobs.logged(_group(job), job.name, cursor, several=self._count(job.step) > 1)
 
     def link(self, job: Job) -> str:
         """The job's page in the console."""
@@ -144,7 +144,7 @@ class SageMakerCompute(ManagedCompute):
 
     def price(self, job: Job, seconds: float) -> float:
         """By the hour, for each instance."""
-        return PRICES.get(self.instance(job.step), 0.0) * self._count(job) * seconds / 3600
+        return PRICES.get(self.instance(job.step), 0.0) * self._count(job.step) * seconds / 3600
 
     # Beginning and ending --------------------------------------------------------------------------------------------
 
@@ -171,8 +171,9 @@ class SageMakerCompute(ManagedCompute):
         """The instance type that a step runs on."""
         return self.gpu if step.hardware == "gpu" else self.cpu
 
-    def _count(self, job: Job) -> int:
-        return self.count if _trains(job) else 1
+    def _count(self, step: Step) -> int:
+        # Trials are compared with each other, and more of them at once bring more than more instances for each.
+        return self.count if step.program in TRAINING and step.objective is None else 1
 
     def _arguments(self, job: Job, inputs: str) -> list[str]:
         return ["--order", self.storage.uri_of(job.order), "--inputs", inputs]
@@ -231,6 +232,7 @@ class SageMakerCompute(ManagedCompute):
                 "ContainerEntrypoint": ["python", "-m", "detection_assets.launcher"],
                 "ContainerArguments": [
                     *self._arguments(job, CHANNELS), "--checkpoint", CHECKPOINTS, "--failure", FAILURE,
+                    "--hosts", HOSTS,
                 ],
             },
             **self.definition(job.step, job.folder, job.checkpoint),
@@ -261,7 +263,9 @@ class SageMakerCompute(ManagedCompute):
             "OutputDataConfig": {"S3OutputPath": self.storage.uri_of(f"{folder}/output")},
             "CheckpointConfig": {"S3Uri": self.storage.uri_of(checkpoint), "LocalPath": CHECKPOINTS},
             "ResourceConfig": {
-                "InstanceType": self.instance(step), "InstanceCount": self.count, "VolumeSizeInGB": self.volume_gb,
+                "InstanceType": self.instance(step),
+                "InstanceCount": self._count(step),
+                "VolumeSizeInGB": self.volume_gb,
             },
             "EnableManagedSpotTraining": self.spot,
             "StoppingCondition": {

@@ -28,6 +28,7 @@ from urllib.parse import urlparse
 from fakes import s3
 from fakes.agents import Agents
 from fakes.endpoints import Endpoints, Refused
+from fakes.hosts import Host, environment, hosts_of, run_all, told_to
 from fakes.shapes import problems
 from fakes.transform import TransformJobs
 from fakes.tuning import TuningJobs
@@ -53,7 +54,8 @@ class FakeJob:
     Attributes:
         kind: `TrainingJob` or `ProcessingJob`.
         asked: The request.
-        starts: How often its container was started.
+        starts: How often its containers were started.
+        hosts: Its instances, since it was started last.
     """
 
     kind: str
@@ -66,7 +68,7 @@ class FakeJob:
     began: float = field(default_factory=time.time)
     started: float | None = None
     ended: float | None = None
-    process: subprocess.Popen[str] | None = None
+    hosts: list[Host] = field(default_factory=list)
     starts: int = 0
     stopping: bool = False
     interrupting: bool = False
@@ -269,14 +271,14 @@ class SageMaker:
                         "InsufficientInstanceCapacity error. Please retry using a different ML instance type or after "
                         "some time."
                     )
-                code = self._container(job)
+                decides = self._containers(job)
                 if job.interrupting and not job.stopping:
                     job.secondary, job.interrupting = "Interrupted", False
                     time.sleep(0.5)
                     job.secondary = "Starting"
                     continue
                 break
-            said = job.folder / "output" / ("failure" if job.kind == "TrainingJob" else "message")
+            said = decides.folder / "output" / ("failure" if job.kind == "TrainingJob" else "message")
             why = said.read_text()[:1024] if said.exists() else ""
             job.ended = time.time()
             if job.stopping:
@@ -284,55 +286,63 @@ class SageMaker:
             elif job.late:
                 job.secondary = "MaxRuntimeExceeded"
                 job.status = "Stopped"
-            elif code == 0:
+            elif decides.code == 0:
                 job.message = why
                 job.status = job.secondary = "Completed"
             else:
                 job.message = why
-                job.failure = f"AlgorithmError: {why}, exit code: {code}"
+                job.failure = f"AlgorithmError: {why}, exit code: {decides.code}"
                 job.status = job.secondary = "Failed"
         except Exception as error:
             job.ended = time.time()
             job.failure = str(error)
             job.status = job.secondary = "Stopped" if job.stopping else "Failed"
 
-    def _container(self, job: FakeJob) -> int:
-        shutil.rmtree(job.folder, ignore_errors=True)
-        job.folder.mkdir(parents=True)
+    def _containers(self, job: FakeJob) -> Host:
+        """Runs the job's instances; gives the one that decides how it has ended."""
+        job.starts += 1
+        job.hosts = hosts_of(job.folder, job.type_and_count[1])
+        told = environment(job.hosts, os.environ)
+        return run_all(job.hosts, lambda host: self._container(job, host, told), lambda host: self._end_host(host))
+
+    def _container(self, job: FakeJob, host: Host, about: Mapping[str, str]) -> int:
+        shutil.rmtree(host.folder, ignore_errors=True)
+        host.folder.mkdir(parents=True)
         job.secondary = "Downloading"
-        for local, source in self._inputs(job):
+        for local, source in self._inputs(job, host):
             self._agents.copy_in(local, source)
         checkpoints = job.asked.get("CheckpointConfig")
         kept: dict[str, int] = {}
         if checkpoints:
-            self._agents.sync_in(checkpoints["S3Uri"], self._inside(job, checkpoints["LocalPath"]), kept)
-        self._inside(job, "/opt/ml/output").mkdir(parents=True, exist_ok=True)
+            self._agents.sync_in(checkpoints["S3Uri"], self._inside(host, checkpoints["LocalPath"]), kept)
+        self._inside(host, "/opt/ml/output").mkdir(parents=True, exist_ok=True)
         if job.stopping:
             return 1
         entry = job.asked.get("AlgorithmSpecification") or job.asked["AppSpecification"]
         words = [*entry.get("ContainerEntrypoint", [str(TRAIN)]), *entry.get("ContainerArguments", [])]
         told = dict(job.asked.get("Environment", {}))
         # A container has a /opt/ml of its own; a process of this machine is told of another folder.
-        words = [str(self._inside(job, word)) if word.startswith("/opt/ml") else word for word in words]
+        words = [str(self._inside(host, word)) if word.startswith("/opt/ml") else word for word in words]
         told = {
-            name: str(self._inside(job, word)) if word.startswith("/opt/ml") else word for name, word in told.items()
+            name: str(self._inside(host, word)) if word.startswith("/opt/ml") else word for name, word in told.items()
         }
         if job.kind == "TrainingJob":
-            given = self._inside(job, "/opt/ml/input/config/hyperparameters.json")
+            given = self._inside(host, "/opt/ml/input/config/hyperparameters.json")
             given.parent.mkdir(parents=True)
             given.write_text(json.dumps(job.asked.get("HyperParameters", {})))
             told["TRAINING_JOB_NAME"] = job.name
+            told_to(host, job.hosts, job.type_and_count[0])
         words[0] = sys.executable if words[0] == "python" else words[0]
         env = {
             **{key: os.environ[key] for key in ("PATH", "HOME", "OMP_NUM_THREADS", "PYTHONPATH") if key in os.environ},
             **self.environment,
             **told,
+            **about,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-            "SAGEMAKER_BASE_DIR": str(job.folder),
+            "SAGEMAKER_BASE_DIR": str(host.folder),
         }
         job.secondary, job.started = "Training", job.started or time.time()
-        job.starts += 1
-        job.process = subprocess.Popen(
+        host.process = subprocess.Popen(
             words,
             cwd=ROOT,
             env=env,
@@ -341,13 +351,15 @@ class SageMaker:
             text=True,
             start_new_session=True,
         )
-        if job.stopping or job.interrupting:  # since it was last looked at, when there was nothing to end yet
-            self._end(job)
+        if (
+            job.stopping or job.interrupting or host.told_to_end
+        ):  # since it was last looked at, when there was nothing to end yet
+            self._end_host(host)
         over = threading.Event()
 
         def sync() -> None:
             while not over.wait(0.2):
-                self._agents.sync_out(checkpoints["S3Uri"], self._inside(job, checkpoints["LocalPath"]), kept)
+                self._agents.sync_out(checkpoints["S3Uri"], self._inside(host, checkpoints["LocalPath"]), kept)
 
         syncing = threading.Thread(target=sync, daemon=True) if checkpoints else None
         if syncing:
@@ -355,13 +367,13 @@ class SageMaker:
         most = job.asked.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", 86_400)
         limit = threading.Timer(most, self._too_late, (job,))
         limit.start()
-        self._log(job, job.process)
-        code = job.process.wait()
+        self._log(job, host)
+        code = host.process.wait()
         limit.cancel()
         over.set()
         if syncing:
             syncing.join()
-            self._agents.sync_out(checkpoints["S3Uri"], self._inside(job, checkpoints["LocalPath"]), kept)
+            self._agents.sync_out(checkpoints["S3Uri"], self._inside(host, checkpoints["LocalPath"]), kept)
         return code
 
     def _too_late(self, job: FakeJob) -> None:
@@ -369,8 +381,12 @@ class SageMaker:
         self._end(job)
 
     def _end(self, job: FakeJob) -> None:
+        for host in job.hosts:
+            self._end_host(host)
+
+    def _end_host(self, host: Host) -> None:
         """As the service does it: a word first, and after a while an end."""
-        process = job.process
+        process, host.told_to_end = host.process, True
         if process is None or process.poll() is not None:
             return
 
@@ -383,8 +399,8 @@ class SageMaker:
 
         threading.Thread(target=later, daemon=True).start()
 
-    def _log(self, job: FakeJob, process: subprocess.Popen[str]) -> None:
-        group, stream = f"/aws/sagemaker/{KINDS[job.kind]}", f"{job.name}/algo-1-{int(time.time() * 1000)}"
+    def _log(self, job: FakeJob, host: Host) -> None:
+        group, stream = f"/aws/sagemaker/{KINDS[job.kind]}", f"{job.name}/{host.name}-{int(time.time() * 1000)}"
         self._logs.create_log_stream(logGroupName=group, logStreamName=stream)
         waiting: list[dict[str, Any]] = []
         sent = time.monotonic()
@@ -394,8 +410,9 @@ class SageMaker:
                 self._logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=list(waiting))
                 waiting.clear()
 
-        assert process.stdout is not None
-        with process.stdout as lines:
+        assert host.process is not None
+        assert host.process.stdout is not None
+        with host.process.stdout as lines:
             for line in lines:
                 job.log.append(line)
                 if line.strip():
@@ -405,14 +422,14 @@ class SageMaker:
                     sent = time.monotonic()
         send()
 
-    def _inside(self, job: FakeJob, path: str) -> Path:
-        return job.folder / Path(path).relative_to("/opt/ml")
+    def _inside(self, host: Host, path: str) -> Path:
+        return host.folder / Path(path).relative_to("/opt/ml")
 
-    def _inputs(self, job: FakeJob) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    def _inputs(self, job: FakeJob, host: Host) -> Iterator[tuple[Path, Mapping[str, Any]]]:
         for item in job.asked.get("InputDataConfig", []):
-            yield self._inside(job, f"/opt/ml/input/data/{item['ChannelName']}"), item["DataSource"]["S3DataSource"]
+            yield self._inside(host, f"/opt/ml/input/data/{item['ChannelName']}"), item["DataSource"]["S3DataSource"]
         for item in job.asked.get("ProcessingInputs", []):
-            yield self._inside(job, item["S3Input"]["LocalPath"]), item["S3Input"]
+            yield self._inside(host, item["S3Input"]["LocalPath"]), item["S3Input"]
 
     # The server ------------------------------------------------------------------------------------------------------
 

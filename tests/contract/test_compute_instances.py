@@ -1,0 +1,196 @@
+"""What only training jobs of several instances do: one training, told and delivered once, ended for all together."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract.in_a_run import in_a_run
+from fakes import sagemaker
+from programs.test_train import CLASSES, snapshot
+
+from detection_assets.domain.tuning import Real
+from resources import amazon
+from resources.compute import managed
+from resources.compute.base import Input, Objective, Step, StepFailed, Study
+
+PLATFORMS = ["aws"]
+ROOT = Path(__file__).parents[2]
+PROGRAM = '''
+"""Counts epochs on each instance, and has the first keep how far it is, as a training does."""
+import os, socket, time
+from detection_assets.domain.world import World
+from detection_assets.programs import train_together as together
+from detection_assets.programs.job import main
+
+def run(job):
+    world, params = World.of(os.environ), job.params
+    print(f"instance {world.instance} of {world.instances}, over {world.interface}")
+    # They find each other as a training's processes do, by names that are not known at once.
+    name, _, port = world.first.rpartition(":")
+    if world.leads:
+        with socket.create_server(("", int(port))) as listening:
+            listening.accept()[0].close()
+    else:
+        together.found(name, int(port))
+    mark = job.checkpoint / "epoch"
+    done = int(mark.read_text()) if mark.exists() else 0
+    if params.get("breaks") == world.instance:
+        raise RuntimeError(f"instance {world.instance} has no more memory")
+    for epoch in range(done + 1, params["epochs"] + 1):
+        time.sleep(params["pause"])
+        if world.leads:
+            fresh = mark.with_name("epoch.new")
+            fresh.write_text(str(epoch))
+            fresh.replace(mark)
+        job.report({"kind": "epoch", "epoch": epoch, "from": done, "by": world.instance})
+    (job.output / "weights").mkdir()
+    (job.output / "weights" / "best.onnx").write_text(f"by {world.instance}")
+
+if __name__ == "__main__":
+    main(run, __doc__)
+'''
+
+
+def training(epochs: int = 3, pause: float = 0.0, **params: Any) -> Step:
+    return Step(
+        program="train",
+        version="0123456789abcdef",
+        inputs={"dataset": Input("datasets/ds-1")},
+        outputs={"weights": "weights/w1"},
+        params={"epochs": epochs, "pause": pause, **params},
+        hardware="gpu",
+    )
+
+
+@pytest.fixture
+def service(sagemaker_service: sagemaker.SageMaker) -> sagemaker.SageMaker:
+    sagemaker_service.jobs.clear()
+    return sagemaker_service
+
+
+@pytest.fixture(autouse=True)
+def two_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the platform is made of the settings."""
+    monkeypatch.setenv("DETECTION_AWS_TRAINING_INSTANCES", "2")
+
+
+@pytest.fixture
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: Any) -> None:
+    package = tmp_path / "scripted"
+    package.mkdir()
+    (package / "train.py").write_text(PROGRAM)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "tests")]))
+    monkeypatch.setattr(managed, "PROGRAMS", "scripted")
+    platform.storage.put("datasets/ds-1/boxes.txt", b"boxes")
+
+
+def run(platform: Any, step: Step, on_report: Any = None) -> Any:
+    return in_a_run(lambda context: platform.compute.run(context, step, on_report))
+
+
+def streams(service: sagemaker.SageMaker, job: str) -> dict[str, list[str]]:
+    logs, group = amazon.client("logs"), "/aws/sagemaker/TrainingJobs"
+    found = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{job}/")["logStreams"]
+    told: dict[str, list[str]] = {}
+    for name in (stream["logStreamName"] for stream in found):
+        events = logs.get_log_events(logGroupName=group, logStreamName=name, startFromHead=True)["events"]
+        told.setdefault(name.removeprefix(f"{job}/").rpartition("-")[0], []).extend(one["message"] for one in events)
+    return told
+
+
+@pytest.mark.usefixtures("scripted")
+def test_the_first_speaks_for_all_and_each_has_a_log(
+    platform: Any, service: sagemaker.SageMaker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reports: list[Any] = []
+    result = run(platform, training(), reports.append)
+    assert [(report["epoch"], report["by"]) for report in reports] == [(1, 0), (2, 0), (3, 0)]
+    (job,) = service.jobs.values()
+    assert (job.status, job.asked["ResourceConfig"]["InstanceCount"], len(job.hosts)) == ("Completed", 2, 2)
+    weights = result.outputs["weights"]
+    assert platform.storage.get(weights.key("best.onnx")) == b"by 0"
+    kept = {item.key.removeprefix("weights/w1/") for item in platform.storage.list("weights/w1")}
+    assert kept == {"manifest.json", weights.key("best.onnx").removeprefix("weights/w1/")}, "it is delivered once"
+    assert result.instance == "2 x ml.g5.xlarge"
+    assert result.cost_usd == pytest.approx(2 * 1.408 / 3600 * max(1, round(job.ended - job.started)), rel=0.01)
+    told = streams(service, job.name)
+    assert set(told) == {"algo-1", "algo-2"}
+    assert "instance 1 of 2, over lo" in told["algo-2"]
+    assert "algo-2: instance 1 of 2, over lo" in capfd.readouterr().err, "the run's own log says whose line it is"
+
+
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize("breaks", [0, 1])
+def test_a_failure_of_any_instance_is_the_jobs(platform: Any, service: sagemaker.SageMaker, breaks: int) -> None:
+    with pytest.raises(StepFailed, match=f"instance {breaks} has no more memory"):
+        run(platform, training(600, 0.2, breaks=breaks))
+    (job,) = service.jobs.values()
+    assert job.status == "Failed"
+    assert f"instance {breaks} has no more memory" in job.failure
+    assert all(host.process.poll() is not None for host in job.hosts), "the other is not left behind"
+    assert platform.storage.published("weights/w1") is None
+
+
+@pytest.mark.usefixtures("scripted")
+def test_an_interruption_is_gone_on_with_by_all(platform: Any, service: sagemaker.SageMaker) -> None:
+    reports: list[Any] = []
+
+    def told(report: Any) -> None:
+        reports.append(report)
+        if report["epoch"] == 2 and report["from"] == 0:
+            service.interrupt(next(iter(service.jobs)))
+
+    run(platform, training(6, 0.6), told)
+    (job,) = service.jobs.values()
+    assert (job.starts, job.status) == (2, "Completed")
+    assert sorted({report["epoch"] for report in reports}) == [1, 2, 3, 4, 5, 6]
+    assert {report["from"] for report in reports} > {0}, "both went on from the same checkpoint"
+
+
+def test_a_trial_has_one_instance(platform: Any) -> None:
+    space, objective = {"lr0": Real(0.001, 0.1)}, Objective("map", "trial.json")
+    study = Study("v1", training(training={}), "training", space, objective, trials=1)
+    step = study.step_of({"lr0": 0.01})
+    assert platform.compute.definition(step, "jobs/a", "jobs/c")["ResourceConfig"]["InstanceCount"] == 1
+    assert platform.compute.definition(training(), "jobs/a", "jobs/c")["ResourceConfig"]["InstanceCount"] == 2
+    attempt = platform.compute.attempt
+    assert platform.compute.price(attempt(step, 1), 3600) * 2 == platform.compute.price(attempt(training(), 1), 3600)
+
+
+@pytest.mark.long
+def test_the_real_program_on_two_instances_of_which_spot_takes_one_away(
+    platform: Any, service: sagemaker.SageMaker, tmp_path: Path
+) -> None:
+    snapshot(tmp_path)
+    for path in (*(tmp_path / "dataset").iterdir(), *(tmp_path / "frames").rglob("*.jpg")):
+        platform.storage.put(path.relative_to(tmp_path).as_posix(), path.read_bytes())
+    step = Step(
+        program="train",
+        version="0123456789abcdef",
+        inputs={"dataset": Input("dataset"), "frames": Input("frames")},
+        outputs={"weights": "weights/w1"},
+        params={"classes": CLASSES, "training": {"imgsz": 64, "epochs": 4, "batch": 8}, "device": None},
+        hardware="cpu",
+    )
+    reports: list[Any] = []
+
+    def told(report: Any) -> None:
+        reports.append(report)
+        if report["kind"] == "epoch" and report["epoch"] == 1:
+            service.interrupt(next(iter(service.jobs)))
+
+    result = run(platform, step, told)
+    (job,) = service.jobs.values()
+    assert (job.starts, job.status, result.instance) == (2, "Completed", "2 x ml.m5.xlarge")
+    (resumed,) = [report for report in reports if report["kind"] == "resumed"]
+    epochs = [report["epoch"] for report in reports if report["kind"] == "epoch"]
+    assert epochs == [*range(1, resumed["epoch"] + 1), *range(resumed["epoch"] + 1, 5)], "none is lost or told twice"
+    weights = result.outputs["weights"]
+    training = json.loads(platform.storage.get(weights.key("training.json")))
+    assert (training["processes"], training["instances"], training["epochs_run"]) == (2, 2, 4)
+    assert training["agreement"]["agrees"]
+    assert "this instance has done its part; the first one goes on" in streams(service, job.name)["algo-2"]
