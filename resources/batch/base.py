@@ -30,7 +30,11 @@ TAKEN = "batch"
 
 
 class Batch(dg.ConfigurableResource, ABC):
-    """Runs the program `predict`, or what makes the same of the same pictures."""
+    """Runs the program `predict`, or what makes the same of the same pictures.
+
+    Attributes:
+        compute: Who runs steps; beside a service's jobs, what is to run `here`.
+    """
 
     compute: dg.ResourceDependency[Compute]
 
