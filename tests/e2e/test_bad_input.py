@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import Command
 from PIL import Image
-from project import DETECTION, write_detector
+from project import write_detector
 
 from resources import tables
 from resources.storage import Storage
@@ -20,8 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def detection(*words: str) -> tuple[int, str]:
-    done = subprocess.run([DETECTION, *words], capture_output=True, text=True, env={**os.environ, "COLUMNS": "250"})
-    return done.returncode, done.stdout + done.stderr
+    return Command({**os.environ, "COLUMNS": "250"}, *words).end()
 
 
 def jpeg(seed: int) -> bytes:
