@@ -88,7 +88,7 @@ def crew(world: World, chosen: Mapping[str, Any], device: str | None, log: Calla
     Raises:
         InputError: The settings cannot be shared by so many processes.
     """
-    asked = [part.strip() for part in str(device).split(",")] if device else []
+    asked = [part.strip() for part in str(device).split(",")] if device not in (None, "") else []
     if (
         len(asked) > 1
         and set(asked) != {"cpu"}

@@ -38,6 +38,7 @@ TWO = World(2, 0, "algo-1:29500")
         (1, World(), None, 8, ("0",)),
         (2, World(), None, 8, ("0", "1")),
         (2, World(), "1", 8, ("1",)),
+        (2, World(), 0, 8, ("0",)),
         (2, World(), "cpu", 8, ("cpu",)),
         (4, World(), "1,3", 8, ("1", "3")),
         (4, World(), "0,1,2,3", 8, ("0", "1", "2", "3")),
@@ -219,6 +220,28 @@ def test_what_fails_on_one_instance_is_the_reason_on_the_other(fit: Callable[...
     assert str(here) == f"instance 2: {there}"
 
 
+def test_the_others_end_when_the_first_instance_is_gone(fit: Callable[..., list[Any]]) -> None:
+    one, other = worlds()
+    code = """
+import os, time
+from detection_assets.domain.world import World
+from detection_assets.programs import train_together as together
+together.Meeting(together.Crew(World.of(os.environ), ("cpu",))).agree({"go": True})
+print("met", flush=True)
+time.sleep(60)
+"""
+    env = {**os.environ, **one.settings}
+    with (
+        subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) as first,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        asked = pool.submit(fit, "time.sleep(60)", other, 1)
+        assert first.stdout is not None
+        assert first.stdout.readline() == "met\n"
+        first.kill()
+        assert str(asked.exception(timeout=30)).startswith("instance 1 is gone")
+
+
 def test_an_instance_without_the_same_data_is_found_before_anything_is_trained() -> None:
     def agree(world: World, task: dict[str, Any]) -> Any:
         return together.Meeting(together.Crew(world, ("cpu",))).agree(task)
@@ -330,32 +353,47 @@ def watched(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("[0-9].json"))]
 
 
+def are_one_training(folder: Path, epochs: int) -> list[dict[str, Any]]:
+    """What two processes have learnt from, once it is seen that they have learnt together."""
+    here, there = watched(folder)
+    assert here["knows"] == there["knows"], "what one has learnt the other knows"
+    assert len(here["seen"]) == len(there["seen"]) == 8 * epochs, "each has its half"
+    for first in range(0, 8 * epochs, 8):
+        mine, its = (set(one["seen"][first : first + 8]) for one in (here, there))
+        assert len(mine) == len(its) == 8
+        assert not mine & its, "no picture is learnt from twice in an epoch"
+    return [here, there]
+
+
 @pytest.mark.slow
-def test_two_processes_are_one_training_which_a_stop_interrupts_and_the_next_call_goes_on_with(tmp_path: Path) -> None:
+def test_two_processes_are_one_training(tmp_path: Path) -> None:
     snapshot(tmp_path)
-    first = start(tmp_path, "stopped", "cpu,cpu", 3, trial=True)
+    process = start(tmp_path, "out", "cpu,cpu", 2, trial=True)
+    text = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, text
+    assert [item["epoch"] for item in reports(text) if item["kind"] == "epoch"] == [1, 2], "the first speaks for both"
+    are_one_training(tmp_path / "out", 2)
+    assert json.loads((tmp_path / "out" / "trial" / "trial.json").read_text())["epochs_run"] == 2
+
+
+@pytest.mark.long
+def test_two_processes_are_stopped_together_and_go_on_together(tmp_path: Path) -> None:
+    snapshot(tmp_path)
+    first = start(tmp_path, "stopped", "cpu,cpu", 3)
     told = until(first, lambda line: '"kind": "epoch"' in line)
     first.terminate()
     told += first.communicate(timeout=60)[1]
     assert first.returncode == 128 + signal.SIGTERM, told
-    kept = {path.name for path in (tmp_path / "checkpoint-cpu,cpu").iterdir()}
-    assert kept == {"fingerprint", "best.pt", "last.pt", "results.csv"}
-    assert not list((tmp_path / "stopped").glob("*")), "what is stopped has no output"
-
-    second = start(tmp_path, "out", "cpu,cpu", 3, trial=True)
+    assert not list(tmp_path.glob("stopped/*")), "what is stopped has no output"
+    second = start(tmp_path, "out", "cpu,cpu", 3)
     text = second.communicate(timeout=240)[1]
     assert second.returncode == 0, text
-    done = next(item["epoch"] for item in reports(text) if item["kind"] == "resumed")
-    assert [item["epoch"] for item in reports(text) if item["kind"] == "epoch"] == [1, 2, 3], "a trial tells all again"
-    here, there = watched(tmp_path / "out")
-    assert here["from"] == there["from"] == done, "each went on from the same epoch"
-    assert here["knows"] == there["knows"], "what one has learnt the other knows"
-    for epoch in range(3 - done):
-        mine, its = (set(one["seen"][8 * epoch : 8 * epoch + 8]) for one in (here, there))
-        assert len(mine) == len(its) == 8
-        assert not mine & its, "no picture is learnt from twice in an epoch"
-    trial = json.loads((tmp_path / "out" / "trial" / "trial.json").read_text())
-    assert trial["epochs_run"] == 3
+    (done,) = [item["epoch"] for item in reports(text) if item["kind"] == "resumed"]
+    assert [item["epoch"] for item in reports(text) if item["kind"] == "epoch"] == list(range(done + 1, 4))
+    assert [one["from"] for one in are_one_training(tmp_path / "out", 3 - done)] == [done, done]
+    results = pd.read_csv(tmp_path / "out" / "weights" / "results.csv")
+    assert results["epoch"].tolist() == [1, 2, 3], "no epoch is lost or doubled"
+    assert {path.name for path in (tmp_path / "out" / "weights").iterdir()} >= {"best.pt", "best.onnx", "training.json"}
 
 
 @pytest.mark.long
