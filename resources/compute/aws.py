@@ -81,9 +81,10 @@ class SageMakerCompute(ManagedCompute):
         yield amazon_account.role(self.role)
         yield amazon_account.image("image", self.image, "DETECTION_AWS_PROGRAMS_IMAGE")
         quotas = amazon_account.Quotas()
+        training = "spot training" if self.spot else "training"  # each has a quota of its own
         for kind, word, instance, needed in (
-            ("training", "gpu", self.gpu, self.count),
-            ("training", "cpu", self.cpu, self.count),
+            (training, "gpu", self.gpu, self.count),
+            (training, "cpu", self.cpu, self.count),
             ("processing", "cpu", self.cpu, self.jobs),
         ):
             name = f"{instance} for {kind} job usage"

@@ -72,7 +72,7 @@ def test_who_asks_is_named_and_what_cannot_be_asked_is_no_fault(platform: Any) -
     all_of_it = found(platform.compute)
     assert all_of_it["credentials"].state == "good"
     assert all_of_it["region"].told == s3.REGION
-    quota = all_of_it["quota of gpu for training"]
+    quota = all_of_it["quota of gpu for spot training"]
     assert quota.state == "unknown", "moto knows no quotas"
     assert found(platform.batch)["quota of batch instances"].state == "unknown"
 
