@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from detection_assets.domain import layout
+from detection_assets.object_store import CONNECTION, account_of
 from resources.alerts.base import Alerts
 from resources.alerts.local import chosen
 from resources.arrivals.aws import QueueArrivals
@@ -132,7 +133,32 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
     }  # fmt: skip
 
 
-PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local, "aws": aws}
+def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The lake on Blob storage; arguments as of `local`.
+
+    Raises:
+        SettingsError: A setting is missing, or is none that Azure takes.
+    """
+    lake = os.environ.get("DETECTION_LAKE", "")
+    if not lake.startswith("az://"):
+        raise SettingsError(
+            f"platform azure: DETECTION_LAKE is {lake or 'not set'}; set it to a container, as in "
+            "az://my-container/detectors"
+        )
+    if os.environ.get(CONNECTION):
+        try:
+            account_of(os.environ[CONNECTION])
+        except ValueError as error:
+            raise SettingsError(f"platform azure: {error}") from None
+    elif not os.environ.get("AZURE_STORAGE_ACCOUNT_NAME"):
+        raise SettingsError(
+            "platform azure: AZURE_STORAGE_ACCOUNT_NAME is not set; set it to the storage account that has the "
+            f"container, with AZURE_STORAGE_ACCOUNT_KEY or another way in (.env.example), or set {CONNECTION}"
+        )
+    return local(detector, host=host, port=port, capture=capture)
+
+
+PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local, "aws": aws, "azure": azure}
 
 
 def resources_for(

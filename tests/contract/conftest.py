@@ -28,8 +28,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def platform(request: pytest.FixtureRequest, home: Path, empty_mlflow: Path) -> Iterator[Any]:
     """A platform's matching set of resources, opened, by attribute."""
     give_mlflow(home, empty_mlflow)
-    if request.param == "aws":
-        request.getfixturevalue("aws_settings")
+    if request.param != "local":
+        request.getfixturevalue(f"{request.param}_settings")
     made = profiles.PROFILES[request.param]("tiny", host="127.0.0.1", port=0)
     with dg.build_resources(made) as opened:
         yield opened

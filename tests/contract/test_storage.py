@@ -11,9 +11,10 @@ from resources.storage import Storage
 ODD_NAMES = ["plain.bin", "with space.bin", "dots.in.name.bin", "ünïcode/文件.bin", "100%#~.bin", "a@b,c(d).bin"]
 
 
-@pytest.fixture(params=["folder", "S3"])
+@pytest.fixture(params=["folder", "S3", "Blob"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    root = str(tmp_path / "lake") if request.param == "folder" else request.getfixturevalue("s3_lake")
+    lakes = {"S3": "s3_lake", "Blob": "blob_lake"}
+    root = request.getfixturevalue(lakes[request.param]) if request.param in lakes else str(tmp_path / "lake")
     return Storage(root=root, prefix="tiny")
 
 
