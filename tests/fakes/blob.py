@@ -1,7 +1,7 @@
 """Blob storage on this machine: an Azurite in a process of its own.
 
 It is the npm package of the name, in the versions of `tests/azurite/package-lock.json`, and is installed once into an
-ignored folder beside them.
+ignored folder beside them. It is spoken to by HTTPS, as it takes tokens no other way.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hmac
 import http.client
 import os
 import shutil
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
 
+from fakes.certificates import Certificate
 from project import free_port
 
 ACCOUNT = "lakeaccount"
@@ -29,9 +31,10 @@ FOLDER = Path(__file__).parents[1] / "azurite"
 PROGRAM = FOLDER / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 
 
-def environment(url: str) -> dict[str, str]:
+def environment(url: str, certificate: Certificate) -> dict[str, str]:
     """What points everything that opens the lake at a server of this machine."""
     return {
+        **certificate.environment,
         "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT,
         "AZURE_STORAGE_ACCOUNT_KEY": KEY,
         "AZURE_STORAGE_ENDPOINT": f"{url}/{ACCOUNT}",
@@ -59,12 +62,13 @@ def installed() -> Path:
 
 
 @contextmanager
-def azurite(folder: Path) -> Iterator[str]:
+def azurite(folder: Path, certificate: Certificate) -> Iterator[str]:
     """An Azurite with one container, whose blobs lie in a folder; gives its address, without the account."""
     port = free_port()
     command = [
         "node", str(installed()), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder),
         "--silent", "--disableTelemetry", "--skipApiVersionCheck",
+        "--oauth", "basic", "--cert", str(certificate.chain), "--key", str(certificate.key),
     ]  # fmt: skip
     env = {**os.environ, "AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}
     with (folder / "azurite.log").open("w") as log:
@@ -75,22 +79,23 @@ def azurite(folder: Path) -> Iterator[str]:
             assert process.poll() is None, (folder / "azurite.log").read_text()
             assert time.monotonic() < ends, "Azurite does not answer"
             try:
-                make_container(port, CONTAINER)
+                make_container(port, CONTAINER, certificate)
                 break
             except OSError:
                 time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
+        yield f"https://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
-def make_container(port: int, name: str) -> None:
+def make_container(port: int, name: str, certificate: Certificate) -> None:
     """Makes a container, by the one request that obstore has no word for."""
     path = f"/{ACCOUNT}/{name}?restype=container"
     headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2023-11-03", "Content-Length": "0"}
     headers["Authorization"] = f"SharedKey {ACCOUNT}:{signature('PUT', headers, name)}"
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    trusting = ssl.create_default_context(cafile=str(certificate.authority))
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=trusting)
     connection.request("PUT", path, headers=headers)
     answer = connection.getresponse()
     told = answer.read()
