@@ -20,6 +20,8 @@ CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
 """The setting that Azure's other tools know and obstore does not."""
 OF_THE_JOB = ("MSI_ENDPOINT", "MSI_SECRET")
 """What Azure ML tells a job with an identity: where to ask for its tokens, and a word that nobody else knows."""
+KEYS = ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY", "AZURE_CLIENT_SECRET")
+"""What is asked before a job's identity: obstore finds these itself."""
 BLOB = "https://storage.azure.com/"
 """What a token for Blob storage is for."""
 
@@ -68,11 +70,21 @@ def account_of(connection: str) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
+def account() -> dict[str, str]:
+    """What another machine has to be told to find the same storage account, by environment variable; no secret."""
+    said = account_of(os.environ[CONNECTION]) if os.environ.get(CONNECTION) else {}
+    given = {
+        "AZURE_STORAGE_ACCOUNT_NAME": said.get("account_name") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", ""),
+        "AZURE_STORAGE_ENDPOINT": said.get("endpoint") or os.environ.get("AZURE_STORAGE_ENDPOINT", ""),
+    }
+    return {name: value for name, value in given.items() if value}
+
+
 def _azure() -> dict[str, Any]:
     """What obstore has to be told beside what it reads from the environment itself."""
     if os.environ.get(CONNECTION):
         return account_of(os.environ[CONNECTION])
-    if all(os.environ.get(name) for name in OF_THE_JOB):
+    if all(os.environ.get(name) for name in OF_THE_JOB) and not any(os.environ.get(name) for name in KEYS):
         return {"credential_provider": _identity}
     return {}
 

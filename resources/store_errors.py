@@ -17,7 +17,7 @@ NOBODY = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthenticationFailed",
 REFUSED = ("AccessDenied", "AuthorizationPermissionMismatch")
 """What it says when the credentials are good, but not for this; not every operation has an error of its own for it."""
 NOT_FROM_HERE = ("AuthorizationFailure",)
-"""What Azure says when the account's firewall keeps this network out, and an Azurite when the key is wrong."""
+"""What Azure says when the account's firewall keeps this network out."""
 NO_KEYS = ("KeyBasedAuthenticationNotPermitted",)
 """What Azure says to a key, or to what is signed with one, where an account takes tokens alone."""
 NO_ACCOUNT = ("Account must be specified",)
@@ -54,7 +54,7 @@ def refusal(error: Exception) -> str | None:
     if any(sign in str(error) for sign in SILENT):
         return "the store does not answer; correct DETECTION_LAKE, the account or the network, and run again"
     if says(error, NOT_FROM_HERE):
-        return "the store refuses; let the account's firewall allow this network, or correct the credentials in .env"
+        return "the store refuses; let the account's firewall allow this network, or correct DETECTION_LAKE"
     if says(error, NO_KEYS):
         return (
             "the storage account takes no keys; log in (az login) and set AZURE_USE_AZURE_CLI=true, or allow its keys"
