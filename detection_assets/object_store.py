@@ -20,8 +20,11 @@ CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
 """The setting that Azure's other tools know and obstore does not."""
 OF_THE_JOB = ("MSI_ENDPOINT", "MSI_SECRET")
 """What Azure ML tells a job with an identity: where to ask for its tokens, and a word that nobody else knows."""
-KEYS = ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY", "AZURE_CLIENT_SECRET")
-"""What is asked before a job's identity: obstore finds these itself."""
+BEFORE = (
+    *("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY", "AZURE_CLIENT_SECRET"),
+    *("AZURE_USE_AZURE_CLI", "IDENTITY_ENDPOINT"),
+)
+"""What obstore finds itself, and what goes before a job's identity."""
 BLOB = "https://storage.azure.com/"
 """What a token for Blob storage is for."""
 
@@ -84,7 +87,7 @@ def _azure() -> dict[str, Any]:
     """What obstore has to be told beside what it reads from the environment itself."""
     if os.environ.get(CONNECTION):
         return account_of(os.environ[CONNECTION])
-    if all(os.environ.get(name) for name in OF_THE_JOB) and not any(os.environ.get(name) for name in KEYS):
+    if all(os.environ.get(name) for name in OF_THE_JOB) and not any(os.environ.get(name) for name in BEFORE):
         return {"credential_provider": _identity}
     return {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ NOWHERE = ("ResourceNotFound", "ResourceGroupNotFound", "SubscriptionNotFound", 
 """What Azure says when there is no such workspace; of a thing in it that there is not it says something else."""
 QUOTA = ("ClusterCoreQuotaReached", "ClusterMinNodesExceedCoreQuota", "QuotaExceeded", "OperationNotAllowed")
 CAPACITY = ("AllocationFailed", "ZonalAllocationFailed", "OverconstrainedAllocationRequest", "SkuNotAvailable")
+RETRIES = 4
+"""How often a request is tried again; the SDK's own ten take minutes to say that there is no network."""
 LOG_IN = "log in (az login), or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET in .env"
 
 
@@ -149,11 +152,13 @@ def _credential(_: tuple[tuple[str, str], ...]) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _client(workspace: Workspace, environment: tuple[tuple[str, str], ...]) -> Any:
+    # It says of classes that nobody here uses that they may change.
+    logging.getLogger("azure.ai.ml._utils._experimental").setLevel(logging.ERROR)
     from azure.ai.ml import MLClient
 
     return MLClient(
         _credential(environment), workspace.subscription, workspace.group, workspace.name,
-        enable_telemetry=False, show_progress=False,
+        enable_telemetry=False, show_progress=False, retry_total=RETRIES,
     )  # fmt: skip
 
 
@@ -169,7 +174,7 @@ def _asking(workspace: Workspace, environment: tuple[tuple[str, str], ...]) -> A
 
     base = _manager(_client(workspace, environment))
     who = BearerTokenCredentialPolicy(_credential(environment), f"{base}/.default")
-    return PipelineClient(base, policies=[RetryPolicy(retry_total=3), who])
+    return PipelineClient(base, policies=[RetryPolicy(retry_total=RETRIES), who])
 
 
 @functools.lru_cache(maxsize=8)

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from contract.test_doctor import found
 from fakes import azureml, blob
+from project import free_port
+
+from resources import microsoft
 
 PLATFORMS = ["azure"]
 
@@ -55,3 +58,16 @@ def test_whoever_may_not_or_is_nobody_is_told_what_helps(
     (nobody,) = platform.compute.check()
     assert (nobody.what, nobody.state) == ("credentials", "bad")
     assert "az login" in nobody.remedy
+
+
+def test_an_azure_that_does_not_answer_is_said_within_a_minute(
+    platform: Any, azureml_service: azureml.AzureML, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(microsoft, "RETRIES", 1)
+    nobody = f"https://127.0.0.1:{free_port()}"
+    cloud = {**azureml_service._cloud()[0], "resourceManager": nobody, "name": "Gone"}
+    monkeypatch.setattr(azureml_service, "_cloud", lambda: [cloud])
+    monkeypatch.setenv("AZUREML_CURRENT_CLOUD", "Gone")
+    (silent,) = platform.compute.check()
+    assert (silent.what, silent.state) == ("workspace", "bad")
+    assert silent.remedy == "Azure does not answer; correct the network, and run again"

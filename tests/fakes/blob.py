@@ -81,7 +81,8 @@ def azurite(folder: Path, certificate: Certificate) -> Iterator[str]:
     """An Azurite with one container, whose blobs lie in a folder; gives its address, without the account."""
     port = free_port()
     command = [
-        str(node() / "bin" / "node"), str(installed()), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder),
+        str(node() / "bin" / "node"), str(installed()),
+        "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder),
         "--silent", "--disableTelemetry", "--skipApiVersionCheck",
         "--oauth", "basic", "--cert", str(certificate.chain), "--key", str(certificate.key),
     ]  # fmt: skip
