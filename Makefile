@@ -7,7 +7,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 # Where this is set, every start compiles a few thousand modules anew: half of the time of a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo story dev stop test test-aws test-cloud test-long platforms lint bench images smoke promote-aws lock clean
+.PHONY: help setup demo story dev stop test test-aws test-azure test-cloud test-long platforms lint bench images smoke promote-aws lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -40,6 +40,9 @@ test: setup ## The test suite
 
 test-aws: setup ## The part of it that is about AWS, on stand-ins of its services
 	@$(BIN)/python -m pytest -m 'not long and not cloud' -k 'aws or sagemaker or s3 or arrivals or images' -n 3 --dist loadfile --durations 10 tests/contract tests/infra tests/containers tests/e2e/test_aws.py
+
+test-azure: setup ## The part of it that is about Azure, on an Azurite and a stand-in of Azure ML
+	@$(BIN)/python -m pytest -m 'not long and not cloud' -k 'azure or blob' -n 3 --dist loadfile --durations 10 tests/contract
 
 test-cloud: setup ## The contracts in a real AWS account, the one that .env names: hours, some dollars
 	@$(BIN)/python -m pytest -m cloud --timeout 14400 --durations 10 $(if $(ONLY),-k '$(ONLY)') tests/contract

@@ -27,10 +27,11 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
+from detection_assets.checkpoints import KeptFolder
 from detection_assets.domain import tuning
 from detection_assets.domain.problems import InputError, ending
 from detection_assets.domain.world import PORT, World
@@ -65,6 +66,8 @@ class Order:
         tuned: Of one whose values the platform's tuner gives: the parameter that they go `into`, the `space` that they
             are of, and the environment variable that it is `named_by`. Many trials have the same order, so messages,
             receipt and checkpoint are each below the trial's name.
+        needed: For inputs of which the platform shows the program more than it is to see: the paths that it needs.
+        checkpoint: URI that the checkpoint is kept below, where the platform keeps none itself.
     """
 
     module: str
@@ -77,6 +80,8 @@ class Order:
     relay_s: float
     objective: Mapping[str, Any] | None = None
     tuned: Mapping[str, Any] | None = None
+    needed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    checkpoint: str | None = None
 
     def of_trial(self, name: str, given: Mapping[str, str]) -> Order:
         """The order of one trial.
@@ -166,12 +171,18 @@ class Relay:
             self._put(self._closing[-1:])
 
 
-def run(order: Order, inputs: Path, checkpoint: Path | None, failure: Path | None, world: World | None = None) -> int:
+def run(
+    order: Order,
+    inputs: Mapping[str, Path],
+    checkpoint: Path | None,
+    failure: Path | None,
+    world: World | None = None,
+) -> int:
     """Runs the program, relays its messages and delivers its outputs.
 
     Args:
         order: What to do.
-        inputs: Folder of the inputs.
+        inputs: The inputs' folders, by name.
         checkpoint: Folder that outlives an interruption, if the platform keeps one.
         failure: File that the platform shows as the reason of a failure.
         world: Which of the job's instances this is; None if it has one.
@@ -189,9 +200,14 @@ def run(order: Order, inputs: Path, checkpoint: Path | None, failure: Path | Non
         (folder / "context.json").write_text(json.dumps(order.context))
         (folder / "params.json").write_text(json.dumps(order.params))
         command = [sys.executable, "-m", order.module]
-        for name, path in order.inputs.items():
-            command += ["--input", f"{name}={inputs / path}"]
+        for name, source in inputs.items():
+            seen = links(source, order.needed[name], folder / "inputs" / name) if name in order.needed else source
+            command += ["--input", f"{name}={seen}"]
         command += ["--output", str(output), "--params", str(folder / "params.json")]
+        kept = None
+        if order.checkpoint and world.leads:  # the others are given by the first what they go on from
+            kept = KeptFolder(order.checkpoint, folder / "checkpoint", order.relay_s)
+        checkpoint = folder / "checkpoint" if kept else checkpoint
         command += ["--checkpoint", str(checkpoint)] if checkpoint else []
         env = {
             **os.environ, **world.settings, "DETECTION_PARENT_PID": str(os.getpid()), "PYTHONUNBUFFERED": "1",
@@ -215,6 +231,8 @@ def run(order: Order, inputs: Path, checkpoint: Path | None, failure: Path | Non
         tail: deque[str] = deque(maxlen=TAIL)
         _pump(process.stdout, tail)
         code = process.wait()
+        if kept:
+            kept.end()
         if relay:
             relay.end()
         if told_to_end.is_set():
@@ -228,9 +246,20 @@ def run(order: Order, inputs: Path, checkpoint: Path | None, failure: Path | Non
             finally:
                 relay.close()
     if code != 0:
+        print(f"launcher: the program has failed: {ending(code)}", file=sys.stderr, flush=True)
         _tell(failure, "".join(tail) + f"({ending(code)})")
         return code if code > 0 else 128 - code
     return 0
+
+
+def links(source: Path, needed: Sequence[str], folder: Path) -> Path:
+    """Makes a folder that shows some files of another one, and copies none of them."""
+    for path in needed:
+        link = folder / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(source / path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def reached(objective: Mapping[str, Any], output: Path) -> float:
@@ -275,6 +304,27 @@ def order_at(uri: str) -> Order:
     return Order(**json.loads(bytes(obstore.get(open_store(where), name).bytes())))
 
 
+def inputs_of(order: Order, together: Path | None, apart: Mapping[str, str]) -> dict[str, Path]:
+    """Where each of the program's inputs lies.
+
+    Args:
+        order: What to do.
+        together: The folder that they lie in, if the platform puts them into one.
+        apart: The folders of those that it does not, by name.
+
+    Raises:
+        InputError: The platform gave no folder for one.
+    """
+    found = {
+        name: Path(apart[name]) if name in apart else together and together / path
+        for name, path in order.inputs.items()
+    }
+    missing = [name for name, path in found.items() if path is None]
+    if missing:
+        raise InputError(f"no folder was given for the input {missing[0]}: --inputs or --input {missing[0]}=FOLDER")
+    return {name: path for name, path in found.items() if path is not None}
+
+
 def _names(store: Any) -> list[str]:
     import obstore
 
@@ -308,7 +358,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for option, kind, what in (
         ("order", str, "the URI of the document that says what to do"),
-        ("inputs", Path, "folder of the inputs"),
+        ("inputs", Path, "folder of the inputs, where they lie in one"),
         ("checkpoint", Path, "folder that outlives an interruption"),
         ("failure", Path, "file that the platform shows as the reason of a failure"),
         ("values", Path, "JSON file of the values that the platform's tuner gives to a trial"),
@@ -316,9 +366,11 @@ def main(words: Sequence[str] | None = None) -> int:
         ("port", int, f"where the first instance listens for the others; by default {PORT}"),
     ):
         given = os.environ.get(SETTING + option.upper())
-        needed = given is None and option in ("order", "inputs")
+        needed = given is None and option == "order"
         parser.add_argument(f"--{option}", type=kind, default=given, required=needed, help=what)
+    parser.add_argument("--input", action="append", default=[], metavar="NAME=FOLDER", help="where one input lies")
     args = parser.parse_args(words)
+    apart = dict(given.split("=", 1) for given in args.input)
     try:
         order, checkpoint = order_at(args.order), args.checkpoint
         if order.tuned:
@@ -326,7 +378,7 @@ def main(words: Sequence[str] | None = None) -> int:
             order = order.of_trial(name, json.loads(args.values.read_bytes()))
             checkpoint = checkpoint / name if checkpoint else None
         world = World.among_hosts(args.hosts.read_bytes(), args.port or PORT) if args.hosts else World()
-        return run(order, args.inputs, checkpoint, args.failure, world)
+        return run(order, inputs_of(order, args.inputs, apart), checkpoint, args.failure, world)
     except Exception as error:
         _tell(args.failure, f"{type(error).__name__}: {error}")
         raise

@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from detection_assets.domain import layout
+from detection_assets.object_store import CONNECTION, account_of
 from resources.alerts.base import Alerts
 from resources.alerts.local import chosen
 from resources.arrivals.aws import QueueArrivals
@@ -20,6 +21,7 @@ from resources.arrivals.local import NobodyTells
 from resources.batch.aws import SageMakerBatch
 from resources.batch.local import LocalBatch
 from resources.compute.aws import SageMakerCompute
+from resources.compute.azure import AzureCompute
 from resources.compute.local import LocalCompute
 from resources.endpoints.aws import SageMakerEndpoints
 from resources.endpoints.local import LocalEndpoints
@@ -142,7 +144,51 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
     }  # fmt: skip
 
 
-PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local, "aws": aws}
+def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The lake on Blob storage, and jobs on Azure ML; arguments as of `local`.
+
+    Raises:
+        SettingsError: A setting is missing, or is none that Azure takes.
+    """
+    lake = os.environ.get("DETECTION_LAKE", "")
+    if not lake.startswith("az://"):
+        raise SettingsError(
+            f"platform azure: DETECTION_LAKE is {lake or 'not set'}; set it to a container, as in "
+            "az://my-container/detectors"
+        )
+    if os.environ.get(CONNECTION):
+        try:
+            account_of(os.environ[CONNECTION])
+        except ValueError as error:
+            raise SettingsError(f"platform azure: {error}") from None
+    elif not os.environ.get("AZURE_STORAGE_ACCOUNT_NAME"):
+        raise SettingsError(
+            "platform azure: AZURE_STORAGE_ACCOUNT_NAME is not set; set it to the storage account that has the "
+            f"container, with AZURE_STORAGE_ACCOUNT_KEY or another way in (.env.example), or set {CONNECTION}"
+        )
+    here = local(detector, host=host, port=port, capture=capture)
+    return {
+        **here,
+        "compute": AzureCompute(
+            storage=here["storage"],
+            here=here["compute"],
+            detector=detector,
+            subscription=_needed("azure", "DETECTION_AZURE_SUBSCRIPTION", "the id of the subscription"),
+            group=_needed("azure", "DETECTION_AZURE_RESOURCE_GROUP", "the resource group of the workspace"),
+            workspace=_needed("azure", "DETECTION_AZURE_WORKSPACE", "the name of the Azure ML workspace"),
+            datastore=_needed(
+                "azure", "DETECTION_AZURE_DATASTORE", "the workspace's datastore of the lake's container"
+            ),
+            image=_needed("azure", "DETECTION_AZURE_PROGRAMS_IMAGE", "the address of the image that jobs run"),
+            cpu=_needed("azure", "DETECTION_AZURE_CPU", "the compute cluster for `hardware: cpu`"),
+            gpu=_needed("azure", "DETECTION_AZURE_GPU", "the compute cluster for `hardware: gpu`"),
+            poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
+            **_given(spot="DETECTION_AZURE_SPOT", identity="DETECTION_AZURE_IDENTITY", jobs="DETECTION_AZURE_JOBS"),
+        ),
+    }
+
+
+PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local, "aws": aws, "azure": azure}
 
 
 def resources_for(

@@ -12,10 +12,19 @@ NO_LAKE = ("NoSuchBucket", "ContainerNotFound")
 """What it says when the bucket or the container is missing."""
 EXPIRED = ("ExpiredToken", "TokenRefreshRequired")
 """What it says when the credentials were good once."""
-NOBODY = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthenticationFailed")
+NOBODY = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthenticationFailed", "InvalidAuthenticationInfo")
 """What it says when the credentials are wrong."""
 REFUSED = ("AccessDenied", "AuthorizationPermissionMismatch")
 """What it says when the credentials are good, but not for this; not every operation has an error of its own for it."""
+NOT_FROM_HERE = ("AuthorizationFailure",)
+"""What Azure says when the account's firewall keeps this network out."""
+NO_KEYS = ("KeyBasedAuthenticationNotPermitted",)
+"""What Azure says to a key, or to what is signed with one, where an account takes tokens alone."""
+NO_ACCOUNT = ("Account must be specified",)
+NO_KEY = ("Invalid Access Key",)
+"""What obstore says, before it asks anybody, when the account is not named, or when its key is none."""
+SILENT = ("HTTP error: error sending request", "HTTP error: operation timed out")
+"""What obstore says when the store was not reached; an address in its errors has no spaces, so no key reads like it."""
 CONFLICT = ("ConditionalRequestConflict",)
 """What S3 says while another write to the same key is on its way."""
 
@@ -38,6 +47,18 @@ def refusal(error: Exception) -> str | None:
     """What is to be done about a lake that as a whole is not to be had; None if it is only about this object."""
     if says(error, NO_LAKE):
         return "there is no such bucket or container; make it, or correct DETECTION_LAKE"
+    if any(sign in str(error) for sign in NO_ACCOUNT):
+        return "no storage account is named; set AZURE_STORAGE_ACCOUNT_NAME in .env"
+    if any(sign in str(error) for sign in NO_KEY):
+        return "AZURE_STORAGE_ACCOUNT_KEY is no key of a storage account; copy it again from the account's Access keys"
+    if any(sign in str(error) for sign in SILENT):
+        return "the store does not answer; correct DETECTION_LAKE, the account or the network, and run again"
+    if says(error, NOT_FROM_HERE):
+        return "the store refuses; let the account's firewall allow this network, or correct DETECTION_LAKE"
+    if says(error, NO_KEYS):
+        return (
+            "the storage account takes no keys; log in (az login) and set AZURE_USE_AZURE_CLI=true, or allow its keys"
+        )
     if says(error, EXPIRED):
         return "the credentials have expired; log in again, or renew them in .env"
     if says(error, NOBODY):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes import s3, sagemaker
+from fakes import azureml, blob, certificates, s3, sagemaker
 from project import ROOT, SHARED, make_home
 
 from resources.tracking import Tracking
@@ -83,6 +83,27 @@ def between(s3_server: str, s3_lake: str, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> certificates.Certificate:
+    """What servers of this machine say who they are with."""
+    return certificates.make(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="session")
+def blob_server(tmp_path_factory: pytest.TempPathFactory, certificate: certificates.Certificate) -> Iterator[str]:
+    """The address of a Blob storage with one account and one container."""
+    with blob.azurite(tmp_path_factory.mktemp("azurite"), certificate) as url:
+        yield url
+
+
+@pytest.fixture
+def blob_lake(blob_server: str, certificate: certificates.Certificate, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of an empty lake in it, for a process whose environment says how to get there."""
+    for name, value in blob.environment(blob_server, certificate).items():
+        monkeypatch.setenv(name, value)
+    return f"az://{blob.CONTAINER}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
 def sagemaker_service(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sagemaker.SageMaker]:
     """A SageMaker whose lake is that S3."""
     service = sagemaker.SageMaker(tmp_path_factory.mktemp("sagemaker"), s3_server)
@@ -105,3 +126,24 @@ def aws_settings(
         monkeypatch.setenv(name, value)
     yield
     sagemaker_service.endpoints.clear()
+
+
+@pytest.fixture(scope="session")
+def azureml_service(
+    blob_server: str, certificate: certificates.Certificate, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[azureml.AzureML]:
+    """An Azure ML whose lake is that Blob storage."""
+    service = azureml.AzureML(tmp_path_factory.mktemp("azureml"), blob_server, certificate)
+    with service.serve():
+        yield service
+
+
+@pytest.fixture
+def azure_settings(azureml_service: azureml.AzureML, blob_lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a filled `.env` says."""
+    for name, value in {
+        **azureml_service.settings,
+        "DETECTION_LAKE": blob_lake,
+        "DETECTION_POLL_S": "0.2",
+    }.items():
+        monkeypatch.setenv(name, value)

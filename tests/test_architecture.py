@@ -36,7 +36,10 @@ MAY_KNOW = {
     ),
     # How a store is opened is one rule for whoever opens one.
     "detection_assets.object_store": (),
-    "detection_assets.launcher": ("detection_assets.domain", "detection_assets.object_store"),
+    "detection_assets.checkpoints": ("detection_assets.object_store",),
+    "detection_assets.launcher": (
+        *("detection_assets.domain", "detection_assets.object_store", "detection_assets.checkpoints"),
+    ),
     "detection_assets.serving": (
         *("detection_assets.domain", "detection_assets.serving", "detection_assets.object_store"),
     ),

@@ -63,10 +63,10 @@ def platform(request: pytest.FixtureRequest, home: Path, empty_mlflow: Path) -> 
     """A platform's matching set of resources, opened, by attribute."""
     give_mlflow(home, empty_mlflow)
     profile, detector = request.param, "tiny"
-    if profile == "aws":
-        request.getfixturevalue("aws_settings")
     if profile == ACCOUNT:
         profile, detector = "aws", request.getfixturevalue("aws_account")
+    elif profile != "local":
+        request.getfixturevalue(f"{profile}_settings")
     made = profiles.PROFILES[profile](detector, host="127.0.0.1", port=0)
     with dg.build_resources(made) as opened:
         yield opened

@@ -10,7 +10,7 @@ from PIL import Image
 
 from resources.compute.base import Input, Step, StepFailed, StepResult, version_of
 
-PLATFORMS = ["local", "aws"]
+PLATFORMS = ["local", "aws", "azure"]
 SAMPLING = {
     **{"method": "rate", "rate": 1.0, "scene_threshold": 0.3, "min_sharpness": 0, "near_duplicate": None},
     **{"max_frames": None, "jpeg_quality": 90},

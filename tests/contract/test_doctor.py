@@ -6,7 +6,7 @@ from typing import Any
 
 from resources.findings import Finding
 
-PLATFORMS = ["local", "aws"]
+PLATFORMS = ["local", "aws", "azure"]
 
 
 def found(resource: Any) -> dict[str, Finding]:

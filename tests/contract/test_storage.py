@@ -12,12 +12,14 @@ from resources.storage import Storage
 ODD_NAMES = ["plain.bin", "with space.bin", "dots.in.name.bin", "ünïcode/文件.bin", "100%#~.bin", "a@b,c(d).bin"]
 
 
-@pytest.fixture(params=["folder", "S3", pytest.param("account", marks=pytest.mark.cloud)])
+@pytest.fixture(params=["local", "aws", "azure", pytest.param("account", marks=pytest.mark.cloud)])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "account":
         detector = request.getfixturevalue("aws_account")
         return Storage(root=os.environ["DETECTION_LAKE"], prefix=detector)
-    root = str(tmp_path / "lake") if request.param == "folder" else request.getfixturevalue("s3_lake")
+    lakes = {"aws": "s3_lake", "azure": "blob_lake"}
+    root = request.getfixturevalue(lakes[request.param]) if request.param in lakes else str(tmp_path / "lake")
+    return Storage(root=root, prefix="tiny")
     return Storage(root=root, prefix="tiny")
 
 

@@ -1,4 +1,4 @@
-"""A lake is moved to S3 and back."""
+"""A lake is moved to S3, or to Blob storage, and back."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def here(tmp_path: Path) -> Storage:
     return storage
 
 
-@pytest.fixture
-def there(s3_lake: str) -> Storage:
-    return Storage(root=s3_lake, prefix="fridge")
+@pytest.fixture(params=["s3_lake"])
+def there(request: pytest.FixtureRequest) -> Storage:
+    return Storage(root=request.getfixturevalue(request.param), prefix="fridge")
 
 
 def move(source: Storage, target: Storage) -> list[str]:
@@ -54,6 +54,7 @@ def content(storage: Storage) -> dict[str, bytes]:
     return {item.key: storage.get(item.key) for item in storage.list("") if not layout.is_of_this_place(item.key)}
 
 
+@pytest.mark.parametrize("there", ["s3_lake", "blob_lake"], indirect=True)
 def test_there_and_back_again_is_the_same(here: Storage, there: Storage, tmp_path: Path) -> None:
     copied = move(here, there)
     assert content(there) == content(here)
@@ -74,7 +75,7 @@ def test_there_and_back_again_is_the_same(here: Storage, there: Storage, tmp_pat
 
 def test_what_was_changed_moves_and_what_is_newer_stays(here: Storage, there: Storage) -> None:
     move(here, there)
-    time.sleep(1.1)  # S3 tells whole seconds
+    time.sleep(1.1)  # a store tells whole seconds
     here.put("annotations/a.xml", b"<annotation5/>")
     here.put("tables/raw_videos/a.mp4/today.json", b'"1f"')
     assert move(here, there) == ["annotations/a.xml", "tables/raw_videos/a.mp4/today.json"]

@@ -1,0 +1,186 @@
+"""What everything that speaks to Azure ML has in common: the workspace, and what to do when something is refused."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SETTINGS = ("AZURE_", "AZUREML_", "ARM_", "MSI_")
+"""What the settings begin with that decide whom Azure takes us for, and where it is."""
+DENIED = ("AuthorizationFailed", "LinkedAuthorizationFailed", "Forbidden")
+NOWHERE = ("ResourceNotFound", "ResourceGroupNotFound", "SubscriptionNotFound", "InvalidSubscriptionId")
+"""What Azure says when there is no such workspace; of a thing in it that there is not it says something else."""
+QUOTA = ("ClusterCoreQuotaReached", "ClusterMinNodesExceedCoreQuota", "QuotaExceeded", "OperationNotAllowed")
+CAPACITY = ("AllocationFailed", "ZonalAllocationFailed", "OverconstrainedAllocationRequest", "SkuNotAvailable")
+RETRIES = 4
+"""How often a request is tried again; the SDK's own ten take minutes to say that there is no network."""
+LOG_IN = "log in (az login), or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET in .env"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A workspace of Azure ML.
+
+    Attributes:
+        subscription: The subscription's id.
+        group: The resource group's name.
+        name: The workspace's name.
+    """
+
+    subscription: str
+    group: str
+    name: str
+
+    @property
+    def path(self) -> str:
+        """What Azure's resource manager calls it."""
+        return (
+            f"/subscriptions/{self.subscription}/resourceGroups/{self.group}"
+            f"/providers/Microsoft.MachineLearningServices/workspaces/{self.name}"
+        )
+
+    @property
+    def client(self) -> Any:
+        """The SDK's client, as the environment says who asks; made once."""
+        return _client(self, _environment())
+
+    def run(self, name: str) -> Mapping[str, Any]:
+        """What the run history tells of a job: when it began and ended, why it failed, and where its logs are.
+
+        The SDK tells these to nobody but its own printing.
+
+        Raises:
+            AzureError: It is not told.
+        """
+        return self._told(f"{_history(self, _environment())}/history/v1.0{self.path}/runs/{name}/details")
+
+    def cluster(self, name: str) -> Mapping[str, Any]:
+        """A compute cluster with its errors, which the SDK leaves out.
+
+        Raises:
+            LookupError: There is no cluster of the name.
+            AzureError: It is not told.
+        """
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            told = self._told(f"{_manager(self.client)}{self.path}/computes/{name}?api-version=2023-10-01")
+        except ResourceNotFoundError as error:
+            if code_of(error) in NOWHERE:
+                raise
+            raise LookupError(name) from error
+        return told["properties"].get("properties") or {}
+
+    def _told(self, url: str) -> Mapping[str, Any]:
+        from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+        from azure.core.rest import HttpRequest
+
+        answer = _asking(self, _environment()).send_request(HttpRequest("GET", url))
+        if answer.status_code == 404:
+            raise ResourceNotFoundError(response=answer)
+        if answer.status_code != 200:
+            raise HttpResponseError(response=answer)
+        return answer.json()
+
+    def page(self, name: str) -> str:
+        """Address of a job's page in the studio."""
+        return f"https://ml.azure.com/runs/{name}?wsid={self.path}"
+
+
+def code_of(error: Any) -> str:
+    """The service's word for an error of azure-core's; "" if it has none."""
+    return str(getattr(getattr(error, "error", None), "code", None) or "")
+
+
+def explained(error: Any) -> tuple[str, str]:
+    """What Azure says, and what is to be done about it; "" if nothing is known to help.
+
+    Args:
+        error: Of azure-core's, `AzureError`.
+    """
+    from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError, ServiceResponseError
+
+    code = code_of(error)
+    said = str(getattr(getattr(error, "error", None), "message", None) or getattr(error, "message", error)).strip()
+    told = f"{code}: {said}" if code else said
+    if code in DENIED:
+        return told, "give whom Dagster runs as the role AzureML Data Scientist on the workspace"
+    if code in NOWHERE:
+        settings = "DETECTION_AZURE_SUBSCRIPTION, DETECTION_AZURE_RESOURCE_GROUP and DETECTION_AZURE_WORKSPACE"
+        return told, f"correct {settings}, or give whom Dagster runs as a role there"
+    if isinstance(error, ClientAuthenticationError):
+        return told.splitlines()[0], LOG_IN
+    if isinstance(error, ServiceRequestError | ServiceResponseError):
+        return told, "Azure does not answer; correct the network, and run again"
+    return told, ""
+
+
+def refusal(error: Any) -> str:
+    """As `explained`, in one line."""
+    told, remedy = explained(error)
+    return f"{told} ({remedy})" if remedy else told
+
+
+def help_for(code: str, size: str) -> str:
+    """What is to be asked for when a cluster gets no machines; "" if that is not what Azure says.
+
+    Args:
+        code: Azure's word for the reason.
+        size: The machines that the cluster is of.
+    """
+    if code in QUOTA:
+        return f"ask for more cores of {size} at the studio's Quota, or set another cluster"
+    if code in CAPACITY:
+        return "wait, or set a cluster of other machines or of another region"
+    return ""
+
+
+def _environment() -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(item for item in os.environ.items() if item[0].startswith(SETTINGS)))
+
+
+@functools.lru_cache(maxsize=8)
+def _credential(_: tuple[tuple[str, str], ...]) -> Any:
+    from azure.identity import DefaultAzureCredential
+
+    return DefaultAzureCredential()
+
+
+@functools.lru_cache(maxsize=8)
+def _client(workspace: Workspace, environment: tuple[tuple[str, str], ...]) -> Any:
+    # It says of classes that nobody here uses that they may change.
+    logging.getLogger("azure.ai.ml._utils._experimental").setLevel(logging.ERROR)
+    from azure.ai.ml import MLClient
+
+    return MLClient(
+        _credential(environment), workspace.subscription, workspace.group, workspace.name,
+        enable_telemetry=False, show_progress=False, retry_total=RETRIES,
+    )  # fmt: skip
+
+
+def _manager(client: Any) -> str:
+    # The SDK knows which of Azure's clouds it speaks to, and has no public word for it.
+    return str(client._base_url).rstrip("/")
+
+
+@functools.lru_cache(maxsize=8)
+def _asking(workspace: Workspace, environment: tuple[tuple[str, str], ...]) -> Any:
+    from azure.core import PipelineClient
+    from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
+
+    base = _manager(_client(workspace, environment))
+    who = BearerTokenCredentialPolicy(_credential(environment), f"{base}/.default")
+    return PipelineClient(base, policies=[RetryPolicy(retry_total=RETRIES), who])
+
+
+@functools.lru_cache(maxsize=8)
+def _history(workspace: Workspace, environment: tuple[tuple[str, str], ...]) -> str:
+    from azure.core.rest import HttpRequest
+
+    found = _client(workspace, environment).workspaces.get(workspace.name).discovery_url
+    answer = _asking(workspace, environment).send_request(HttpRequest("GET", found))
+    return str(answer.json()["api"]).rstrip("/")

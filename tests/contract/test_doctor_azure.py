@@ -1,0 +1,73 @@
+"""What the doctor sees of a workspace, and what it says is to be done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from contract.test_doctor import found
+from fakes import azureml, blob
+from project import free_port
+
+from resources import microsoft
+
+PLATFORMS = ["azure"]
+
+
+def test_a_workspace_that_can_work_is_good(platform: Any) -> None:
+    findings = found(platform.compute.model_copy(update={"spot": "spot"}))
+    assert {finding.state for finding in findings.values()} == {"good"}
+    assert list(findings) == ["workspace", "datastore", "cluster cpu", "cluster gpu", "cluster spot"]
+    assert findings["cluster spot"].told == "Standard_NC4as_T4_v3, LowPriority, 2 at most"
+
+
+def test_a_datastore_of_another_container_is_not_the_lakes(
+    platform: Any, azureml_service: azureml.AzureML, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(azureml_service.datastores, "others", "another")
+    wrong = found(platform.compute.model_copy(update={"datastore": "others"}))["datastore"]
+    assert (wrong.state, wrong.told) == ("bad", f"others: container another of the account {blob.ACCOUNT}")
+    assert wrong.remedy == f"set DETECTION_AZURE_DATASTORE to one of the container lake of the account {blob.ACCOUNT}"
+    missing = found(platform.compute.model_copy(update={"datastore": "none"}))["datastore"]
+    assert missing.state == "bad"
+    assert f"the account {blob.ACCOUNT} and the container lake" in missing.remedy
+
+
+def test_clusters_that_are_missing_or_get_no_machines_say_so(
+    platform: Any, azureml_service: azureml.AzureML, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found(platform.compute.model_copy(update={"gpu": "none"}))["cluster none"].remedy == (
+        "make it, or correct DETECTION_AZURE_GPU"
+    )
+    monkeypatch.setitem(azureml_service.clusters["gpu"].errors, "ClusterCoreQuotaReached", "no cores are left")
+    short = found(platform.compute)["cluster gpu"]
+    assert short.state == "bad"
+    assert "ask for more cores of Standard_NC4as_T4_v3" in short.told
+
+
+def test_whoever_may_not_or_is_nobody_is_told_what_helps(
+    platform: Any, azureml_service: azureml.AzureML, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nowhere,) = platform.compute.model_copy(update={"workspace": "other"}).check()
+    assert (nowhere.what, nowhere.state) == ("workspace", "bad")
+    assert "DETECTION_AZURE_WORKSPACE" in nowhere.remedy
+    monkeypatch.setattr(azureml_service, "denied", {"GET workspace"})
+    (denied,) = platform.compute.check()
+    assert "AzureML Data Scientist" in denied.remedy
+    monkeypatch.setenv("MSI_SECRET", "another")
+    (nobody,) = platform.compute.check()
+    assert (nobody.what, nobody.state) == ("credentials", "bad")
+    assert "az login" in nobody.remedy
+
+
+def test_an_azure_that_does_not_answer_is_said_within_a_minute(
+    platform: Any, azureml_service: azureml.AzureML, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(microsoft, "RETRIES", 1)
+    nobody = f"https://127.0.0.1:{free_port()}"
+    cloud = {**azureml_service._cloud()[0], "resourceManager": nobody, "name": "Gone"}
+    monkeypatch.setattr(azureml_service, "_cloud", lambda: [cloud])
+    monkeypatch.setenv("AZUREML_CURRENT_CLOUD", "Gone")
+    (silent,) = platform.compute.check()
+    assert (silent.what, silent.state) == ("workspace", "bad")
+    assert silent.remedy == "Azure does not answer; correct the network, and run again"

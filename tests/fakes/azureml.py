@@ -1,0 +1,348 @@
+"""Azure ML on this machine: a workspace that the unmodified SDK talks to, and that refuses what Azure ML does.
+
+Requests are held against the models of the interface. Whoever asks has to have a token, which the identity endpoint of
+the same server gives as Azure ML gives it to a job; so `azure-identity` and `azure-ai-ml` run as they are. Jobs run
+their real commands (`azureml_jobs.py`); their folders lie in an Azurite.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from fakes import blob
+from fakes.azureml_jobs import Jobs
+from fakes.azureml_refusals import Refused, not_found
+from fakes.azureml_shapes import problems
+from fakes.certificates import Certificate
+
+SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
+GROUP, WORKSPACE, LOCATION = "detection", "detection-ml", "westeurope"
+TENANT = "99999999-8888-7777-6666-555555555555"
+DATASTORE = "lake"
+IMAGE = "detection.azurecr.io/detection-programs:1"
+CLOUD = "StandIn"
+ROOT = (
+    f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/Microsoft.MachineLearningServices"
+    f"/workspaces/{WORKSPACE}"
+)
+NAME = r"[a-zA-Z0-9][a-zA-Z0-9\-_.]{0,254}"
+Answer = tuple[int, Any, dict[str, str]]
+
+
+@dataclass
+class Cluster:
+    """A compute cluster.
+
+    Attributes:
+        size: Of its machines.
+        low_priority: Whether they may be taken away.
+        errors: Why it has no machines now, by code; jobs are queued meanwhile.
+    """
+
+    size: str
+    low_priority: bool = False
+    most: int = 2
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+class AzureML:
+    """The workspace, over an Azurite.
+
+    Attributes:
+        clusters: By name.
+        environments, data: Versions, by name and version.
+        jobs: What was asked to run.
+        calls: What was asked for, as `PUT jobs`, in order.
+        silent: How many questions about jobs to come are not answered.
+        denied: What whoever asks has no right to, as `PUT jobs`.
+    """
+
+    def __init__(self, folder: Path, azurite: str, certificate: Certificate) -> None:
+        """Takes a folder for the jobs, the address of the Azurite, and what to say who it is with."""
+        self.folder, self.azurite, self.certificate = folder, azurite, certificate
+        self.url = ""
+        self.clusters = {
+            "cpu": Cluster("Standard_DS3_v2"),
+            "gpu": Cluster("Standard_NC4as_T4_v3"),
+            "spot": Cluster("Standard_NC4as_T4_v3", low_priority=True),
+        }
+        self.datastores = {DATASTORE: blob.CONTAINER}
+        self.environments: dict[tuple[str, str], dict[str, Any]] = {}
+        self.data: dict[tuple[str, str], dict[str, Any]] = {}
+        self.jobs = Jobs(self)
+        self.calls: list[str] = []
+        self.denied: set[str] = set()
+        self.silent = 0
+        self.secret = secrets.token_hex(16)
+        self._tokens: dict[str, str] = {}
+        self._lock = threading.RLock()
+
+    # Who asks --------------------------------------------------------------------------------------------------------
+
+    def token(self, query: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
+        """A token of the identity, as the endpoint on a machine of Azure ML's gives it: unsigned, but well-formed."""
+        if headers.get("secret") != self.secret:
+            raise Refused(401, "Unauthorized", "the secret is missing or wrong")
+        if query.get("api-version") != "2017-09-01" or not query.get("resource"):
+            raise Refused(400, "BadRequest", "api-version and resource are required")
+        now, resource = int(time.time()), query["resource"].rstrip("/")
+        claims = {
+            **{"aud": resource, "iss": f"https://sts.windows.net/{TENANT}/", "tid": TENANT, "oid": "identity"},
+            **{"sub": "identity", "iat": now - 10, "nbf": now - 10, "exp": now + 3600, "jti": secrets.token_hex(8)},
+        }
+        made = ".".join([_part({"alg": "RS256", "typ": "JWT"}), _part(claims), _encoded(b"unsigned")])
+        self._tokens[made] = resource
+        return (
+            200,
+            {"access_token": made, "expires_on": str(now + 3600), "resource": resource, "token_type": "Bearer"},
+            {},
+        )
+
+    def _known(self, headers: Mapping[str, str]) -> None:
+        given = headers.get("Authorization", "")
+        if self._tokens.get(given.removeprefix("Bearer ")) != self.url:
+            raise Refused(401, "InvalidAuthenticationToken", "The access token is invalid.")
+
+    # What is asked ---------------------------------------------------------------------------------------------------
+
+    def answer(self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], body: Any) -> Answer:
+        """Does what is asked, or raises `Refused`."""
+        for verb, pattern, act in self._routes():
+            found = re.fullmatch(pattern, path)
+            if verb == method and found:
+                return act(query, headers, body, *found.groups())
+        raise Refused(404, "InvalidResourceType", f"nothing answers {method} {path}")
+
+    def _routes(self) -> Iterator[tuple[str, str, Callable[..., Answer]]]:
+        """Everything that is answered, by method and path."""
+        yield "GET", "/metadata/endpoints", lambda *_: (200, self._cloud(), {})
+        yield "GET", "/discovery", lambda *_: (200, {"api": self.url, "history": self.url}, {})
+        yield "GET", "/msi", lambda query, headers, *_: self.token(query, headers)
+        yield "GET", "/logs/([^/]+)/(.+)", lambda query, headers, _, *key: self.jobs.log(*key, query, headers)
+        versions = f"/({NAME})/versions/({NAME})"
+        for verb, what, more, act in (
+            ("GET", "workspace", "", lambda _: (200, self._workspace(), {})),
+            ("GET", "computes", f"/({NAME})", lambda _, name: (200, self._compute(name), {})),
+            ("GET", "datastores", f"/({NAME})", lambda _, name: (200, self._datastore(name), {})),
+            ("PUT", "environments", versions, self._put_environment),
+            ("GET", "environments", versions, lambda _, *key: (200, self._environment(*key), {})),
+            ("PUT", "data", versions, self._put_data),
+            ("GET", "data", versions, lambda _, *key: (200, self._data(*key), {})),
+            ("PUT", "jobs", "/([^/]+)", lambda body, name: self.jobs.put(name, body)),
+            ("GET", "jobs", "/([^/]+)", lambda _, name: (200, self.jobs.get(name), {})),
+            ("POST", "jobs", "/([^/]+)/cancel", lambda _, name: self.jobs.cancel(name)),
+        ):
+            below = f"/{what}{more}" if more else ""
+            yield verb, re.escape(ROOT) + below, self._authorized(f"{verb} {what}", act)
+        details = self._authorized("GET runs", lambda _, name: (200, self.jobs.details(name), {}), versioned=False)
+        yield "GET", re.escape(f"/history/v1.0{ROOT}/runs/") + "([^/]+)/details", details
+        yield "GET", r"/subscriptions/.+/workspaces/([^/]+).*", self._nowhere
+
+    def _authorized(self, what: str, act: Callable[..., Answer], *, versioned: bool = True) -> Callable[..., Answer]:
+        """Looks who asks, and whether they may, before anything is done."""
+
+        def check(query: Mapping[str, str], headers: Mapping[str, str], body: Any, *groups: str) -> Answer:
+            self._known(headers)
+            with self._lock:
+                self.calls.append(what)
+                silent = what in ("GET jobs", "GET runs") and self.silent > 0
+                self.silent -= silent
+            if silent or what in self.denied:
+                raise Refused(
+                    403,
+                    "AuthorizationFailed",
+                    "The client 'identity' with object id 'identity' does not have authorization to perform action "
+                    f"'Microsoft.MachineLearningServices/workspaces/{what.split()[1]}/write' over scope '{ROOT}'",
+                )
+            if versioned and "api-version" not in query:
+                raise Refused(400, "MissingApiVersionParameter", "The api-version query parameter is required.")
+            return act(body, *groups)
+
+        return check
+
+    def _nowhere(self, _: Any, headers: Mapping[str, str], __: Any, workspace: str) -> Answer:
+        self._known(headers)
+        raise Refused(
+            404,
+            "ResourceNotFound",
+            f"The Resource 'Microsoft.MachineLearningServices/workspaces/{workspace}' under resource group '{GROUP}' "
+            "was not found.",
+        )
+
+    # What there is ---------------------------------------------------------------------------------------------------
+
+    def _cloud(self) -> list[dict[str, Any]]:
+        return [
+            {
+                **{"name": CLOUD, "portal": "https://portal.stand.in.test", "resourceManager": self.url},
+                **{"authentication": {"loginEndpoint": self.url}, "suffixes": {"storage": "stand.in.test"}},
+            }
+        ]
+
+    def _workspace(self) -> dict[str, Any]:
+        properties = {"discoveryUrl": f"{self.url}/discovery", "workspaceId": SUBSCRIPTION, "friendlyName": WORKSPACE}
+        return {**_named(ROOT), "location": LOCATION, "kind": "Default", "properties": properties}
+
+    def _compute(self, name: str) -> dict[str, Any]:
+        cluster = self.clusters.get(name)
+        if cluster is None:
+            raise not_found(f"computes/{name}")
+        about = {
+            "vmSize": cluster.size,
+            "vmPriority": "LowPriority" if cluster.low_priority else "Dedicated",
+            "scaleSettings": {
+                **{"minNodeCount": 0, "maxNodeCount": cluster.most, "nodeIdleTimeBeforeScaleDown": "PT120S"},
+            },
+            "errors": [{"error": {"code": code, "message": why}} for code, why in cluster.errors.items()],
+        }
+        properties = {"computeType": "AmlCompute", "provisioningState": "Succeeded", "computeLocation": LOCATION}
+        return {
+            **_named(f"{ROOT}/computes/{name}"),
+            "location": LOCATION,
+            "properties": {**properties, "properties": about},
+        }
+
+    def _datastore(self, name: str) -> dict[str, Any]:
+        if name not in self.datastores:
+            raise not_found(f"datastores/{name}")
+        properties = {
+            **{"datastoreType": "AzureBlob", "accountName": blob.ACCOUNT, "containerName": self.datastores[name]},
+            **{"endpoint": "core.windows.net", "protocol": "https", "credentials": {"credentialsType": "None"}},
+        }
+        return {**_named(f"{ROOT}/datastores/{name}"), "properties": properties}
+
+    def _put_environment(self, body: Any, name: str, version: str) -> Answer:
+        _held("EnvironmentVersion", body)
+        there = self.environments.get((name, version))
+        if there is not None and there["properties"].get("image") != body["properties"].get("image"):
+            raise Refused(409, "UserError", f"A resource with the name {name} and version {version} already exists")
+        made = {**_named(f"{ROOT}/environments/{name}/versions/{version}"), "properties": body["properties"]}
+        self.environments[name, version] = made
+        return 200 if there else 201, made, {}
+
+    def _environment(self, name: str, version: str) -> dict[str, Any]:
+        if (name, version) not in self.environments:
+            raise not_found(f"environments/{name}/versions/{version}")
+        return self.environments[name, version]
+
+    def _put_data(self, body: Any, name: str, version: str) -> Answer:
+        _held("DataVersionBase", body)
+        there = self.data.get((name, version))
+        if there is not None and there["properties"]["dataUri"] != body["properties"]["dataUri"]:
+            raise Refused(409, "UserError", f"A resource with the name {name} and version {version} already exists")
+        made = {**_named(f"{ROOT}/data/{name}/versions/{version}"), "properties": body["properties"]}
+        self.data[name, version] = made
+        return 200 if there else 201, made, {}
+
+    def _data(self, name: str, version: str) -> dict[str, Any]:
+        if (name, version) not in self.data:
+            raise not_found(f"data/{name}/versions/{version}")
+        return self.data[name, version]
+
+    # The server ------------------------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What a filled `.env` says of it, on a machine that has an identity; Blob storage is told of apart."""
+        return {
+            **self.certificate.environment,
+            "ARM_CLOUD_METADATA_URL": f"{self.url}/metadata/endpoints",
+            "AZUREML_CURRENT_CLOUD": CLOUD,
+            "MSI_ENDPOINT": f"{self.url}/msi",
+            "MSI_SECRET": self.secret,
+            "DETECTION_AZURE_SUBSCRIPTION": SUBSCRIPTION,
+            "DETECTION_AZURE_RESOURCE_GROUP": GROUP,
+            "DETECTION_AZURE_WORKSPACE": WORKSPACE,
+            "DETECTION_AZURE_DATASTORE": DATASTORE,
+            "DETECTION_AZURE_PROGRAMS_IMAGE": IMAGE,
+            "DETECTION_AZURE_CPU": "cpu",
+            "DETECTION_AZURE_GPU": "gpu",
+        }
+
+    @contextmanager
+    def serve(self) -> Iterator[None]:
+        """Answers on a port of this machine."""
+        this = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            timeout = 60
+
+            def any_method(self) -> None:
+                content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                asked = urlsplit(self.path)
+                query = {name: values[0] for name, values in parse_qs(asked.query).items()}
+                try:
+                    body = json.loads(content) if content else None
+                    status, told, more = this.answer(self.command, unquote(asked.path), query, self.headers, body)
+                except Refused as error:
+                    status, more = error.status, {}
+                    told = {"error": {"code": error.code, "message": str(error), "details": []}}
+                except Exception as error:
+                    status, more = 500, {}
+                    told = {"error": {"code": "InternalServerError", "message": f"{self.path}: {error!r}"}}
+                data = told if isinstance(told, bytes) else json.dumps(told).encode() if told is not None else b""
+                self.send_response(status)
+                for name, value in {
+                    "Content-Type": "application/json",
+                    **more,
+                    "Content-Length": str(len(data)),
+                }.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = any_method
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Says nothing."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.socket = self.certificate.context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            self.url = f"https://127.0.0.1:{server.server_address[1]}"
+            yield
+        finally:
+            self.jobs.end()
+            server.shutdown()
+            server.server_close()
+
+
+def _held(shape: str, body: Any) -> None:
+    found = problems(shape, body)
+    if found:
+        raise Refused(400, "UserError", f"The request is invalid: {'; '.join(found)}")
+
+
+def _named(path: str) -> dict[str, Any]:
+    moment = {"createdAt": "2026-01-01T00:00:00Z", "createdBy": "identity", "createdByType": "Application"}
+    return {
+        "id": path,
+        "name": path.rsplit("/", 1)[-1],
+        "type": "Microsoft.MachineLearningServices",
+        "systemData": moment,
+    }
+
+
+def _part(told: Mapping[str, Any]) -> str:
+    return _encoded(json.dumps(told).encode())
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
