@@ -1,0 +1,336 @@
+// What Detection Assets needs in an Azure resource group: the lake, an Azure ML workspace with its clusters, a registry
+// for the images, and the rights of jobs and of whoever runs Dagster.
+//
+//   az deployment group create --resource-group detection --template-file infra/azure/template.bicep \
+//     --parameters name=mydetection principal=<object id>
+
+targetScope = 'resourceGroup'
+
+@description('What everything is called, or begins with: small letters and digits. Storage accounts share one namespace with all of Azure.')
+@minLength(3)
+@maxLength(18)
+param name string
+
+@description('Where everything is.')
+param location string = resourceGroup().location
+
+@description('Object id of the user, group or service principal that runs Dagster.')
+param principal string
+
+@description('What the principal is.')
+@allowed(['User', 'Group', 'ServicePrincipal'])
+param principalType string = 'ServicePrincipal'
+
+@description('The lake\'s container, as in DETECTION_LAKE=az://<container>/detectors.')
+param container string = 'lake'
+
+@description('Days for which replaced and deleted blobs can be had back.')
+@minValue(1)
+@maxValue(365)
+param keepDays int = 30
+
+@description('Size of the machines for `hardware: cpu`.')
+param cpuSize string = 'Standard_D4ds_v5'
+
+@description('Size of the machines for `hardware: gpu`.')
+param gpuSize string = 'Standard_NC4as_T4_v3'
+
+@description('The most machines that each cluster has; without work each has none.')
+@minValue(1)
+@maxValue(100)
+param mostMachines int = 4
+
+// The built-in roles that are given below, by the ids that Azure has for them everywhere.
+var blobContributor = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
+var acrPull = '7f951dda-4ed3-4680-a7ca-43fe172d538d'
+
+// The lake -----------------------------------------------------------------------------------------------------------
+
+resource account 'Microsoft.Storage/storageAccounts@2023-05-01' = {
+  name: '${name}lake'
+  location: location
+  kind: 'StorageV2'
+  sku: {
+    name: 'Standard_LRS'
+  }
+  properties: {
+    minimumTlsVersion: 'TLS1_2'
+    supportsHttpsTrafficOnly: true
+    allowBlobPublicAccess: false
+    defaultToOAuthAuthentication: true
+  }
+}
+
+resource blobs 'Microsoft.Storage/storageAccounts/blobServices@2023-05-01' = {
+  parent: account
+  name: 'default'
+  properties: {
+    isVersioningEnabled: true
+    deleteRetentionPolicy: {
+      enabled: true
+      days: keepDays
+    }
+    containerDeleteRetentionPolicy: {
+      enabled: true
+      days: keepDays
+    }
+  }
+}
+
+resource lake 'Microsoft.Storage/storageAccounts/blobServices/containers@2023-05-01' = {
+  parent: blobs
+  name: container
+  properties: {
+    publicAccess: 'None'
+  }
+}
+
+// Versions are kept for as long as deleted blobs are; for ever would be for money.
+resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2023-05-01' = {
+  parent: account
+  name: 'default'
+  properties: {
+    policy: {
+      rules: [
+        {
+          name: 'old-versions'
+          type: 'Lifecycle'
+          enabled: true
+          definition: {
+            filters: {
+              blobTypes: ['blockBlob']
+            }
+            actions: {
+              version: {
+                delete: {
+                  daysAfterCreationGreaterThan: keepDays
+                }
+              }
+            }
+          }
+        }
+      ]
+    }
+  }
+}
+
+// The workspace ------------------------------------------------------------------------------------------------------
+
+resource logs 'Microsoft.OperationalInsights/workspaces@2023-09-01' = {
+  name: '${name}-logs'
+  location: location
+  properties: {
+    sku: {
+      name: 'PerGB2018'
+    }
+    retentionInDays: keepDays < 30 ? 30 : keepDays
+  }
+}
+
+resource insights 'Microsoft.Insights/components@2020-02-02' = {
+  name: '${name}-insights'
+  location: location
+  kind: 'web'
+  properties: {
+    Application_Type: 'web'
+    WorkspaceResourceId: logs.id
+  }
+}
+
+resource vault 'Microsoft.KeyVault/vaults@2023-07-01' = {
+  name: '${name}-vault'
+  location: location
+  properties: {
+    tenantId: subscription().tenantId
+    sku: {
+      family: 'A'
+      name: 'standard'
+    }
+    enableRbacAuthorization: true
+    enableSoftDelete: true
+    enablePurgeProtection: true
+  }
+}
+
+resource registry 'Microsoft.ContainerRegistry/registries@2023-07-01' = {
+  name: '${name}images'
+  location: location
+  sku: {
+    name: 'Basic'
+  }
+  properties: {
+    adminUserEnabled: false
+  }
+}
+
+resource workspace 'Microsoft.MachineLearningServices/workspaces@2024-04-01' = {
+  name: name
+  location: location
+  identity: {
+    type: 'SystemAssigned'
+  }
+  properties: {
+    friendlyName: 'Detection Assets'
+    storageAccount: account.id
+    keyVault: vault.id
+    applicationInsights: insights.id
+    containerRegistry: registry.id
+    systemDatastoresAuthMode: 'identity'
+  }
+}
+
+// The studio shows the lake's folders as inputs and outputs of jobs by this name.
+resource datastore 'Microsoft.MachineLearningServices/workspaces/datastores@2024-04-01' = {
+  parent: workspace
+  name: 'detection_lake'
+  properties: {
+    datastoreType: 'AzureBlob'
+    accountName: account.name
+    containerName: lake.name
+    credentials: {
+      credentialsType: 'None'
+    }
+    serviceDataAccessAuthIdentity: 'None'
+  }
+}
+
+resource jobs 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = {
+  name: '${name}-jobs'
+  location: location
+}
+
+var clusters = [
+  {
+    name: 'cpu'
+    size: cpuSize
+    priority: 'Dedicated'
+  }
+  {
+    name: 'gpu'
+    size: gpuSize
+    priority: 'Dedicated'
+  }
+  {
+    name: 'gpu-spare'
+    size: gpuSize
+    priority: 'LowPriority'
+  }
+]
+
+resource machines 'Microsoft.MachineLearningServices/workspaces/computes@2024-04-01' = [
+  for cluster in clusters: {
+    parent: workspace
+    name: cluster.name
+    location: location
+    identity: {
+      type: 'UserAssigned'
+      userAssignedIdentities: {
+        '${jobs.id}': {}
+      }
+    }
+    properties: {
+      computeType: 'AmlCompute'
+      properties: {
+        vmSize: cluster.size
+        vmPriority: cluster.priority
+        scaleSettings: {
+          minNodeCount: 0
+          maxNodeCount: mostMachines
+          nodeIdleTimeBeforeScaleDown: 'PT2M'
+        }
+        remoteLoginPortPublicAccess: 'Disabled'
+      }
+    }
+  }
+]
+
+// Rights -------------------------------------------------------------------------------------------------------------
+
+// Jobs read and write the lake, and fetch their image. They see no other container, and start nothing.
+resource jobsInTheLake 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(lake.id, jobs.id, blobContributor)
+  scope: lake
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobContributor)
+    principalId: jobs.properties.principalId
+    principalType: 'ServicePrincipal'
+  }
+}
+
+resource jobsFetchImages 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(registry.id, jobs.id, acrPull)
+  scope: registry
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', acrPull)
+    principalId: jobs.properties.principalId
+    principalType: 'ServicePrincipal'
+  }
+}
+
+resource dagsterInTheLake 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(lake.id, principal, blobContributor)
+  scope: lake
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobContributor)
+    principalId: principal
+    principalType: principalType
+  }
+}
+
+// What Dagster asks of the workspace, action by action. The role `AzureML Data Scientist` could do far more.
+resource runner 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {
+  name: guid(workspace.id, 'detection-runner')
+  properties: {
+    roleName: 'Detection Assets in ${name}'
+    description: 'What Detection Assets asks of its workspace.'
+    type: 'CustomRole'
+    assignableScopes: [resourceGroup().id]
+    permissions: [
+      {
+        actions: [
+          'Microsoft.MachineLearningServices/workspaces/read'
+          'Microsoft.MachineLearningServices/workspaces/computes/read'
+          'Microsoft.MachineLearningServices/workspaces/datastores/read'
+          'Microsoft.MachineLearningServices/workspaces/environments/read'
+          'Microsoft.MachineLearningServices/workspaces/environments/write'
+          'Microsoft.MachineLearningServices/workspaces/environments/versions/read'
+          'Microsoft.MachineLearningServices/workspaces/environments/versions/write'
+          'Microsoft.MachineLearningServices/workspaces/experiments/read'
+          'Microsoft.MachineLearningServices/workspaces/experiments/runs/read'
+          'Microsoft.MachineLearningServices/workspaces/jobs/read'
+          'Microsoft.MachineLearningServices/workspaces/jobs/write'
+          'Microsoft.MachineLearningServices/workspaces/jobs/cancel/action'
+        ]
+        notActions: []
+        dataActions: []
+        notDataActions: []
+      }
+    ]
+  }
+}
+
+resource dagsterInTheWorkspace 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(workspace.id, principal, runner.id)
+  scope: workspace
+  properties: {
+    roleDefinitionId: runner.id
+    principalId: principal
+    principalType: principalType
+  }
+}
+
+// What goes into .env --------------------------------------------------------------------------------------------------
+
+output DETECTION_LAKE string = 'az://${container}/detectors'
+output AZURE_STORAGE_ACCOUNT_NAME string = account.name
+output DETECTION_AZURE_SUBSCRIPTION string = subscription().subscriptionId
+output DETECTION_AZURE_RESOURCE_GROUP string = resourceGroup().name
+output DETECTION_AZURE_WORKSPACE string = workspace.name
+output DETECTION_AZURE_DATASTORE string = datastore.name
+output DETECTION_AZURE_CPU string = clusters[0].name
+output DETECTION_AZURE_GPU string = clusters[1].name
+output DETECTION_AZURE_SPOT string = clusters[2].name
+output DETECTION_AZURE_IDENTITY string = jobs.properties.clientId
+
+@description('The address before /detection-programs and /detection-serving.')
+output REGISTRY string = registry.properties.loginServer
