@@ -20,7 +20,6 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     lakes = {"aws": "s3_lake", "azure": "blob_lake"}
     root = request.getfixturevalue(lakes[request.param]) if request.param in lakes else str(tmp_path / "lake")
     return Storage(root=root, prefix="tiny")
-    return Storage(root=root, prefix="tiny")
 
 
 @pytest.mark.parametrize("key", ODD_NAMES)
