@@ -19,7 +19,11 @@ IMPORTED = [
     "detection_assets.definitions", "jobs.runs", "jobs.update", "mlflow", "pandas", "pyarrow.parquet", "pytest",
     "rich.table", "sqlalchemy", "typer",
 ]  # fmt: skip
-"""What is imported once; the command line itself is not, for it looks at its environment when it is."""
+"""What is imported once; the command line itself is not, for it looks at its environment when it is.
+
+Of the threads that imports begin, all are of allocators and of polars, which MLflow imports and no command uses: a fork
+does not miss them.
+"""
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(IMPORTED)
 

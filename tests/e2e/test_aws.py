@@ -111,7 +111,7 @@ def taken_all_the_way(
         **sagemaker_service.settings,
         "DETECTION_PLATFORM": "aws",
         "DETECTION_LAKE": f"s3://{s3.BUCKET}/{folder.name}",
-        "DETECTION_POLL_S": "0.3",
+        "DETECTION_POLL_S": "0.5",
         "DETECTION_REPORT_S": "0.3",
         "DETECTION_AWS_ENDPOINT_MOST": "2",
         "DETECTION_AWS_PROCESSING_INSTANCES": "2",
