@@ -78,7 +78,9 @@ def add(
     raise typer.Exit(setup.add(out, name, files, under, replace=replace))
 
 
-Lake = Annotated[str, typer.Option(help="The other lake, as s3://my-bucket/detectors; default: DETECTION_LAKE.")]
+Lake = Annotated[
+    str, typer.Option(help="The other lake, as s3:// or az://my-bucket/detectors; default: DETECTION_LAKE.")
+]
 
 
 @app.command()

@@ -388,8 +388,10 @@ class Storage(dg.ConfigurableResource):
 
 
 def _stored(item: Any) -> Stored:
-    written = item["last_modified"]
-    return Stored(item["path"], item["size"], item["e_tag"] or written.isoformat(), written.timestamp())
+    written, tag = item["last_modified"], item["e_tag"] or ""
+    if tag.startswith('"0x'):
+        tag = tag.strip('"')  # Azure quotes them when it is asked about an object, and not in a listing
+    return Stored(item["path"], item["size"], tag or written.isoformat(), written.timestamp())
 
 
 def _part(size: int) -> int:

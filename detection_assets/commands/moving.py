@@ -37,7 +37,7 @@ def _there(name: str, lake: str) -> Storage:
     told = lake or os.environ.get("DETECTION_LAKE", "")
     if "://" not in told:
         raise InputError(
-            f"{told or 'no lake'}: the other lake is a bucket or container, as s3://my-bucket/detectors; set "
+            f"{told or 'no lake'}: the other lake is a bucket or container, as s3:// or az://my-bucket/detectors; set "
             "DETECTION_LAKE, or say --lake"
         )
     return Storage(root=told, prefix=name)

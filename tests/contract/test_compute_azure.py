@@ -178,12 +178,12 @@ def test_a_machine_of_low_priority_that_is_taken_away_is_gone_on_without(
         if report["epoch"] == 3 and report["from"] == 0:
             service.jobs.interrupt(only(service).name)
 
-    run(on_the("spot", platform), training(8, pause=0.6), told)
+    run(on_the("spot", platform), training(6, pause=0.5), told)
     job = only(service)
     assert (job.cluster, job.starts, job.status) == ("spot", 2, "Completed")
     assert max(report["from"] for report in reports) >= 3, "it went on from its checkpoint"
     epochs = [report["epoch"] for report in reports]
-    assert sorted(set(epochs)) == list(range(1, 9)), "nothing that it told is lost"
+    assert sorted(set(epochs)) == list(range(1, 7)), "nothing that it told is lost"
 
 
 def test_a_job_that_fails_says_why_and_the_next_goes_on_from_its_checkpoint(
@@ -272,7 +272,7 @@ def test_a_service_that_is_silent_for_a_while_stops_no_job(platform: Any, servic
         if len(told) == 1:
             service.silent = 5
 
-    run(platform, training(pause=0.6), silence)
+    run(platform, training(4, pause=0.5), silence)
     assert only(service).status == "Completed"
     assert service.silent == 0
 

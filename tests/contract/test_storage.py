@@ -37,6 +37,13 @@ def test_a_listing_tells_when_content_changes(storage: Storage) -> None:
     assert {item.key: item.tag for item in storage.list("")} != before
 
 
+def test_an_object_is_the_same_however_it_is_looked_at(storage: Storage) -> None:
+    storage.put("x/a", b"one")
+    found = storage.find("x/a")
+    assert found is not None
+    assert [found] == list(storage.list("x")) == list(storage.list_folder("x"))
+
+
 def test_a_glance_changes_with_the_listing_and_with_nothing_else(storage: Storage) -> None:
     assert storage.glance("x") == storage.glance("x")
     empty = storage.glance("x")

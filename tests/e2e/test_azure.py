@@ -1,0 +1,86 @@
+"""The whole graph with the lake on Blob storage and its programs as jobs of Azure ML, by the environment alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from e2e.test_aws import World as OnAws
+from e2e.test_aws import detection, project
+from fakes import azureml, blob, certificates
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+
+@dataclass
+class World:
+    """Two projects with the same detector and footage, one on this machine and one on Azure."""
+
+    service: azureml.AzureML
+    local: Mapping[str, str]
+    azure: Mapping[str, str]
+
+    table = OnAws.table
+
+
+@pytest.fixture(scope="module")
+def world(
+    tmp_path_factory: pytest.TempPathFactory,
+    blob_server: str,
+    certificate: certificates.Certificate,
+    azureml_service: azureml.AzureML,
+) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("azure")
+    azureml_service.jobs.all.clear()
+    local = project(folder / "local")
+    azure = {
+        **project(folder / "azure"),
+        **blob.environment(blob_server, certificate),
+        **azureml_service.settings,
+        "DETECTION_PLATFORM": "azure",
+        "DETECTION_LAKE": f"az://{blob.CONTAINER}/{folder.name}",
+        "DETECTION_POLL_S": "0.5",
+    }
+    for env in (local, azure):
+        detection(env, "sample", "fridge", "--clips", "4")
+    detection(local, "run", "fridge", "--until", "detection_dataset")
+    detection(azure, "run", "fridge")
+    yield World(azureml_service, local, azure)
+    detection(azure, "stop")
+
+
+def test_the_tables_are_the_same_as_on_one_machine(world: World) -> None:
+    for asset in ("extracted_frames", "annotations", "detection_dataset"):
+        here, there = (world.table(env, asset) for env in (world.local, world.azure))
+        passing = [name for name in here.columns if name in ("key",)]  # names the attempt that made it
+        pd.testing.assert_frame_equal(
+            here.drop(columns=passing).sort_values(list(here.columns[:2]), ignore_index=True),
+            there.drop(columns=passing).sort_values(list(there.columns[:2]), ignore_index=True),
+        )
+
+
+def test_each_program_was_one_job_with_a_price(world: World) -> None:
+    assert sorted((job.name.split("-")[1], job.cluster, job.status) for job in world.service.jobs) == [
+        ("evaluate", "cpu", "Completed"),
+        ("extract", "cpu", "Completed"),
+        ("train", "gpu", "Completed"),
+    ]
+    assert world.table(world.azure, "trained_weights")["cost_usd"].iloc[0] > 0
+    assert world.table(world.azure, "deployed_endpoint")["state"].tolist() == ["ready"]
+
+
+def test_there_is_nothing_left_to_do(world: World) -> None:
+    told = detection(world.azure, "status", "fridge")
+    assert "stale" not in told
+    assert "behind" not in told
+    detection(world.azure, "run", "fridge")
+    assert len(list(world.service.jobs)) == 3, "nothing was asked for again"
+
+
+def test_no_secret_lies_in_the_project(world: World) -> None:
+    for secret in (blob.KEY, world.service.secret):
+        for path in Path(world.azure["DETECTION_HOME"]).rglob("*"):
+            assert not path.is_file() or secret.encode() not in path.read_bytes(), path
