@@ -51,7 +51,7 @@ test-long: setup ## The tests that the everyday suite has no time for
 	@$(BIN)/python -m pytest -m long -n 2 --dist loadfile
 
 platforms: setup ## Write docs/platforms.md: what works on which platform, as the contract's tests find it
-	@$(BIN)/python -m pytest -p contract.capabilities --capabilities docs/platforms.md -m 'not long and not cloud' -n 3 --dist loadfile -q tests/contract
+	@$(BIN)/python -m pytest -p contract.capabilities --capabilities docs/platforms.md -m 'not long and not cloud' -n 3 --dist loadfile -q --ignore tests/contract/test_capabilities.py tests/contract
 
 lint: setup ## ruff and pyright
 	@$(BIN)/ruff check .

@@ -167,25 +167,21 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
             f"container, with AZURE_STORAGE_ACCOUNT_KEY or another way in (.env.example), or set {CONNECTION}"
         )
     here = local(detector, host=host, port=port, capture=capture)
-    return {
-        **here,
-        "compute": AzureCompute(
-            storage=here["storage"],
-            here=here["compute"],
-            detector=detector,
-            subscription=_needed("azure", "DETECTION_AZURE_SUBSCRIPTION", "the id of the subscription"),
-            group=_needed("azure", "DETECTION_AZURE_RESOURCE_GROUP", "the resource group of the workspace"),
-            workspace=_needed("azure", "DETECTION_AZURE_WORKSPACE", "the name of the Azure ML workspace"),
-            datastore=_needed(
-                "azure", "DETECTION_AZURE_DATASTORE", "the workspace's datastore of the lake's container"
-            ),
-            image=_needed("azure", "DETECTION_AZURE_PROGRAMS_IMAGE", "the address of the image that jobs run"),
-            cpu=_needed("azure", "DETECTION_AZURE_CPU", "the compute cluster for `hardware: cpu`"),
-            gpu=_needed("azure", "DETECTION_AZURE_GPU", "the compute cluster for `hardware: gpu`"),
-            poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
-            **_given(spot="DETECTION_AZURE_SPOT", identity="DETECTION_AZURE_IDENTITY", jobs="DETECTION_AZURE_JOBS"),
-        ),
-    }
+    compute = AzureCompute(
+        storage=here["storage"],
+        here=here["compute"],
+        detector=detector,
+        subscription=_needed("azure", "DETECTION_AZURE_SUBSCRIPTION", "the id of the subscription"),
+        group=_needed("azure", "DETECTION_AZURE_RESOURCE_GROUP", "the resource group of the workspace"),
+        workspace=_needed("azure", "DETECTION_AZURE_WORKSPACE", "the name of the Azure ML workspace"),
+        datastore=_needed("azure", "DETECTION_AZURE_DATASTORE", "the workspace's datastore of the lake's container"),
+        image=_needed("azure", "DETECTION_AZURE_PROGRAMS_IMAGE", "the address of the image that jobs run"),
+        cpu=_needed("azure", "DETECTION_AZURE_CPU", "the compute cluster for `hardware: cpu`"),
+        gpu=_needed("azure", "DETECTION_AZURE_GPU", "the compute cluster for `hardware: gpu`"),
+        poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
+        **_given(spot="DETECTION_AZURE_SPOT", identity="DETECTION_AZURE_IDENTITY", jobs="DETECTION_AZURE_JOBS"),
+    )
+    return {**here, "compute": compute, "batch": LocalBatch(compute=compute)}
 
 
 PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local, "aws": aws, "azure": azure}

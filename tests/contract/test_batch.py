@@ -37,7 +37,7 @@ from resources.compute.base import Input, Step, StepFailed, StepResult, TookTooL
 from resources.registry.base import ModelVersion
 from resources.storage import Storage
 
-PLATFORMS = ["local", "aws"]
+PLATFORMS = ["local", "aws", "azure"]
 ROOT = Path(__file__).parents[2]
 COLORS = {"red.png": (250, 0, 20), "blue.jpg": (20, 0, 250), "black.png": (0, 0, 0), "dark.png": (120, 0, 10)}
 SETTINGS = {"confidence": 0.25, "iou": 0.7, "max_det": 300}
