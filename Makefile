@@ -34,9 +34,9 @@ dev: setup ## The Dagster UI with its daemon, and MLflow, over what the commands
 stop: setup ## Stop every endpoint
 	@$(BIN)/detection stop
 
-# Three on two cores: much of what the tests do is to wait for servers. Files stay in order, or the longest come last.
+# Four on two cores: much of what the tests do is to wait for servers. Files stay in order, or the longest come last.
 test: setup ## The test suite
-	@$(BIN)/python -m pytest -m 'not long and not cloud' -n 3 --dist loadfile --no-loadscope-reorder --durations 10
+	@$(BIN)/python -m pytest -m 'not long and not cloud' -n 4 --dist loadfile --no-loadscope-reorder --durations 10
 
 test-aws: setup ## The part of it that is about AWS, on stand-ins of its services
 	@$(BIN)/python -m pytest -m 'not long and not cloud' -k 'aws or sagemaker or s3 or arrivals or images' -n 3 --dist loadfile --durations 10 tests/contract tests/infra tests/containers tests/e2e/test_aws.py

@@ -297,7 +297,7 @@ def main() -> None:
         app()
     except Told as error:
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
-        err.print(told, style="red", markup=False)
+        err.print(told, style="red", markup=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("interrupted")

@@ -38,7 +38,7 @@ class Command:
     def __init__(self, env: Mapping[str, str], *words: str) -> None:
         """Starts it with this environment and no other."""
         reading, writing = FORKS.Pipe(duplex=False)
-        self._process = FORKS.Process(target=_detection, args=(words, {"COLUMNS": "200", **env}, writing))
+        self._process = FORKS.Process(target=_detection, args=(words, {**env, "COLUMNS": "250"}, writing))
         self._process.start()
         writing.close()
         self.said = os.fdopen(os.dup(reading.fileno()), errors="replace")

@@ -60,7 +60,7 @@ def _found(out: Console, endpoints: Endpoints, pictures: Sequence[Path]) -> int:
     if table.row_count:
         out.print(table)
     for failure in failures:
-        out.print(failure, style="red", markup=False)
+        out.print(failure, style="red", markup=False, soft_wrap=True)
     return 1 if failures else 0
 
 

@@ -366,6 +366,7 @@ def are_one_training(folder: Path, epochs: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_are_one_training(tmp_path: Path) -> None:
     snapshot(tmp_path)
     process = start(tmp_path, "out", "cpu,cpu", 2, trial=True)
