@@ -11,7 +11,7 @@ import pytest
 from served import Server, grey, spec
 
 from detection_assets.domain.rollout import Health
-from detection_assets.samples.bad_models import write_model
+from detection_assets.samples.bad_models import spoil, write_model
 
 DIM, BRIGHT = grey(120), grey(230)
 
@@ -105,9 +105,10 @@ def test_a_slow_slot_slows_nobody_else(server: Server, models: dict[str, Path]) 
 
 
 def test_a_model_that_is_stuck_is_given_up(models: dict[str, Path], tmp_path: Path) -> None:
-    server = Server(tmp_path, "--timeout", "0.2")  # a third of it for a model: less than the slow one takes
+    stuck = spoil(models["good"], tmp_path / "stuck.onnx", "slow", slow_steps=60)
+    server = Server(tmp_path, "--timeout", "0.9")  # a third of it for a model: far less than this one takes
     try:
-        deploy(server, models["good"], models["slow"], blue=55, green=45)
+        deploy(server, models["good"], stuck, blue=55, green=45)
         answers = [server.score(DIM) for _ in range(10)]
         assert {(answer.status_code, answer.json()["slot"]) for answer in answers} == {(200, "blue")}
         assert server.score(DIM, "green").status_code == 504
