@@ -6,6 +6,7 @@ nothing again. The pictures are published under that version; the table names th
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -52,11 +53,11 @@ def extracted_frames(
     todo = {video for video, prefix in prefixes.items() if storage.published(prefix) is None}
     kinds = {str(row.video): str(row.kind) for row in usable.itertuples() if row.video in todo}
     # What is done stays in its portion: a run that was killed divides as it did before, and finds what it had begun.
-    divided = portions(
-        dict(zip(usable["video"], usable["bytes"], strict=True)), compute.places(detector.sampling.hardware)
-    )
+    hardware = detector.sampling.hardware
+    divided = portions(dict(zip(usable["video"], usable["bytes"], strict=True)), compute.places(hardware))
     left = [[video for video in portion if video in todo] for portion in divided]
-    ran = compute.run_all(context, [_step(videos, kinds, prefixes, storage, detector) for videos in left if videos])
+    steps = [_step(videos, kinds, prefixes, storage, sampling, hardware) for videos in left if videos]
+    ran = compute.run_all(context, steps)
     published = {video: storage.published(prefix) for video, prefix in prefixes.items()}
     table = read_frames(storage, published)
     unread = [video for video, found in published.items() if found is None]
@@ -86,7 +87,8 @@ def _step(
     kinds: Mapping[str, str],
     prefixes: Mapping[str, str],
     storage: Storage,
-    detector: Detector,
+    sampling: Mapping[str, Any],
+    hardware: str,
 ) -> Step:
     return Step(
         program="extract",
@@ -97,9 +99,9 @@ def _step(
             "videos": [
                 {"video": video, "kind": kinds[video], "path": video, "out": layout.slug(video)} for video in videos
             ],
-            "sampling": detector.sampling.model_dump(mode="json", exclude={"hardware"}),
+            "sampling": sampling,
         },
-        hardware=detector.sampling.hardware,
+        hardware=hardware,
     )
 
 
