@@ -22,9 +22,10 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from fakes import blob
+from fakes.azureml_assets import Assets
 from fakes.azureml_jobs import Jobs
 from fakes.azureml_refusals import Refused, not_found
-from fakes.azureml_shapes import problems
+from fakes.azureml_shapes import NAME, Answer, named
 from fakes.certificates import Certificate
 
 SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
@@ -37,8 +38,6 @@ ROOT = (
     f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/Microsoft.MachineLearningServices"
     f"/workspaces/{WORKSPACE}"
 )
-NAME = r"[a-zA-Z0-9][a-zA-Z0-9\-_.]{0,254}"
-Answer = tuple[int, Any, dict[str, str]]
 
 
 @dataclass
@@ -62,7 +61,7 @@ class AzureML:
 
     Attributes:
         clusters: By name.
-        environments, data: Versions, by name and version.
+        assets: Versions of environments, data and models.
         jobs: What was asked to run.
         calls: What was asked for, as `PUT jobs`, in order.
         silent: How many questions about jobs to come are not answered.
@@ -72,15 +71,14 @@ class AzureML:
     def __init__(self, folder: Path, azurite: str, certificate: Certificate) -> None:
         """Takes a folder for the jobs, the address of the Azurite, and what to say who it is with."""
         self.folder, self.azurite, self.certificate = folder, azurite, certificate
-        self.url = ""
+        self.url, self.root = "", ROOT
         self.clusters = {
             "cpu": Cluster("Standard_DS3_v2"),
             "gpu": Cluster("Standard_NC4as_T4_v3"),
             "spot": Cluster("Standard_NC4as_T4_v3", low_priority=True),
         }
         self.datastores = {DATASTORE: blob.CONTAINER}
-        self.environments: dict[tuple[str, str], dict[str, Any]] = {}
-        self.data: dict[tuple[str, str], dict[str, Any]] = {}
+        self.assets = Assets(self)
         self.jobs = Jobs(self)
         self.calls: list[str] = []
         self.denied: set[str] = set()
@@ -131,15 +129,11 @@ class AzureML:
         yield "GET", "/discovery", lambda *_: (200, {"api": self.url, "history": self.url}, {})
         yield "GET", "/msi", lambda query, headers, *_: self.token(query, headers)
         yield "GET", "/logs/([^/]+)/(.+)", lambda query, headers, _, *key: self.jobs.log(*key, query, headers)
-        versions = f"/({NAME})/versions/({NAME})"
         for verb, what, more, act in (
             ("GET", "workspace", "", lambda _: (200, self._workspace(), {})),
             ("GET", "computes", f"/({NAME})", lambda _, name: (200, self._compute(name), {})),
             ("GET", "datastores", f"/({NAME})", lambda _, name: (200, self._datastore(name), {})),
-            ("PUT", "environments", versions, self._put_environment),
-            ("GET", "environments", versions, lambda _, *key: (200, self._environment(*key), {})),
-            ("PUT", "data", versions, self._put_data),
-            ("GET", "data", versions, lambda _, *key: (200, self._data(*key), {})),
+            *self.assets.rows(),
             ("PUT", "jobs", "/([^/]+)", lambda body, name: self.jobs.put(name, body)),
             ("GET", "jobs", "/([^/]+)", lambda _, name: (200, self.jobs.get(name), {})),
             ("POST", "jobs", "/([^/]+)/cancel", lambda _, name: self.jobs.cancel(name)),
@@ -193,7 +187,7 @@ class AzureML:
 
     def _workspace(self) -> dict[str, Any]:
         properties = {"discoveryUrl": f"{self.url}/discovery", "workspaceId": SUBSCRIPTION, "friendlyName": WORKSPACE}
-        return {**_named(ROOT), "location": LOCATION, "kind": "Default", "properties": properties}
+        return {**named(ROOT), "location": LOCATION, "kind": "Default", "properties": properties}
 
     def _compute(self, name: str) -> dict[str, Any]:
         cluster = self.clusters.get(name)
@@ -209,7 +203,7 @@ class AzureML:
         }
         properties = {"computeType": "AmlCompute", "provisioningState": "Succeeded", "computeLocation": LOCATION}
         return {
-            **_named(f"{ROOT}/computes/{name}"),
+            **named(f"{ROOT}/computes/{name}"),
             "location": LOCATION,
             "properties": {**properties, "properties": about},
         }
@@ -221,35 +215,7 @@ class AzureML:
             **{"datastoreType": "AzureBlob", "accountName": blob.ACCOUNT, "containerName": self.datastores[name]},
             **{"endpoint": "core.windows.net", "protocol": "https", "credentials": {"credentialsType": "None"}},
         }
-        return {**_named(f"{ROOT}/datastores/{name}"), "properties": properties}
-
-    def _put_environment(self, body: Any, name: str, version: str) -> Answer:
-        _held("EnvironmentVersion", body)
-        there = self.environments.get((name, version))
-        if there is not None and there["properties"].get("image") != body["properties"].get("image"):
-            raise Refused(409, "UserError", f"A resource with the name {name} and version {version} already exists")
-        made = {**_named(f"{ROOT}/environments/{name}/versions/{version}"), "properties": body["properties"]}
-        self.environments[name, version] = made
-        return 200 if there else 201, made, {}
-
-    def _environment(self, name: str, version: str) -> dict[str, Any]:
-        if (name, version) not in self.environments:
-            raise not_found(f"environments/{name}/versions/{version}")
-        return self.environments[name, version]
-
-    def _put_data(self, body: Any, name: str, version: str) -> Answer:
-        _held("DataVersionBase", body)
-        there = self.data.get((name, version))
-        if there is not None and there["properties"]["dataUri"] != body["properties"]["dataUri"]:
-            raise Refused(409, "UserError", f"A resource with the name {name} and version {version} already exists")
-        made = {**_named(f"{ROOT}/data/{name}/versions/{version}"), "properties": body["properties"]}
-        self.data[name, version] = made
-        return 200 if there else 201, made, {}
-
-    def _data(self, name: str, version: str) -> dict[str, Any]:
-        if (name, version) not in self.data:
-            raise not_found(f"data/{name}/versions/{version}")
-        return self.data[name, version]
+        return {**named(f"{ROOT}/datastores/{name}"), "properties": properties}
 
     # The server ------------------------------------------------------------------------------------------------------
 
@@ -322,22 +288,6 @@ class AzureML:
             self.jobs.end()
             server.shutdown()
             server.server_close()
-
-
-def _held(shape: str, body: Any) -> None:
-    found = problems(shape, body)
-    if found:
-        raise Refused(400, "UserError", f"The request is invalid: {'; '.join(found)}")
-
-
-def _named(path: str) -> dict[str, Any]:
-    moment = {"createdAt": "2026-01-01T00:00:00Z", "createdBy": "identity", "createdByType": "Application"}
-    return {
-        "id": path,
-        "name": path.rsplit("/", 1)[-1],
-        "type": "Microsoft.MachineLearningServices",
-        "systemData": moment,
-    }
 
 
 def _part(told: Mapping[str, Any]) -> str:

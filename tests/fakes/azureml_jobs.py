@@ -117,7 +117,7 @@ class Jobs:
         if asked.get("computeId", "").rsplit("/", 1)[-1] not in service.clusters:
             raise Refused(400, "UserError", f"Unknown compute target {asked.get('computeId')!r}.")
         environment = re.search(r"/environments/([^/]+)/versions/([^/]+)$", asked["environmentId"])
-        if environment is None or environment.groups() not in service.environments:
+        if environment is None or ("environments", *environment.groups()) not in service.assets.there:
             raise Refused(400, "UserError", f"Environment {asked['environmentId']!r} could not be found.")
         for bindings, folders in ((asked.get("inputs"), "inputs"), (asked.get("outputs"), "outputs")):
             for name, about in (bindings or {}).items():

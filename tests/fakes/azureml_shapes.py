@@ -9,12 +9,41 @@ from enum import EnumMeta
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from fakes.azureml_refusals import Refused
+
+NAME = r"[a-zA-Z0-9][a-zA-Z0-9\-_.]{0,254}"
+Answer = tuple[int, Any, dict[str, str]]
+"""Status, body, headers."""
+
 
 @functools.cache
 def _models() -> Any:
     from azure.ai.ml._restclient.arm_ml_service import models
 
     return models
+
+
+def held(shape: str, body: Any) -> None:
+    """Refuses a request that is not of its shape.
+
+    Args:
+        shape: The shape's name, as `JobBase`.
+        body: The request's.
+    """
+    found = problems(shape, body)
+    if found:
+        raise Refused(400, "UserError", f"The request is invalid: {'; '.join(found)}")
+
+
+def named(path: str) -> dict[str, Any]:
+    """What each resource that Azure tells of begins with."""
+    moment = {"createdAt": "2026-01-01T00:00:00Z", "createdBy": "identity", "createdByType": "Application"}
+    return {
+        "id": path,
+        "name": path.rsplit("/", 1)[-1],
+        "type": "Microsoft.MachineLearningServices",
+        "systemData": moment,
+    }
 
 
 def problems(name: str, value: Any) -> list[str]:
