@@ -140,6 +140,7 @@ def test_nothing_is_shared(world: World) -> None:
     assert world.azureml.secret not in asked
     told = "\n".join(str(job.asked) for job in world.azureml.jobs)
     assert "AWS_" not in told
+    assert blob.KEY not in told
     assert f"s3://{s3.BUCKET}" not in told
 
 
