@@ -140,7 +140,8 @@ def azureml_service(
 
 @pytest.fixture
 def azure_settings(azureml_service: azureml.AzureML, blob_lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a filled `.env` says."""
+    """What a filled `.env` says, of a workspace that has no models and no data yet."""
+    azureml_service.assets.there.clear()
     for name, value in {
         **azureml_service.settings,
         "DETECTION_LAKE": blob_lake,
