@@ -75,7 +75,7 @@ class AzureRegistry(Registry):
 
         mine = uuid.uuid4().hex
         lineage = {**self._figures(tags), **tags, REGISTRATION: mine, **({"mlflow_run": run_id} if run_id else {})}
-        asked = {
+        asked: dict[str, Any] = {
             "name": self.model,
             "type": "custom_model",
             "path": microsoft.place(self.datastore, uri),

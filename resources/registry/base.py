@@ -123,7 +123,7 @@ class Registry(dg.ConfigurableResource, ABC):
         try:
             count = len(self.history())
         except Exception as error:  # each registry has errors of its own
-            told = str(error).strip().splitlines()[0][:300]
+            told = str(error).strip().splitlines()[0][:600]
             yield Finding("registry", "bad", type(self).__name__, told)
             return
         yield Finding("registry", "good", f"{type(self).__name__}: {count} versions of {self.model}")

@@ -30,7 +30,9 @@ VERSION = "ds-0123456789ab"
 
 
 @given(
-    st.dictionaries(st.from_regex(r"[a-z][a-z_0-9]{0,30}(\.[a-z]+)?", fullmatch=True), st.text(max_size=50), max_size=8),
+    st.dictionaries(
+        st.from_regex(r"[a-z][a-z_0-9]{0,30}(\.[a-z]+)?", fullmatch=True), st.text(max_size=50), max_size=8
+    ),
     st.integers(1, 20),
 )
 def test_tags_that_are_too_long_come_back_whole(tags: dict[str, str], most: int) -> None:
@@ -90,7 +92,9 @@ def test_a_word_that_decides_nothing_leaves_what_was_decided(platform: Any, stud
     assert platform.registry.history()[0].approval == PENDING
     platform.registry.reject("1", "Bea", "it is not")
     studio(approval="approved")
-    assert platform.registry.history()[0].approval == REJECTED, "a tag does not undo what a person has given a reason for"
+    assert platform.registry.history()[0].approval == REJECTED, (
+        "a tag does not undo what a person has given a reason for"
+    )
 
 
 def test_a_decision_by_command_is_seen_in_the_studio(platform: Any, studio: Any, ml: Any) -> None:
@@ -112,7 +116,7 @@ def test_nobody_changes_what_a_version_is_made_from(platform: Any, studio: Any, 
     assert (found.sha256, found.onnx, found.tags["mlflow_run"]) == ("aaa", "weights/aaa/best.onnx", "run-1")
     model = ml.models.get("tiny", "1")
     model.properties = {**model.properties, "sha256": "another"}
-    with pytest.raises(HttpResponseError, match="properties cannot be changed. Only tags, description, and isArchived"):
+    with pytest.raises(HttpResponseError, match=r"properties cannot be changed\. Only tags, description, and isArchived"):
         ml.models.create_or_update(model)
 
 
@@ -194,7 +198,9 @@ def test_two_that_register_at_once_get_a_version_each(
 
     monkeypatch.setattr(assets, "container", both_at_once)
     with ThreadPoolExecutor(2) as pool:
-        asked = [pool.submit(register, platform, digest, evaluation_version=made) for digest, made in (("aaa", "e1"), other)]
+        asked = [
+            pool.submit(register, platform, digest, evaluation_version=made) for digest, made in (("aaa", "e1"), other)
+        ]
         made = [one.result() for one in asked]
     assert sorted(one.version for one in made) == ["2", "3"]
     told = {one.version: (one.sha256, one.tags["evaluation_version"]) for one in platform.registry.history()}
@@ -209,7 +215,7 @@ def test_the_history_is_of_all_pages_by_number_and_of_archived_ones_too(platform
     for version in ("2", "10", "3", "by-hand"):
         ml.models.create_or_update(Model(name="tiny", version=version, path=path))
     ml.models.archive("tiny", "10")
-    assert 5 > PAGE
+    assert PAGE < 5
     assert [known.version for known in platform.registry.history()] == ["10", "3", "2", "1", "by-hand"]
     assert register(platform, "bbb").version == "11"
 
@@ -235,8 +241,9 @@ def test_whoever_may_not_is_told_what_helps(platform: Any, azureml_service: azur
     assert found(platform.registry)["registry"].told == "AzureRegistry: 1 versions of tiny"
     monkeypatch.setattr(azureml_service, "denied", {"GET models"})
     (denied,) = platform.registry.check()
-    assert (denied.state, denied.what) == ("bad", "AzureRegistry")
-    assert "tiny: Azure ML refuses it: AuthorizationFailed" in denied.told
+    assert (denied.state, denied.told) == ("bad", "AzureRegistry")
+    assert denied.remedy.startswith("tiny: Azure ML refuses it: AuthorizationFailed")
+    assert "AzureML Data Scientist" in denied.remedy
     monkeypatch.setattr(azureml_service, "denied", set())
     with pytest.raises(LakeError, match="DETECTION_AZURE_WORKSPACE"):
         platform.registry.model_copy(update={"workspace": "other"}).history()

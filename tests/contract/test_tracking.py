@@ -222,7 +222,9 @@ def test_a_workspaces_token_goes_to_that_workspace_alone(platform: Any) -> None:
 
     assert platform.tracking.experiment_id()
     for server, token in ((platform.tracking.server, True), ("https://mlflow.example.org", False)):
-        asked = requests.Request("GET", f"{server}/api/2.0/mlflow/runs/get", auth=microsoft_tracking.Tokens().get_auth())
+        asked = requests.Request(
+            "GET", f"{server}/api/2.0/mlflow/runs/get", auth=microsoft_tracking.Tokens().get_auth()
+        )
         assert ("Authorization" in asked.prepare().headers) == token
 
 
@@ -232,7 +234,7 @@ def test_a_workspace_that_does_not_say_where_its_mlflow_is(
 ) -> None:
     assert platform.tracking.experiment_id()
     other = platform.tracking.model_copy(update={"uri": platform.tracking.uri.replace(azureml.WORKSPACE, "other")})
-    with pytest.raises(LakeError, match="other: where is its MLflow.*DETECTION_AZURE_WORKSPACE"):
+    with pytest.raises(LakeError, match=r"other: where is its MLflow.*DETECTION_AZURE_WORKSPACE"):
         other.client()
     monkeypatch.setattr(azureml_service, "denied", {"GET mlflow"})
     with pytest.raises(Exception, match="AuthorizationFailed"):

@@ -35,6 +35,7 @@ def world(
 ) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("azure")
     azureml_service.jobs.all.clear()
+    azureml_service.assets.there.clear()
     local = project(folder / "local")
     azure = {
         **project(folder / "azure"),
@@ -70,6 +71,22 @@ def test_each_program_was_one_job_with_a_price(world: World) -> None:
     ]
     assert world.table(world.azure, "trained_weights")["cost_usd"].iloc[0] > 0
     assert world.table(world.azure, "deployed_endpoint")["state"].tolist() == ["ready"]
+
+
+def test_the_studio_has_the_dataset_the_model_and_the_figures(world: World) -> None:
+    weights = world.table(world.azure, "trained_weights").iloc[0]
+    there, version = world.service.assets.there, weights["dataset_version"]
+    assert [name for kind, name, of in there if (kind, of) == ("data", version)] == [
+        *("fridge-dataset", "fridge-boxes", "fridge-images")
+    ]
+    (model,) = [one["properties"] for key, one in there.items() if key == ("models", "fridge", "1")]
+    assert model["properties"].items() >= {"dataset_version": version, "mlflow_run": weights["mlflow_run"]}.items()
+    assert float(model["properties"]["ap50_95"]) >= 0
+    assert model["tags"]["approval"] == "approved"
+    assert {"alias.champion", "alias.challenger"} <= set(model["tags"])
+    _, told, _ = world.service.mlflow.ask("GET", "api/2.0/mlflow/runs/get", {"run_id": weights["mlflow_run"]})
+    assert told["run"]["info"]["status"] == "FINISHED"
+    assert {metric["key"] for metric in told["run"]["data"]["metrics"]} > {"final/map50", "final/map50_95"}
 
 
 def test_there_is_nothing_left_to_do(world: World) -> None:

@@ -49,7 +49,12 @@ class Assets:
             one = "/([^/]+)/versions/([^/]+)"
             yield "PUT", kind, one, lambda body, *key, kind=kind: self.put(body, kind, *key)
             yield "GET", kind, one, lambda _, *key, kind=kind: (200, self.get(kind, *key), {})
-            yield "GET", kind, "/([^/]+)/versions", lambda query, name, kind=kind: (200, self.list(kind, name, query), {})
+            yield (
+                "GET",
+                kind,
+                "/([^/]+)/versions",
+                lambda query, name, kind=kind: (200, self.list(kind, name, query), {}),
+            )
             yield "GET", kind, "/([^/]+)", lambda _, name, kind=kind: (200, self.container(kind, name), {})
 
     def put(self, body: Any, kind: str, name: str, version: str) -> Answer:
@@ -141,4 +146,6 @@ def _limited(what: str, given: Mapping[str, Any]) -> None:
         raise Refused(400, "UserError", f"{len(given)} {what}, at most {MOST} are allowed")
     for key, value in given.items():
         if not 0 < len(key) <= KEY or len(value or "") > VALUE:
-            raise Refused(400, "UserError", f"{what}: {key[:KEY]!r} or its value is too long: {KEY} and {VALUE} at most")
+            raise Refused(
+                400, "UserError", f"{what}: {key[:KEY]!r} or its value is too long: {KEY} and {VALUE} at most"
+            )
