@@ -10,6 +10,7 @@ import functools
 import os
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from resources import microsoft
 from resources.microsoft import Workspace
@@ -18,6 +19,8 @@ from resources.storage import LakeError
 SCHEME = "azureml"
 AUTH = "detection-azureml"
 """MLflow's name for `Tokens`, by which the environment asks for it."""
+VERSION = "v2.0"
+"""Of a workspace's interface, for MLflow from 2 on; its own URI names the one for MLflow 1, to be exchanged."""
 NAMED = re.compile(r"/subscriptions/([^/]+)/resourceGroups/([^/]+)/providers/[^/]+/workspaces/([^/]+)/?$", re.I)
 _servers: dict[str, Workspace] = {}
 """Whose tokens go where: to no other server MLflow speaks to from this process."""
@@ -57,8 +60,9 @@ def address(uri: str) -> str:
     found = _located(uri)
     if plugin():
         return found
-    server = found.replace(f"{SCHEME}://", "https://", 1).rstrip("/")
-    _servers[f"{server}/"] = workspace_of(uri)
+    workspace = workspace_of(uri)
+    server = f"https://{urlsplit(found).netloc}/mlflow/{VERSION}{workspace.path}"
+    _servers[f"{server}/"] = workspace
     os.environ["MLFLOW_TRACKING_AUTH"] = AUTH
     return server
 

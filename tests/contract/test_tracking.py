@@ -245,7 +245,7 @@ def test_an_address_of_a_workspaces_mlflow_is_taken_as_it_is(monkeypatch: pytest
     monkeypatch.setenv("MLFLOW_TRACKING_AUTH", "")  # so that what is set is taken back
     uri = f"azureml://westeurope.api.azureml.ms/mlflow/v1.0{WORKSPACE}"
     tracking = Tracking(uri=uri, experiment="tiny")
-    assert tracking.server == f"https://westeurope.api.azureml.ms/mlflow/v1.0{WORKSPACE}"
+    assert tracking.server == f"https://westeurope.api.azureml.ms/mlflow/v2.0{WORKSPACE}"
     assert tracking.link("r1") == f"https://ml.azure.com/runs/r1?wsid={WORKSPACE}"
     with pytest.raises(LakeError, match="names no workspace"):
         _ = Tracking(uri="azureml://westeurope.api.azureml.ms", experiment="tiny").server

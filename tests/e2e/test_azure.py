@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from e2e.test_aws import World as OnAws
 from e2e.test_aws import detection, project
 from fakes import azureml, blob, certificates
+from project import ROOT
+
+TEMPLATE = ROOT / "infra" / "azure" / "template.bicep"
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -95,6 +99,21 @@ def test_there_is_nothing_left_to_do(world: World) -> None:
     assert "behind" not in told
     detection(world.azure, "run", "fridge")
     assert len(list(world.service.jobs)) == 3, "nothing was asked for again"
+
+
+BELOW = {"workspace": "", "runs": "experiments/runs/", "mlflow": "experiments/runs/"}
+VERSIONED = ("environments", "data", "models")
+
+
+def test_the_role_of_the_template_allows_what_was_asked(world: World) -> None:
+    allowed = re.findall(r"'Microsoft\.MachineLearningServices/workspaces/(.+)'", TEMPLATE.read_text())
+    needed: set[str] = set()
+    for asked in set(world.service.calls):
+        verb, what = asked.split()
+        below = BELOW.get(what, f"{what}/versions/" if what in VERSIONED else f"{what}/")
+        needed.add(f"{below}{'read' if verb == 'GET' else 'write'}")
+    assert {"models/versions/write", "data/versions/write", "experiments/runs/write", "jobs/write"} <= needed
+    assert sorted(needed - set(allowed)) == []
 
 
 def test_no_secret_lies_in_the_project(world: World) -> None:

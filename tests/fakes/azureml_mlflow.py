@@ -46,13 +46,13 @@ class Mlflow:
 
     @property
     def uri(self) -> str:
-        """What the workspace says of it."""
+        """What the workspace says of it: where MLflow 1 is answered, from which the others' way is known."""
         return f"{self._service.url.replace('https:', 'azureml:')}/mlflow/v1.0{self._service.root}"
 
     def rows(self) -> Iterator[tuple[str, str, Callable[..., Answer]]]:
         """What is answered: method, path, and by what."""
         for verb in ("GET", "POST"):
-            path = f"/mlflow/v1\\.0{self._service.root.replace('.', r'[.]')}/{KNOWN}"
+            path = f"/mlflow/v2\\.0{self._service.root.replace('.', r'[.]')}/{KNOWN}"
             yield verb, path, lambda body, path, verb=verb: self.ask(verb, path, body)
 
     def ask(self, verb: str, path: str, told: Mapping[str, Any]) -> Answer:
