@@ -72,7 +72,7 @@ def studio(platform: Any, ml: Any) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("word", ["approved", " Approved"])
-def test_an_approval_in_the_studio_is_written_down(platform: Any, studio: Any, word: str) -> None:
+def test_an_approval_in_studio_is_written_down(platform: Any, studio: Any, word: str) -> None:
     assert [version.version for version in platform.registry.pending()] == ["1"]
     studio(approval=word)
     assert platform.registry.history()[0].approval == APPROVED
@@ -81,7 +81,7 @@ def test_an_approval_in_the_studio_is_written_down(platform: Any, studio: Any, w
     assert list(platform.registry.adopt_aliases()) == []
 
 
-def test_a_rejection_in_the_studio_holds(platform: Any, studio: Any) -> None:
+def test_a_rejection_in_studio_holds(platform: Any, studio: Any) -> None:
     studio(approval="rejected")
     assert platform.registry.history()[0].approval == REJECTED
     assert list(platform.registry.adopt_aliases()) == []
@@ -97,7 +97,7 @@ def test_a_word_that_decides_nothing_leaves_what_was_decided(platform: Any, stud
     )
 
 
-def test_a_decision_by_command_is_seen_in_the_studio(platform: Any, studio: Any, ml: Any) -> None:
+def test_a_decision_by_command_is_seen_in_studio(platform: Any, studio: Any, ml: Any) -> None:
     assert platform.registry.approve("1", "Ada", REASON).tags["approval_reason"] == REASON.strip()
     model = ml.models.get("tiny", "1")
     assert model.tags[APPROVAL] == "approved"
