@@ -19,6 +19,8 @@ QUOTA = ("ClusterCoreQuotaReached", "ClusterMinNodesExceedCoreQuota", "QuotaExce
 CAPACITY = ("AllocationFailed", "ZonalAllocationFailed", "OverconstrainedAllocationRequest", "SkuNotAvailable")
 RETRIES = 4
 """How often a request is tried again; the SDK's own ten take minutes to say that there is no network."""
+API = "api-version=2023-10-01"
+"""The version of the interface of requests that are made by hand."""
 STALE_S = 300
 """Seconds before its end from which on a token is not used any more."""
 LOG_IN = "log in (az login), or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET in .env"
@@ -81,12 +83,23 @@ class Workspace:
         from azure.core.exceptions import ResourceNotFoundError
 
         try:
-            told = self._told(f"{_manager(self.client)}{self.path}/computes/{name}?api-version=2023-10-01")
+            told = self.get(f"computes/{name}")
         except ResourceNotFoundError as error:
             if code_of(error) in NOWHERE:
                 raise
             raise LookupError(name) from error
         return told["properties"].get("properties") or {}
+
+    def get(self, below: str) -> Mapping[str, Any]:
+        """Something of the workspace's with all that is told of it, of which the SDK leaves some out.
+
+        Args:
+            below: What it is called below the workspace, as `models/shelf/versions/1`.
+
+        Raises:
+            AzureError: It is not told, or there is none.
+        """
+        return self._told(f"{_manager(self.client)}{self.path}/{below}?{API}")
 
     def put(self, below: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Makes something of the workspace's as it is described, where the SDK would do more than that.
@@ -98,7 +111,7 @@ class Workspace:
         Raises:
             AzureError: It is refused.
         """
-        return self._told(f"{_manager(self.client)}{self.path}/{below}?api-version=2023-10-01", body)
+        return self._told(f"{_manager(self.client)}{self.path}/{below}?{API}", body)
 
     def _told(self, url: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         from azure.core.exceptions import HttpResponseError, ResourceNotFoundError

@@ -32,6 +32,8 @@ ATTEMPTS = 5
 """How often a number is asked for that somebody else has taken meanwhile."""
 TAKEN = "already exists"
 """What Azure ML says of a version that is there, and that differs in what cannot be changed."""
+SAID_ONLY = ("provisioningState",)
+"""What is told of a version and is not to be told back."""
 NEVER = datetime.min.replace(tzinfo=timezone.utc)
 TABLE = ".parquet"
 MLTABLE = """\
@@ -102,7 +104,7 @@ class AzureRegistry(Registry):
         return {name: f"{value:.6g}" for name, value in told.items() if type(value) in (int, float)}
 
     def history(self) -> Sequence[ModelVersion]:
-        """All versions, newest first; archived ones, too, for they have served."""
+        """All versions that were registered here, newest first; archived ones, too, for they have served."""
         found = self._models()
         pointed = {name for model in found for name in _aliases(model)}
         holders = {name: max(found, key=lambda model, name=name: _rank(model, name)).version for name in pointed}
@@ -114,7 +116,9 @@ class AzureRegistry(Registry):
 
         with self._asking():
             try:
-                return list(self.ml.client.models.list(self.model, list_view_type=ListViewType.ALL))
+                found = self.ml.client.models.list(self.model, list_view_type=ListViewType.ALL)
+                # A name is open to all who may write to the workspace; what they put there themselves is not ours.
+                return [model for model in found if REGISTRATION in (model.properties or {})]
             except ResourceNotFoundError as error:
                 if microsoft.code_of(error) in microsoft.NOWHERE:
                     raise
@@ -155,11 +159,13 @@ class AzureRegistry(Registry):
 
     def _change(self, version: str, tags: Mapping[str, str], gone: Sequence[str]) -> None:
         # All tags are written at once. They are read right before: whatever somebody else writes in between is lost.
+        # By hand: the SDK would bring back what somebody has archived.
+        below = f"models/{self.model}/versions/{version}"
         with self._asking():
-            model = self.ml.client.models.get(self.model, version)
-            kept = {name: text for name, text in whole(model.tags or {}).items() if name not in gone}
-            model.tags = in_parts({**kept, **tags}, CHARS)
-            self.ml.client.models.create_or_update(model)
+            told = self.ml.get(below)["properties"]
+            about = {name: value for name, value in told.items() if value is not None and name not in SAID_ONLY}
+            kept = {name: text for name, text in whole(about.get("tags") or {}).items() if name not in gone}
+            self.ml.put(below, {"properties": {**about, "tags": in_parts({**kept, **tags}, CHARS)}})
 
     # Data assets -----------------------------------------------------------------------------------------------------
 

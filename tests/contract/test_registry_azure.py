@@ -211,13 +211,25 @@ def test_the_history_is_of_all_pages_by_number_and_of_archived_ones_too(platform
     from azure.ai.ml.entities import Model
 
     made = register(platform)
-    path = ml.models.get("tiny", made.version).path
+    known = ml.models.get("tiny", made.version)
     for version in ("2", "10", "3", "by-hand"):
-        ml.models.create_or_update(Model(name="tiny", version=version, path=path))
+        mine = known.properties if version != "3" else {}
+        ml.models.create_or_update(Model(name="tiny", version=version, path=known.path, properties=mine))
     ml.models.archive("tiny", "10")
     assert PAGE < 5
-    assert [known.version for known in platform.registry.history()] == ["10", "3", "2", "1", "by-hand"]
+    assert [known.version for known in platform.registry.history()] == ["10", "2", "1", "by-hand"], "3 is not ours"
     assert register(platform, "bbb").version == "11"
+
+
+def test_what_somebody_has_archived_stays_so(platform: Any, ml: Any) -> None:
+    for digest in ("aaa", "bbb"):
+        platform.registry.point(CHAMPION, register(platform, digest).version)
+    ml.models.archive("tiny", "2")
+    platform.registry.tag("2", {"rollout": "retired"})
+    platform.registry.point(CHAMPION, "1")
+    assert [model.version for model in ml.models.list("tiny")] == ["1"]
+    found = platform.registry.history()[0]
+    assert (found.tags["rollout"], list(found.aliases), found.sha256) == ("retired", [], "bbb")
 
 
 def test_what_no_workspace_takes_of_a_model_is_refused(platform: Any, ml: Any) -> None:

@@ -75,6 +75,7 @@ class Assets:
             else:
                 self._same(there["properties"], asked, place, word)
                 made = {**there["properties"], **{key: asked[key] for key in MUTABLE if key in asked}}
+            made["provisioningState"] = "Succeeded"
             told = {**named(f"{self.service.root}/{kind}/{name}/versions/{version}"), "properties": made}
             self.there[kind, name, version] = told
         return 200 if there else 201, told, {}
