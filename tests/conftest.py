@@ -130,10 +130,14 @@ def aws_settings(
 
 @pytest.fixture(scope="session")
 def azureml_service(
-    blob_server: str, certificate: certificates.Certificate, tmp_path_factory: pytest.TempPathFactory
+    blob_server: str,
+    certificate: certificates.Certificate,
+    empty_mlflow: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[azureml.AzureML]:
     """An Azure ML whose lake is that Blob storage."""
     service = azureml.AzureML(tmp_path_factory.mktemp("azureml"), blob_server, certificate)
+    service.mlflow.empty = empty_mlflow
     with service.serve():
         yield service
 

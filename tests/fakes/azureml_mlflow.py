@@ -7,6 +7,7 @@ lie where only its own plugin finds them.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -33,6 +34,7 @@ class Mlflow:
 
     Attributes:
         url: The server that answers; "" for one of its own, which begins when it is first asked.
+        empty: A database for that one with nothing in it: making one takes seconds.
         asked: How often it was asked.
     """
 
@@ -40,6 +42,7 @@ class Mlflow:
         """Takes the workspace that it is of."""
         self._service = service
         self.url = ""
+        self.empty: Path | None = None
         self.asked = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
@@ -62,6 +65,8 @@ class Mlflow:
             if not self.url:
                 folder = self._service.folder / "mlflow"
                 folder.mkdir(exist_ok=True)
+                if self.empty:
+                    shutil.copyfile(self.empty, folder / "mlflow.db")
                 self.url, self._process = begun(folder)
         url, data = f"{self.url}/{path}", None
         if verb == "GET":
