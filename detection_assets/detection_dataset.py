@@ -15,6 +15,7 @@ from detection_assets.domain import card, layout, near_duplicates, snapshot, spl
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import legend, thumbnails
 from resources import lake, tables, versions
+from resources.registry.base import Registry
 from resources.storage import Storage
 
 
@@ -38,6 +39,7 @@ def detection_dataset(
     context: dg.AssetExecutionContext,
     detector: dg.ResourceParam[Detector],
     storage: Storage,
+    registry: Registry,
     extracted_frames: pd.DataFrame,
     annotations: pd.DataFrame,
 ) -> dg.MaterializeResult:
@@ -61,6 +63,9 @@ def detection_dataset(
         snapshot.write(made.images, made.boxes, made.meta, folder)
         notes = {"optimistic": made.meta["optimistic"], "notes": made.meta["notes"]}
         published = storage.publish(folder, layout.dataset(made.version), notes)
+    about = {"detector": detector.name, "images": str(len(made.images)), "boxes": str(len(made.boxes))}
+    entries = registry.keep_dataset(made.version, published, {**about, "split_by": str(made.meta["by"])})
+    entered = "\n".join(f"- [{entry.name}]({entry.link}): {entry.place}" for entry in entries)
     table = made.images.assign(
         dataset_version=made.version,
         key=layout.FRAMES + "/" + made.images["file"],
@@ -86,6 +91,7 @@ def detection_dataset(
             "split by": made.meta["by"],
             "optimistic": bool(made.meta["optimistic"]),
             "snapshot": storage.uri_of(published.folder),
+            **({"data assets": dg.MetadataValue.md(entered)} if entered else {}),
         },
         check_results=[
             groups_apart(made),

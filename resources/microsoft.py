@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,13 @@ QUOTA = ("ClusterCoreQuotaReached", "ClusterMinNodesExceedCoreQuota", "QuotaExce
 CAPACITY = ("AllocationFailed", "ZonalAllocationFailed", "OverconstrainedAllocationRequest", "SkuNotAvailable")
 RETRIES = 4
 """How often a request is tried again; the SDK's own ten take minutes to say that there is no network."""
+API = "api-version=2023-10-01"
+"""The version of the interface of requests that are made by hand."""
+STALE_S = 300
+"""Seconds before its end from which on a token is not used any more."""
 LOG_IN = "log in (az login), or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET in .env"
+
+_tokens: dict[tuple[str, tuple[tuple[str, str], ...]], Any] = {}
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,14 @@ class Workspace:
         """The SDK's client, as the environment says who asks; made once."""
         return _client(self, _environment())
 
+    def token(self) -> str:
+        """A token for Azure ML of whoever the environment says asks.
+
+        Raises:
+            AzureError: There is none to be had.
+        """
+        return _token(self, _environment())
+
     def run(self, name: str) -> Mapping[str, Any]:
         """What the run history tells of a job: when it began and ended, why it failed, and where its logs are.
 
@@ -68,27 +83,70 @@ class Workspace:
         from azure.core.exceptions import ResourceNotFoundError
 
         try:
-            told = self._told(f"{_manager(self.client)}{self.path}/computes/{name}?api-version=2023-10-01")
+            told = self.get(f"computes/{name}")
         except ResourceNotFoundError as error:
             if code_of(error) in NOWHERE:
                 raise
             raise LookupError(name) from error
         return told["properties"].get("properties") or {}
 
-    def _told(self, url: str) -> Mapping[str, Any]:
+    def get(self, below: str) -> Mapping[str, Any]:
+        """Something of the workspace's with all that is told of it, of which the SDK leaves some out.
+
+        Args:
+            below: What it is called below the workspace, as `models/shelf/versions/1`.
+
+        Raises:
+            AzureError: It is not told, or there is none.
+        """
+        return self._told(f"{_manager(self.client)}{self.path}/{below}?{API}")
+
+    def put(self, below: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Makes something of the workspace's as it is described, where the SDK would do more than that.
+
+        Args:
+            below: What it is called below the workspace, as `data/shelf/versions/1`.
+            body: The request's.
+
+        Raises:
+            AzureError: It is refused.
+        """
+        return self._told(f"{_manager(self.client)}{self.path}/{below}?{API}", body)
+
+    def _told(self, url: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
         from azure.core.rest import HttpRequest
 
-        answer = _asking(self, _environment()).send_request(HttpRequest("GET", url))
+        request = HttpRequest("GET", url) if body is None else HttpRequest("PUT", url, json=dict(body))
+        answer = _asking(self, _environment()).send_request(request)
         if answer.status_code == 404:
             raise ResourceNotFoundError(response=answer)
-        if answer.status_code != 200:
+        if answer.status_code not in (200, 201):
             raise HttpResponseError(response=answer)
         return answer.json()
 
     def page(self, name: str) -> str:
         """Address of a job's page in the studio."""
         return f"https://ml.azure.com/runs/{name}?wsid={self.path}"
+
+    def page_of(self, asset: str) -> str:
+        """Address of a model's or a data asset's page in the studio, by what it is called there, as `data/shelf/1`."""
+        return f"https://ml.azure.com/{asset}/details?wsid={self.path}"
+
+    def place(self, datastore: str, uri: str) -> str:
+        """As `place`, by a name that means the same wherever it is read."""
+        workspace = f"subscriptions/{self.subscription}/resourcegroups/{self.group}/workspaces/{self.name}"
+        return place(datastore, uri).replace("azureml://", f"azureml://{workspace}/")
+
+
+def place(datastore: str, uri: str) -> str:
+    """What a workspace calls a file or folder of the lake.
+
+    Args:
+        datastore: Its name for the lake's container.
+        uri: As `az://container/path`.
+    """
+    return f"azureml://datastores/{datastore}/paths/{uri.removeprefix('az://').partition('/')[2].strip('/')}"
 
 
 def code_of(error: Any) -> str:
@@ -165,6 +223,15 @@ def _client(workspace: Workspace, environment: tuple[tuple[str, str], ...]) -> A
 def _manager(client: Any) -> str:
     # The SDK knows which of Azure's clouds it speaks to, and has no public word for it.
     return str(client._base_url).rstrip("/")
+
+
+def _token(workspace: Workspace, environment: tuple[tuple[str, str], ...]) -> str:
+    scope = f"{_manager(_client(workspace, environment))}/.default"
+    # Of some ways to log in each question starts a program.
+    kept = _tokens.get((scope, environment))
+    if kept is None or kept.expires_on < time.time() + STALE_S:
+        kept = _tokens[scope, environment] = _credential(environment).get_token(scope)
+    return str(kept.token)
 
 
 @functools.lru_cache(maxsize=8)

@@ -26,7 +26,9 @@ from resources.compute.local import LocalCompute
 from resources.endpoints.aws import SageMakerEndpoints
 from resources.endpoints.local import LocalEndpoints
 from resources.home import home, lake_here
+from resources.microsoft_tracking import uri_of
 from resources.registry.aws import SageMakerRegistry
+from resources.registry.azure import AzureRegistry
 from resources.registry.local import LocalRegistry
 from resources.storage import Storage
 from resources.tables import TableIOManager
@@ -173,21 +175,38 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
             f"container, with AZURE_STORAGE_ACCOUNT_KEY or another way in (.env.example), or set {CONNECTION}"
         )
     here = local(detector, host=host, port=port, capture=capture, platform="azure")
+    common = {
+        "storage": here["storage"],
+        "subscription": _needed("azure", "DETECTION_AZURE_SUBSCRIPTION", "the id of the subscription"),
+        "group": _needed("azure", "DETECTION_AZURE_RESOURCE_GROUP", "the resource group of the workspace"),
+        "workspace": _needed("azure", "DETECTION_AZURE_WORKSPACE", "the name of the Azure ML workspace"),
+        "datastore": _needed("azure", "DETECTION_AZURE_DATASTORE", "the workspace's datastore of the lake's container"),
+    }
     compute = AzureCompute(
-        storage=here["storage"],
+        **common,
         here=here["compute"],
         detector=detector,
-        subscription=_needed("azure", "DETECTION_AZURE_SUBSCRIPTION", "the id of the subscription"),
-        group=_needed("azure", "DETECTION_AZURE_RESOURCE_GROUP", "the resource group of the workspace"),
-        workspace=_needed("azure", "DETECTION_AZURE_WORKSPACE", "the name of the Azure ML workspace"),
-        datastore=_needed("azure", "DETECTION_AZURE_DATASTORE", "the workspace's datastore of the lake's container"),
         image=_needed("azure", "DETECTION_AZURE_PROGRAMS_IMAGE", "the address of the image that jobs run"),
         cpu=_needed("azure", "DETECTION_AZURE_CPU", "the compute cluster for `hardware: cpu`"),
         gpu=_needed("azure", "DETECTION_AZURE_GPU", "the compute cluster for `hardware: gpu`"),
         poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
         **_given(spot="DETECTION_AZURE_SPOT", identity="DETECTION_AZURE_IDENTITY", jobs="DETECTION_AZURE_JOBS"),
     )
-    return {**here, "compute": compute, "batch": LocalBatch(compute=compute)}
+    return {
+        **here,
+        "compute": compute,
+        "batch": LocalBatch(compute=compute),
+        "registry": AzureRegistry(**common, model=detector),
+        # The studio shows it beside the jobs, and nothing has to be set up or paid for it.
+        "tracking": here["tracking"]
+        if os.environ.get("MLFLOW_TRACKING_URI")
+        else Tracking(
+            uri=uri_of(
+                *(os.environ[f"DETECTION_AZURE_{name}"] for name in ("SUBSCRIPTION", "RESOURCE_GROUP", "WORKSPACE"))
+            ),
+            experiment=detector,
+        ),
+    }
 
 
 PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local, "aws": aws, "azure": azure}

@@ -20,6 +20,8 @@ from urllib.parse import unquote, urlsplit
 
 import dagster as dg
 
+from resources import microsoft_tracking
+
 # Usage reports are off unless a user turns them on.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -80,7 +82,11 @@ class TrackedRun:
             self.mlflow.log_metrics(finite, step=step)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Keeps a file with the run."""
+        """Keeps a file with the run, where MLflow has a way to the files of the server's runs."""
+        place = self.mlflow.active_run().info.artifact_uri
+        if microsoft_tracking.is_azure(place) and not microsoft_tracking.plugin():
+            self.context.log.info(f"{path.name} is not kept with the MLflow run, for which azureml-mlflow is needed")
+            return
         self.mlflow.log_artifact(str(path), folder)
 
     def end(self, status: str) -> None:
@@ -210,7 +216,8 @@ class Tracking(dg.ConfigurableResource):
     """An MLflow experiment.
 
     Attributes:
-        uri: The tracking server: `sqlite:///...`, `https://...`, or a managed server's ARN.
+        uri: The tracking server: `sqlite:///...`, `https://...`, a managed server's ARN, or `azureml://...` of a
+            workspace; without a host in it, wherever that workspace is.
         experiment: The detector's experiment.
         artifacts: Where the experiment's files go; empty leaves it to the server.
         ui: Address of the MLflow pages, for links; empty for none.
@@ -227,6 +234,8 @@ class Tracking(dg.ConfigurableResource):
 
         MLflow is told of these where it asks for them without printing them, in this process' environment.
         """
+        if microsoft_tracking.is_azure(self.uri):
+            return microsoft_tracking.address(self.uri)
         parts = urlsplit(self.uri)
         if parts.scheme not in ("http", "https") or parts.username is None:
             return self.uri
@@ -310,6 +319,8 @@ class Tracking(dg.ConfigurableResource):
 
     def link(self, run_id: str) -> str:
         """The address of a run in the MLflow pages, or a line that opens them."""
+        if microsoft_tracking.is_azure(self.uri):
+            return microsoft_tracking.workspace_of(self.uri).page(run_id)
         if self.ui:
             return f"{self.ui.rstrip('/')}/#/experiments/{self.experiment_id()}/runs/{run_id}"
         return ""

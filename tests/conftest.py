@@ -130,17 +130,22 @@ def aws_settings(
 
 @pytest.fixture(scope="session")
 def azureml_service(
-    blob_server: str, certificate: certificates.Certificate, tmp_path_factory: pytest.TempPathFactory
+    blob_server: str,
+    certificate: certificates.Certificate,
+    empty_mlflow: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[azureml.AzureML]:
     """An Azure ML whose lake is that Blob storage."""
     service = azureml.AzureML(tmp_path_factory.mktemp("azureml"), blob_server, certificate)
+    service.mlflow.empty = empty_mlflow
     with service.serve():
         yield service
 
 
 @pytest.fixture
 def azure_settings(azureml_service: azureml.AzureML, blob_lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a filled `.env` says."""
+    """What a filled `.env` says, of a workspace that has no models and no data yet."""
+    azureml_service.assets.there.clear()
     for name, value in {
         **azureml_service.settings,
         "DETECTION_LAKE": blob_lake,

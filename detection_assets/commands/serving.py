@@ -18,6 +18,7 @@ from resources.endpoints.base import Endpoints
 from resources.endpoints.local import LocalEndpoints
 from resources.home import home
 from resources.instance import dagster_home
+from resources.microsoft_tracking import is_azure
 
 
 def serve(out: Console, name: str) -> None:
@@ -81,7 +82,11 @@ def dev(out: Console, port: int, mlflow_port: int) -> int:
             str(mlflow_port),
         ],
     ]
-    out.print(f"Dagster [bold]http://127.0.0.1:{port}[/bold]   MLflow [bold]http://127.0.0.1:{mlflow_port}[/bold]")
+    pages = f"http://127.0.0.1:{mlflow_port}"
+    if is_azure(store):
+        del commands[1]
+        pages = "at https://ml.azure.com"
+    out.print(f"Dagster [bold]http://127.0.0.1:{port}[/bold]   MLflow [bold]{pages}[/bold]")
     # Begun in the background by a script we would ignore Ctrl-C, and so would all that we begin, which ends by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     processes = [subprocess.Popen(command, env=env, cwd=root) for command in commands]

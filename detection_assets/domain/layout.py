@@ -6,6 +6,7 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     annotations/<...>                         what annotators hand over
     frames/<video key>/<version>/             extracted frames, published once per version
     datasets/<ds-...>/                        dataset snapshots
+    catalogue/<ds-...>/<table>/<digest>/      how a platform's catalogue of data reads a table of a snapshot
     weights/<version>/  evaluations/<version>/
     predictions/<video key>/<version>/        what a model found on a video's frames
     captures/<day>/<hour>/                    requests that the server kept: parts of JSON lines, and pictures
@@ -241,6 +242,11 @@ def dataset(version: str) -> str:
     return f"datasets/{version}"
 
 
+def catalogue(version: str, table: str, digest: str) -> str:
+    """Where it is written how a platform's catalogue reads a table of a dataset: one place for each way to say it."""
+    return f"catalogue/{version}/{table}/{digest}"
+
+
 def weights(version: str) -> str:
     """Where the outcome of one training is published."""
     return f"weights/{version}"
@@ -326,9 +332,9 @@ def may_change(key: str) -> bool:
 def is_of_this_place(key: str) -> bool:
     """Whether an object means nothing in another lake: jobs, an endpoint, who drives a rollout, and what was taken in.
 
-    The last is told by tags that each store makes in its own way.
+    The last is told by tags that each store makes in its own way; a platform's catalogue names its lake.
     """
-    prefixes = ("jobs/", f"{ENDPOINT}/", f"{known(VIDEOS)}/", f"{known(ANNOTATIONS)}/")
+    prefixes = ("jobs/", "catalogue/", f"{ENDPOINT}/", f"{known(VIDEOS)}/", f"{known(ANNOTATIONS)}/")
     return key.startswith(prefixes) or key == ROLLOUT_PULSE
 
 

@@ -12,9 +12,17 @@ from urllib.parse import unquote
 
 import dagster as dg
 
-from detection_assets.domain import layout
 from resources import amazon
-from resources.registry.base import APPROVED, PENDING, REJECTED, ModelVersion, Registry
+from resources.registry.base import (
+    APPROVED,
+    PENDING,
+    REJECTED,
+    ModelVersion,
+    Registry,
+    in_parts,
+    summary_of,
+    whole,
+)
 from resources.storage import LakeError, Storage
 
 CHARS = 256
@@ -24,8 +32,6 @@ TAKEN = re.compile(r"[^A-Za-z0-9 _.:/+\-@]")
 STATES = {APPROVED: "Approved", PENDING: "PendingManualApproval", REJECTED: "Rejected"}
 ALIAS = "alias/"
 """How a group's tags that are our aliases begin."""
-SUMMARY = "summary.json"
-"""The file of an evaluation's figures."""
 PARALLEL = 8
 """Versions that are asked for at once; SageMaker counts requests by the second."""
 INSTANCES = ["ml.m5.xlarge", "ml.c5.xlarge", "ml.g4dn.xlarge", "ml.g5.xlarge"]
@@ -95,10 +101,8 @@ class SageMakerRegistry(Registry):
 
     def _quality(self, tags: Mapping[str, str]) -> Mapping[str, str] | None:
         """Where the evaluation's figures lie, for SageMaker Studio to show."""
-        found = self.storage.published(layout.evaluation(tags.get("evaluation_version", "")))
-        if found is None or SUMMARY not in found.files:
-            return None
-        return {"ContentType": "application/json", "S3Uri": self.storage.uri_of(found.key(SUMMARY))}
+        found = summary_of(self.storage, tags)
+        return {"ContentType": "application/json", "S3Uri": self.storage.uri_of(found)} if found else None
 
     def history(self) -> Sequence[ModelVersion]:
         """All versions, newest first."""
@@ -127,12 +131,7 @@ class SageMakerRegistry(Registry):
     def _version(self, told: Mapping[str, Any], aliases: Mapping[str, str]) -> ModelVersion:
         version = str(told["ModelPackageVersion"])
         tags = unpacked(told.get("CustomerMetadataProperties") or {})
-        names = {alias for alias, target in aliases.items() if target == version}
-        state = told.get("ModelApprovalStatus")
-        if state == STATES[APPROVED]:
-            names.add(APPROVED)
-        elif state == STATES[REJECTED]:
-            tags["approval"] = REJECTED
+        state = next((state for state, word in STATES.items() if word == told.get("ModelApprovalStatus")), "")
         arn = told["ModelPackageArn"]
         region = arn.split(":")[3]
         return ModelVersion(
@@ -140,10 +139,10 @@ class SageMakerRegistry(Registry):
             version=version,
             sha256=tags.get("sha256", ""),
             onnx=tags.get("onnx", ""),
-            aliases=sorted(names),
+            aliases=sorted(alias for alias, target in aliases.items() if target == version),
             tags=tags,
             link=f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/model-packages/{arn}",
-        )
+        ).heard(state)
 
     def point(self, alias: str, version: str) -> None:
         """Points an alias at a version, by a tag of the group."""
@@ -173,24 +172,17 @@ class SageMakerRegistry(Registry):
 
 def packed(tags: Mapping[str, str]) -> dict[str, str]:
     """Tags as a package's metadata takes them: `=` and two digits for what it does not take, long ones in parts."""
-    kept: dict[str, str] = {}
-    for key, value in tags.items():
-        text = TAKEN.sub(lambda one: "".join(f"={byte:02X}" for byte in one[0].encode()), str(value))
-        # An empty value is not told from none.
-        parts = [text[start : start + CHARS] for start in range(0, len(text), CHARS)] or ["="]
-        kept |= {key if number == 0 else f"{key}/{number}": part for number, part in enumerate(parts)}
-    return kept
+    taken = {
+        key: TAKEN.sub(lambda one: "".join(f"={byte:02X}" for byte in one[0].encode()), str(value))
+        for key, value in tags.items()
+    }
+    # An empty value is not told from none.
+    return in_parts({key: text or "=" for key, text in taken.items()}, CHARS)
 
 
 def unpacked(metadata: Mapping[str, str]) -> dict[str, str]:
     """The tags that `packed` wrote."""
-    parts: dict[str, dict[int, str]] = {}
-    for key, value in metadata.items():
-        name, _, number = key.rpartition("/")
-        first, place = (name, int(number)) if name and number.isdecimal() else (key, 0)
-        parts.setdefault(first, {})[place] = value
-    tags: dict[str, str] = {}
-    for key, each in parts.items():
-        text = "".join(each[place] for place in sorted(each))
-        tags[key] = "" if text == "=" else unquote(text.replace("%", "%25").replace("=", "%"))
-    return tags
+    return {
+        key: "" if text == "=" else unquote(text.replace("%", "%25").replace("=", "%"))
+        for key, text in whole(metadata).items()
+    }

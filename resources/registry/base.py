@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 import dagster as dg
 
+from detection_assets.domain import layout
 from detection_assets.domain.problems import InputError
 from resources.findings import Finding
+from resources.storage import Published, Storage
 
 CHAMPION = "champion"
 """The alias of the version that serves."""
@@ -21,6 +23,8 @@ GATES = "gates"
 """Who approves where no person has to."""
 REGISTRY = "registry"
 """Who approved where somebody set the alias: the registry does not say who."""
+SUMMARY = "summary.json"
+"""The file of an evaluation's figures."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,31 @@ class ModelVersion:
         told = self.tags.get("approval", APPROVED)
         return APPROVED if told == PENDING and APPROVED in self.aliases else told
 
+    def heard(self, state: str) -> "ModelVersion":
+        """The version with what people say of it in the registry's own pages.
+
+        Args:
+            state: Approved there is as the alias is: it decides what waits. Rejected holds at once.
+        """
+        if state == APPROVED:
+            return replace(self, aliases=sorted({*self.aliases, APPROVED}))
+        return replace(self, tags={**self.tags, "approval": REJECTED}) if state == REJECTED else self
+
+
+@dataclass(frozen=True)
+class DataEntry:
+    """A version of the dataset as a platform's own catalogue has it.
+
+    Attributes:
+        name: What it is called there.
+        place: Where it lies, as the catalogue says.
+        link: Address of its page.
+    """
+
+    name: str
+    place: str
+    link: str
+
 
 class Registry(dg.ConfigurableResource, ABC):
     """A detector's registered model. Registering the same weights twice gives the same version.
@@ -72,16 +101,29 @@ class Registry(dg.ConfigurableResource, ABC):
             run_id: The tracking run that made it, or "".
         """
         for known in self.history():
-            if known.sha256 == sha256 and all(known.tags.get(key) == value for key, value in tags.items()):
+            # Some registries do not tell an empty tag from none.
+            if known.sha256 == sha256 and all(known.tags.get(key, "") == value for key, value in tags.items()):
                 return known
         return self.create({**tags, "sha256": sha256, "onnx": onnx}, uri, run_id)
+
+    def keep_dataset(self, version: str, published: Published, about: Mapping[str, str]) -> Sequence[DataEntry]:
+        """Enters a published version of the dataset where the platform has a catalogue of data, which most lack.
+
+        Entering it again finds the same entries.
+
+        Args:
+            version: The version, `ds-` and 12 hex digits.
+            published: Its files.
+            about: What else is to be read there.
+        """
+        return ()
 
     def check(self) -> Iterator[Finding]:
         """Asks for the versions that there are."""
         try:
             count = len(self.history())
         except Exception as error:  # each registry has errors of its own
-            told = str(error).strip().splitlines()[0][:300]
+            told = str(error).strip().splitlines()[0][:600]
             yield Finding("registry", "bad", type(self).__name__, told)
             return
         yield Finding("registry", "good", f"{type(self).__name__}: {count} versions of {self.model}")
@@ -150,3 +192,29 @@ class Registry(dg.ConfigurableResource, ABC):
     @abstractmethod
     def tag(self, version: str, tags: Mapping[str, str]) -> None:
         """Adds tags to a version, such as who approved it, when and why."""
+
+
+def summary_of(storage: Storage, tags: Mapping[str, str]) -> str | None:
+    """Storage key of the figures of the evaluation that a lineage names; None if it has none."""
+    found = storage.published(layout.evaluation(tags.get("evaluation_version", "")))
+    return found.key(SUMMARY) if found is not None and SUMMARY in found.files else None
+
+
+def in_parts(tags: Mapping[str, str], most: int) -> dict[str, str]:
+    """Tags of `most` characters each: what is longer goes on as `<name>.1`, `<name>.2`."""
+    parts: dict[str, str] = {}
+    for name, value in tags.items():
+        cut = [value[start : start + most] for start in range(0, len(value), most)] or [""]
+        parts |= {f"{name}.{number}" if number else name: part for number, part in enumerate(cut)}
+    return parts
+
+
+def whole(parts: Mapping[str, str]) -> dict[str, str]:
+    """The tags that `in_parts` divided."""
+    tags = dict(parts)
+    for name in parts:
+        number = 1
+        while name in tags and f"{name}.{number}" in tags:
+            tags[name] += tags.pop(f"{name}.{number}")
+            number += 1
+    return tags

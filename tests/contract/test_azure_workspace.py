@@ -103,7 +103,7 @@ def test_a_version_of_data_means_one_place(platform: Any, ml: Any) -> None:
 
     assert ml.data.create_or_update(data("a")).version == "ds-1"
     assert ml.data.get("dataset", "ds-1").path.endswith("/a/")
-    with pytest.raises(HttpResponseError, match="already exists"):
+    with pytest.raises(HttpResponseError, match=r"already exists.*data uri cannot be changed"):
         ml.data.create_or_update(data("b"))
 
 

@@ -7,7 +7,7 @@ import pytest
 from detection_assets.domain.problems import InputError
 from resources.registry.base import APPROVED, CHALLENGER, CHAMPION, PENDING, ModelVersion
 
-PLATFORMS = ["local", "aws"]
+PLATFORMS = ["local", "aws", "azure"]
 LINEAGE = {"dataset_version": "ds-0123456789ab", "evaluation_version": "e1", "detector": "tiny"}
 
 

@@ -1,9 +1,5 @@
 import os
 import shutil
-import subprocess
-import sys
-import time
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +7,15 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from fakes import azureml
+from fakes.azureml_mlflow import begun
 from fakes.s3 import Between
-from project import free_port
 
+from resources import microsoft_tracking
+from resources.storage import LakeError
 from resources.tracking import Tracking
 
-PLATFORMS = ["local", "aws"]
+PLATFORMS = ["local", "aws", "azure"]
 ARN = "arn:aws:sagemaker:eu-central-1:123456789012:mlflow-tracking-server/detection"
 TAGS = {"detector": "tiny", "weights_version": "w1"}
 
@@ -24,25 +23,9 @@ TAGS = {"detector": "tiny", "weights_version": "w1"}
 @pytest.fixture(scope="module")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[str]:
     """The address of an MLflow server."""
-    folder, port = tmp_path_factory.mktemp("mlflow-server"), free_port()
+    folder = tmp_path_factory.mktemp("mlflow-server")
     shutil.copyfile(empty_mlflow, folder / "mlflow.db")
-    url = f"http://127.0.0.1:{port}"
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [Path(sys.executable).with_name("mlflow"), "server", "--host", "127.0.0.1", "--port", str(port),
-             "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
-             "--default-artifact-root", str(folder / "artifacts")],
-            stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-    ends = time.monotonic() + 120
-    while True:
-        assert server.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < ends, (folder / "log").read_text()
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=2).close()
-            break
-        except OSError:
-            time.sleep(0.2)
+    url, server = begun(folder)
     yield url
     server.terminate()
     server.wait(timeout=30)
@@ -60,10 +43,34 @@ def aws_settings(aws_settings: None, mlflow_server: str, monkeypatch: pytest.Mon
         monkeypatch.setenv("SAGEMAKER_MLFLOW_CUSTOM_ENDPOINT", url)
         yield between
         assert all(asked.headers["Authorization"].startswith("AWS4-HMAC-SHA256 ") for asked in between.seen)
-        client = mlflow.MlflowClient(mlflow_server)
-        for experiment in client.search_experiments(filter_string="name = 'tiny'"):
-            client.rename_experiment(experiment.experiment_id, uuid.uuid4().hex)
-        mlflow.set_tracking_uri(None)
+        forget(mlflow_server)
+
+
+@pytest.fixture
+def azure_settings(
+    azure_settings: None, azureml_service: azureml.AzureML, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A workspace has an MLflow of its own, which wants a token with each request."""
+    monkeypatch.setattr(azureml_service.mlflow, "url", mlflow_server)
+    monkeypatch.setenv("MLFLOW_TRACKING_AUTH", "")  # so that what is set is taken back
+    monkeypatch.delenv("MLFLOW_TRACKING_AUTH")
+    asked = azureml_service.mlflow.asked
+    yield
+    assert azureml_service.mlflow.asked > asked
+    forget(mlflow_server)
+
+
+def forget(mlflow_server: str) -> None:
+    """Leaves the next case an experiment of its own, and a process that knows no server."""
+    import mlflow
+
+    auth = os.environ.pop("MLFLOW_TRACKING_AUTH", None)
+    client = mlflow.MlflowClient(mlflow_server)
+    for experiment in client.search_experiments(filter_string="name = 'tiny'"):
+        client.rename_experiment(experiment.experiment_id, uuid.uuid4().hex)
+    mlflow.set_tracking_uri(None)
+    if auth is not None:
+        os.environ["MLFLOW_TRACKING_AUTH"] = auth
 
 
 def track(platform: Any, body: Any) -> None:
@@ -188,3 +195,60 @@ def test_mlflow_is_not_told_a_password_in_an_address_that_it_prints(
         monkeypatch.delenv(name)
     assert Tracking(uri=uri, experiment="tiny").server == server
     assert tuple(os.environ.get(name) for name in names) == (login or (None, None))
+
+
+WORKSPACE = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
+
+
+@pytest.mark.platforms("azure")
+def test_a_run_of_a_workspace_is_found_in_the_studio_and_its_files_in_the_lake(platform: Any, tmp_path: Path) -> None:
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"picture")
+    seen: list[str] = []
+
+    def body(run: Any) -> None:
+        run.log_file(path)
+        seen.append(run.run_id)
+
+    track(platform, body)
+    (found,) = platform.tracking.find(TAGS)
+    assert found.info.artifact_uri.startswith("azureml://")
+    assert platform.tracking.link(seen[0]) == f"https://ml.azure.com/runs/{seen[0]}?wsid={azureml.ROOT}"
+
+
+@pytest.mark.platforms("azure")
+def test_a_workspaces_token_goes_to_that_workspace_alone(platform: Any) -> None:
+    import requests
+
+    assert platform.tracking.experiment_id()
+    for server, token in ((platform.tracking.server, True), ("https://mlflow.example.org", False)):
+        asked = requests.Request(
+            "GET", f"{server}/api/2.0/mlflow/runs/get", auth=microsoft_tracking.Tokens().get_auth()
+        )
+        assert ("Authorization" in asked.prepare().headers) == token
+
+
+@pytest.mark.platforms("azure")
+def test_a_workspace_that_does_not_say_where_its_mlflow_is(
+    platform: Any, azureml_service: azureml.AzureML, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert platform.tracking.experiment_id()
+    other = platform.tracking.model_copy(update={"uri": platform.tracking.uri.replace(azureml.WORKSPACE, "other")})
+    with pytest.raises(LakeError, match=r"other: where is its MLflow.*DETECTION_AZURE_WORKSPACE"):
+        other.client()
+    monkeypatch.setattr(azureml_service, "denied", {"GET mlflow"})
+    with pytest.raises(Exception, match="AuthorizationFailed"):
+        platform.tracking.experiment_id()
+
+
+def test_an_address_of_a_workspaces_mlflow_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_AUTH", "")  # so that what is set is taken back
+    uri = f"azureml://westeurope.api.azureml.ms/mlflow/v1.0{WORKSPACE}"
+    tracking = Tracking(uri=uri, experiment="tiny")
+    assert tracking.server == f"https://westeurope.api.azureml.ms/mlflow/v2.0{WORKSPACE}"
+    assert tracking.link("r1") == f"https://ml.azure.com/runs/r1?wsid={WORKSPACE}"
+    with pytest.raises(LakeError, match="names no workspace"):
+        _ = Tracking(uri="azureml://westeurope.api.azureml.ms", experiment="tiny").server
+    with monkeypatch.context() as patch:
+        patch.setattr(microsoft_tracking, "plugin", lambda: True)
+        assert tracking.server == uri

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from e2e.test_aws import World as OnAws
 from e2e.test_aws import detection, project
 from fakes import azureml, blob, certificates
+from project import ROOT
+
+TEMPLATE = ROOT / "infra" / "azure" / "template.bicep"
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -35,6 +39,7 @@ def world(
 ) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("azure")
     azureml_service.jobs.all.clear()
+    azureml_service.assets.there.clear()
     local = project(folder / "local")
     azure = {
         **project(folder / "azure"),
@@ -72,12 +77,43 @@ def test_each_program_was_one_job_with_a_price(world: World) -> None:
     assert world.table(world.azure, "deployed_endpoint")["state"].tolist() == ["ready"]
 
 
+def test_the_studio_has_the_dataset_the_model_and_the_figures(world: World) -> None:
+    weights = world.table(world.azure, "trained_weights").iloc[0]
+    there, version = world.service.assets.there, weights["dataset_version"]
+    assert [name for kind, name, of in there if (kind, of) == ("data", version)] == [
+        *("fridge-dataset", "fridge-boxes", "fridge-images")
+    ]
+    (model,) = [one["properties"] for key, one in there.items() if key == ("models", "fridge", "1")]
+    assert model["properties"].items() >= {"dataset_version": version, "mlflow_run": weights["mlflow_run"]}.items()
+    assert float(model["properties"]["ap50_95"]) >= 0
+    assert model["tags"]["approval"] == "approved"
+    assert {"alias.champion", "alias.challenger"} <= set(model["tags"])
+    _, told, _ = world.service.mlflow.ask("GET", "api/2.0/mlflow/runs/get", {"run_id": weights["mlflow_run"]})
+    assert told["run"]["info"]["status"] == "FINISHED"
+    assert {metric["key"] for metric in told["run"]["data"]["metrics"]} > {"final/map50", "final/map50_95"}
+
+
 def test_there_is_nothing_left_to_do(world: World) -> None:
     told = detection(world.azure, "status", "fridge")
     assert "stale" not in told
     assert "behind" not in told
     detection(world.azure, "run", "fridge")
     assert len(list(world.service.jobs)) == 3, "nothing was asked for again"
+
+
+BELOW = {"workspace": "", "runs": "experiments/runs/", "mlflow": "experiments/runs/"}
+VERSIONED = ("environments", "data", "models")
+
+
+def test_the_role_of_the_template_allows_what_was_asked(world: World) -> None:
+    allowed = re.findall(r"'Microsoft\.MachineLearningServices/workspaces/(.+)'", TEMPLATE.read_text())
+    needed: set[str] = set()
+    for asked in set(world.service.calls):
+        verb, what = asked.split()
+        below = BELOW.get(what, f"{what}/versions/" if what in VERSIONED else f"{what}/")
+        needed.add(f"{below}{'read' if verb == 'GET' else 'write'}")
+    assert {"models/versions/write", "data/versions/write", "experiments/runs/write", "jobs/write"} <= needed
+    assert sorted(needed - set(allowed)) == []
 
 
 def test_no_secret_lies_in_the_project(world: World) -> None:

@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from fakes import blob
 from fakes.azureml_assets import Assets
 from fakes.azureml_jobs import Jobs
+from fakes.azureml_mlflow import Mlflow
 from fakes.azureml_refusals import Refused, not_found
 from fakes.azureml_shapes import NAME, Answer, named
 from fakes.certificates import Certificate
@@ -63,6 +64,7 @@ class AzureML:
         clusters: By name.
         assets: Versions of environments, data and models.
         jobs: What was asked to run.
+        mlflow: Its MLflow.
         calls: What was asked for, as `PUT jobs`, in order.
         silent: How many questions about jobs to come are not answered.
         denied: What whoever asks has no right to, as `PUT jobs`.
@@ -80,6 +82,7 @@ class AzureML:
         self.datastores = {DATASTORE: blob.CONTAINER}
         self.assets = Assets(self)
         self.jobs = Jobs(self)
+        self.mlflow = Mlflow(self)
         self.calls: list[str] = []
         self.denied: set[str] = set()
         self.silent = 0
@@ -142,6 +145,8 @@ class AzureML:
             yield verb, re.escape(ROOT) + below, self._authorized(f"{verb} {what}", act)
         details = self._authorized("GET runs", lambda _, name: (200, self.jobs.details(name), {}), versioned=False)
         yield "GET", re.escape(f"/history/v1.0{ROOT}/runs/") + "([^/]+)/details", details
+        for verb, pattern, act in self.mlflow.rows():
+            yield verb, pattern, self._authorized(f"{verb} mlflow", act, versioned=False)
         yield "GET", r"/subscriptions/.+/workspaces/([^/]+).*", self._nowhere
 
     def _authorized(self, what: str, act: Callable[..., Answer], *, versioned: bool = True) -> Callable[..., Answer]:
@@ -162,8 +167,9 @@ class AzureML:
                 )
             if versioned and "api-version" not in query:
                 raise Refused(400, "MissingApiVersionParameter", "The api-version query parameter is required.")
-            return act(body, *groups)
+            return act(query if method == "GET" else body, *groups)
 
+        method = what.split()[0]
         return check
 
     def _nowhere(self, _: Any, headers: Mapping[str, str], __: Any, workspace: str) -> Answer:
@@ -186,7 +192,10 @@ class AzureML:
         ]
 
     def _workspace(self) -> dict[str, Any]:
-        properties = {"discoveryUrl": f"{self.url}/discovery", "workspaceId": SUBSCRIPTION, "friendlyName": WORKSPACE}
+        properties = {
+            **{"discoveryUrl": f"{self.url}/discovery", "workspaceId": SUBSCRIPTION, "friendlyName": WORKSPACE},
+            "mlFlowTrackingUri": self.mlflow.uri,
+        }
         return {**named(ROOT), "location": LOCATION, "kind": "Default", "properties": properties}
 
     def _compute(self, name: str) -> dict[str, Any]:
@@ -286,6 +295,7 @@ class AzureML:
             yield
         finally:
             self.jobs.end()
+            self.mlflow.end()
             server.shutdown()
             server.server_close()
 

@@ -125,3 +125,17 @@ def signature(method: str, headers: dict[str, str], container: str) -> str:
     # The account twice: an Azurite has it in its path, where Azure has it in its host's name.
     what = f"{method}{chr(10) * 12}{own}/{ACCOUNT}/{ACCOUNT}/{container}\nrestype:container"
     return base64.b64encode(hmac.new(base64.b64decode(KEY), what.encode(), hashlib.sha256).digest()).decode()
+
+
+def exists(url: str, container: str, path: str) -> bool:
+    """Whether a container of an Azurite has a blob of this name, or any below it."""
+    import obstore
+    from obstore.store import AzureStore
+
+    store = AzureStore(
+        container, account_name=ACCOUNT, account_key=KEY, endpoint=f"{url}/{ACCOUNT}",
+        client_options={"allow_invalid_certificates": True},
+    )  # fmt: skip
+    parent, _, name = path.rstrip("/").rpartition("/")
+    found = obstore.list_with_delimiter(store, parent or None)
+    return path.rstrip("/") in (*found["common_prefixes"], *(item["path"] for item in found["objects"])) and bool(name)
