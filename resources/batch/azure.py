@@ -178,7 +178,7 @@ class AzureBatch(ManagedBatch):
         self.onnx_of(model)
         try:
             self._enough()
-            deployment = self._deployed(step, model)
+            deployment = self.deployed(step, model)
             mark = self._noted(job, "mark") or secrets.token_hex(8)
             self._list(job, f"{job.folder}/lists-{mark}")
             self._note(job, "mark", mark)
@@ -230,7 +230,12 @@ class AzureBatch(ManagedBatch):
                 "more, or set DETECTION_AZURE_BATCH_INSTANCES to fewer"
             )
 
-    def _deployed(self, step: Step, model: ModelVersion) -> str:
+    def deployed(self, step: Step, model: ModelVersion) -> str:
+        """Makes the deployment for a model and a step's thresholds, unless it is there; gives its name.
+
+        Raises:
+            AzureError, MlException: Azure ML refuses.
+        """
         about, identity = self.about(step, model), self.compute.identity
         told = {SETTINGS: orjson.dumps(about).decode(), **object_store.account()}
         path = self._place(model.onnx)

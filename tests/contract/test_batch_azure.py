@@ -14,7 +14,6 @@ import dagster as dg
 import pytest
 from contract import a_batch
 from contract.a_batch import MODEL, model_in, run, step, steps, table
-from contract.in_a_run import in_a_run
 from contract.test_batch import batch_service as batch_service
 from contract.test_batch import world as world
 from fakes import azureml, blob
@@ -43,47 +42,55 @@ def test_both_sides_know_the_lists_by_the_same_words() -> None:
     assert (backend.LISTS, backend.SETTINGS) == (script.LISTS, script.SETTINGS)
 
 
-def test_a_version_is_a_deployment_that_stays(world: Any, azureml_service: azureml.AzureML) -> None:
-    run(world, steps())
-    run(world, steps(version="v2"))
-    ((name, made),) = deployments(azureml_service).items()
+def deployed(world: Any, **settings: Any) -> str:
+    """The deployment for the lake's model, made without a job."""
+    wanted = replace(step("a", "red.png"), params={"settings": {**a_batch.SETTINGS, **settings}})
+    return world.batch.deployed(wanted, model_in(world.storage))
+
+
+def invoked(client: Any, endpoint: str, inputs: dict[str, Any], **more: Any) -> Any:
+    """A job of an endpoint's default deployment."""
+    from azure.ai.ml.constants._endpoint import EndpointInvokeFields
+
+    # The SDK keeps the deployment that was asked last, and asks it again.
+    EndpointInvokeFields.DEFAULT_HEADER.pop(EndpointInvokeFields.MODEL_DEPLOYMENT, None)
+    return client.batch_endpoints.invoke(endpoint_name=endpoint, inputs=inputs, **more)
+
+
+def test_a_version_is_a_deployment_that_stays_and_a_job_reads_what_it_is_asked_about(
+    world: Any, azureml_service: azureml.AzureML, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world.storage.put("frames/a/v1/made/torn.png", b"no picture")
+    run(world, [step("a", "red.png", "torn.png")])
+    told = capfd.readouterr().err
+    assert "begun as a batch job of Azure ML: https://ml.azure.com/runs/batchjob-" in told
+    assert "000000.pictures.json: 2 pictures, 1 of them not readable, the first a/v1/made/torn.png" in told
+    ((_, name, asked),) = azureml_service.batch.asked.values()
+    (given,) = asked["inputData"].values()
+    assert given["jobInputType"] == "UriFolder"
+    assert "/jobs/predict-" in given["uri"], "not the folder of all frames"
+    made = deployments(azureml_service)[name]
     assert name.startswith("v7-")
-    assert azureml_service.calls.count("PUT codes") == 1, "the script is uploaded once"
-    (endpoint,) = azureml_service.batch.endpoints.values()
-    assert endpoint["properties"]["defaults"]["deploymentName"] == name
+    assert azureml_service.calls.count("PUT codes") == 1
     model = azureml_service.assets.there[("models", *made["model"]["assetId"].split("/")[-3::2])]
     assert model["properties"]["modelUri"].endswith(f"/tiny/{MODEL}"), "it lies where it lay"
-    other = [replace(one, params={**one.params, "settings": {**a_batch.SETTINGS, "confidence": 0.5}})
-             for one in steps(version="v3")]  # fmt: skip
-    run(world, other)
-    assert len(deployments(azureml_service)) == 2, "other thresholds are another"
-    assert endpoint["name"] == world.batch.endpoint
+    secret = json.dumps([asked, made])
+    assert blob.KEY not in secret
+    assert azureml_service.secret not in secret
+    assert deployed(world) == name
+    other = deployed(world, confidence=0.5)
+    assert set(deployments(azureml_service)) == {name, other}, "other thresholds are another"
     (endpoint,) = azureml_service.batch.endpoints.values()
-    assert endpoint["properties"]["defaults"]["deploymentName"] != name, "the newest is the default"
+    assert endpoint["name"] == world.batch.endpoint
+    assert endpoint["properties"]["defaults"]["deploymentName"] == other, "the newest is the default"
 
 
 def test_old_deployments_make_room(
     world: Any, azureml_service: azureml.AzureML, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(microsoft_batch, "KEPT", 2)
-    seen = []
-    for number in range(4):
-        run(changed(world, image=f"{azureml.BATCH_IMAGE}{number}"), [step("a", "red.png", version=f"v{number}")])
-        seen.append(list(deployments(azureml_service))[-1])
+    seen = [deployed(world, confidence=confidence) for confidence in (0.1, 0.2, 0.3, 0.4)]
     assert list(deployments(azureml_service)) == seen[-2:]
-
-
-def test_a_job_reads_the_pictures_that_it_is_asked_about_and_no_others(
-    world: Any, azureml_service: azureml.AzureML
-) -> None:
-    run(world, [step("a", "red.png")])
-    ((_, __, asked),) = azureml_service.batch.asked.values()
-    (given,) = asked["inputData"].values()
-    assert given["jobInputType"] == "UriFolder"
-    assert "/jobs/predict-" in given["uri"], "not the folder of all frames"
-    told = json.dumps([asked, deployments(azureml_service)])
-    assert blob.KEY not in told
-    assert azureml_service.secret not in told
 
 
 def test_pictures_in_many_lists_are_answered_each_by_its_own(
@@ -121,6 +128,7 @@ def test_a_job_that_nobody_has_noted_is_found_by_its_mark(
     assert len(azureml_service.batch.asked) == 1, "it was asked for once"
 
 
+@pytest.mark.long
 def test_a_request_whose_answer_got_lost_makes_one_job_in_the_end(
     world: Any, azureml_service: azureml.AzureML, batch_service: a_batch.Service
 ) -> None:
@@ -132,6 +140,7 @@ def test_a_request_whose_answer_got_lost_makes_one_job_in_the_end(
     assert set(batch_service.states()) == {"Completed", "Canceled"}
 
 
+@pytest.mark.long
 def test_a_list_is_tried_again_when_its_process_dies(
     world: Any, azureml_service: azureml.AzureML, batch_service: a_batch.OnAzure
 ) -> None:
@@ -149,13 +158,14 @@ def test_somebody_elses_folder_of_pictures_is_answered_in_the_jobs_own_output(
     from azure.ai.ml import Input as Given
     from azure.ai.ml import Output
 
-    run(world, [step("a", "red.png")])
+    deployed(world)
     world.storage.put("guests/red.png", a_batch.picture("red.png"))
     world.storage.put("guests/deep/torn.png", b"no picture")
     place = world.compute.place(Input("guests"))
-    asked = world.batch.ml.client.batch_endpoints.invoke(
-        endpoint_name=world.batch.endpoint,
-        inputs={"pictures": Given(type="uri_folder", path=place)},
+    asked = invoked(
+        world.batch.ml.client,
+        world.batch.endpoint,
+        {"pictures": Given(type="uri_folder", path=place)},
         outputs={"answers": Output(type="uri_folder", path=world.compute.place(Input("answers-of-guests")))},
     )
     ends = time.monotonic() + 60
@@ -172,14 +182,6 @@ def test_somebody_elses_folder_of_pictures_is_answered_in_the_jobs_own_output(
     by_name = {Path(one["file"]).name: one for one in told}
     assert len(by_name["red.png"]["boxes"]) == 1
     assert "is not a" in by_name["torn.png"]["error"]
-
-
-def test_the_log_of_the_script_is_in_the_runs_own(world: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    world.storage.put("frames/a/v1/made/torn.png", b"no picture")
-    run(world, [step("a", "red.png", "torn.png")])
-    told = capfd.readouterr().err
-    assert "000000.pictures.json: 2 pictures, 1 of them not readable, the first a/v1/made/torn.png" in told
-    assert "begun as a batch job of Azure ML: https://ml.azure.com/runs/batchjob-" in told
 
 
 def test_refusals_say_what_to_do(world: Any, azureml_service: azureml.AzureML) -> None:
@@ -199,6 +201,7 @@ def test_refusals_say_what_to_do(world: Any, azureml_service: azureml.AzureML) -
         azureml_service.denied = set()
 
 
+@pytest.mark.long
 def test_a_job_that_waits_for_machines_says_why(
     world: Any, azureml_service: azureml.AzureML, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +221,7 @@ def test_a_job_that_waits_for_machines_says_why(
     assert any("ask for more cores of Standard_DS3_v2" in line for line in said)
 
 
+@pytest.mark.long
 def test_a_service_that_is_silent_for_a_while_stops_no_job(
     world: Any, azureml_service: azureml.AzureML, batch_service: a_batch.Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,7 +241,7 @@ def test_a_service_that_is_silent_for_a_while_stops_no_job(
 
 
 def test_without_a_cluster_of_its_own_it_is_a_job_like_any_other(
-    world: Any, azureml_service: azureml.AzureML, monkeypatch: pytest.MonkeyPatch
+    platform: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DETECTION_AZURE_BATCH_IMAGE")
     with pytest.raises(profiles.SettingsError, match="DETECTION_AZURE_BATCH_IMAGE is not set"):
@@ -245,8 +249,7 @@ def test_without_a_cluster_of_its_own_it_is_a_job_like_any_other(
     monkeypatch.delenv("DETECTION_AZURE_BATCH")
     with dg.build_resources(profiles.azure("tiny", host="127.0.0.1", port=0)) as opened:
         assert isinstance(opened.batch, LocalBatch)
-        in_a_run(lambda context: opened.batch.run(context, [step("a", "red.png")], model_in(world.storage)))
-    assert not azureml_service.batch.asked
+        assert opened.batch.compute.service == "Azure ML"
 
 
 def test_the_doctor_looks_at_the_cluster(world: Any) -> None:
@@ -261,7 +264,7 @@ class TestTheStandIn:
 
     @pytest.fixture
     def client(self, world: Any) -> Any:
-        run(world, [step("a", "red.png")])
+        deployed(world)
         return world.batch.ml.client
 
     def test_names_and_deployments(self, world: Any, client: Any, azureml_service: azureml.AzureML) -> None:
@@ -280,22 +283,14 @@ class TestTheStandIn:
         client.batch_endpoints.begin_create_or_update(BatchEndpoint(name="another-one")).result()
         folder = Given(type="uri_folder", path=world.compute.place(Input("frames")))
         with pytest.raises(HttpResponseError, match="No valid deployments to route to"):
-            self.invoked(client, "another-one", {"one": folder})
+            invoked(client, "another-one", {"one": folder})
         endpoint = world.batch.endpoint
         with pytest.raises(HttpResponseError, match="takes one data input"):
-            self.invoked(client, endpoint, {"one": folder, "two": folder})
+            invoked(client, endpoint, {"one": folder, "two": folder})
         with pytest.raises(HttpResponseError, match="none of the supported types"):
-            self.invoked(client, endpoint, {"one": Given(type="mltable", path=folder.path)})
+            invoked(client, endpoint, {"one": Given(type="mltable", path=folder.path)})
         with pytest.raises(HttpResponseError, match="Could not find datastore 'none'"):
-            self.invoked(client, endpoint, {"one": Given(type="uri_folder", path="azureml://datastores/none/paths/x")})
-
-    @staticmethod
-    def invoked(client: Any, endpoint: str, inputs: dict[str, Any]) -> None:
-        from azure.ai.ml.constants._endpoint import EndpointInvokeFields
-
-        # The SDK keeps the deployment that was asked last, and asks it again.
-        EndpointInvokeFields.DEFAULT_HEADER.pop(EndpointInvokeFields.MODEL_DEPLOYMENT, None)
-        client.batch_endpoints.invoke(endpoint_name=endpoint, inputs=inputs)
+            invoked(client, endpoint, {"one": Given(type="uri_folder", path="azureml://datastores/none/paths/x")})
 
     def test_a_token_for_the_resource_manager_asks_no_endpoint(
         self, world: Any, client: Any, azureml_service: azureml.AzureML
