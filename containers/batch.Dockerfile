@@ -6,7 +6,7 @@
 #
 # It is the server's code without the server, and the packages that Azure ML's own driver wants. These do not fit what
 # requirements.lock pins (NumPy, Arrow, azure-identity), so they have a lock of their own, in which what decides a box
-# is of the same versions: `uv pip compile` with the group `serving`, azureml-core and azureml-dataset-runtime[fuse].
+# is of the same versions: `uv pip compile` with the group `serving`, azureml-core, azureml-dataset-runtime[fuse] and pandas.
 # They exist for no Python after 3.11.
 ARG BASE=python:3.11.14-slim-bookworm
 
