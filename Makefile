@@ -7,7 +7,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 # Where this is set, every start compiles a few thousand modules anew: half of the time of a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo story dev stop test test-aws test-azure test-cloud test-long platforms lint bench images smoke promote-aws lock clean
+.PHONY: help setup demo story dev stop test test-aws test-azure test-cloud test-long platforms lint bench images batch-image smoke promote-aws lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -65,6 +65,7 @@ bench: setup ## Our speed beside the anchors, as ratios in one run
 TAG ?= $(shell git rev-parse HEAD)
 PROGRAMS = $(REGISTRY)/detection-programs:$(TAG)
 SERVING = $(REGISTRY)/detection-serving:$(TAG)
+BATCH = $(REGISTRY)/detection-batch:$(TAG)
 POSTGRES := dagster-postgres==$(shell sed -n 's/^dagster-aws==//p' requirements.lock)
 STACK ?= detection-dagster
 
@@ -76,6 +77,11 @@ images: ## Build the images of this commit and push them: REGISTRY=...
 	docker push $(PROGRAMS)
 	docker push $(PROGRAMS)-dagster
 	docker push $(SERVING)
+
+batch-image: ## Build the image of Azure ML's batch endpoints and push it: REGISTRY=...
+	@test -n "$(REGISTRY)" || { echo "REGISTRY is not set; set it to the registry's address, as <name>.azurecr.io"; exit 2; }
+	docker build -f containers/batch.Dockerfile -t $(BATCH) .
+	docker push $(BATCH)
 
 smoke: setup ## The whole graph, on the platform that the environment names, and its endpoint asked: DETECTORS="fridge ..."
 	@test -n "$(DETECTORS)" || { echo 'DETECTORS is not set; name one or more, as DETECTORS="fridge surgical"'; exit 2; }

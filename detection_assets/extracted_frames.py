@@ -56,7 +56,8 @@ def extracted_frames(
     hardware = detector.sampling.hardware
     divided = portions(dict(zip(usable["video"], usable["bytes"], strict=True)), compute.places(hardware))
     left = [[video for video in portion if video in todo] for portion in divided]
-    steps = [_step(videos, kinds, prefixes, storage, sampling, hardware) for videos in left if videos]
+    files = _files(storage, kinds)
+    steps = [_step(videos, kinds, prefixes, files, sampling, hardware) for videos in left if videos]
     ran = compute.run_all(context, steps)
     published = {video: storage.published(prefix) for video, prefix in prefixes.items()}
     table = read_frames(storage, published)
@@ -86,14 +87,14 @@ def _step(
     videos: Sequence[str],
     kinds: Mapping[str, str],
     prefixes: Mapping[str, str],
-    storage: Storage,
+    files: Mapping[str, Sequence[str]],
     sampling: Mapping[str, Any],
     hardware: str,
 ) -> Step:
     return Step(
         program="extract",
         version=version_of(sorted(prefixes[video] for video in videos)),
-        inputs={"videos": Input(layout.VIDEOS, _keys(storage, {video: kinds[video] for video in videos}))},
+        inputs={"videos": Input(layout.VIDEOS, sorted({file for video in videos for file in files[video]}))},
         outputs={layout.slug(video): prefixes[video] for video in videos},
         params={
             "videos": [
@@ -105,17 +106,17 @@ def _step(
     )
 
 
-def _keys(storage: Storage, kinds: Mapping[str, str]) -> list[str]:
-    """The files of some videos; of one that is a folder of images, each image."""
+def _files(storage: Storage, kinds: Mapping[str, str]) -> dict[str, list[str]]:
+    """The files of each video; of one that is a folder of images, each image, those of a folder in it included."""
+    files = {video: [] if kind == "images" else [video] for video, kind in kinds.items()}
     folders = {video for video, kind in kinds.items() if kind == "images"}
-    keys = kinds.keys() - folders
     if folders:
         # One listing, whatever their number.
         for item in storage.list(layout.video(*folders) if len(folders) == 1 else layout.VIDEOS):
             path = PurePosixPath(item.key.removeprefix(layout.VIDEOS + "/"))
-            if any(str(parent) in folders for parent in path.parents):
-                keys.add(str(path))
-    return sorted(keys)
+            for folder in folders.intersection(map(str, path.parents)):
+                files[folder].append(str(path))
+    return files
 
 
 def read_frames(storage: Storage, published: dict[str, Published | None]) -> pd.DataFrame:

@@ -20,6 +20,8 @@ CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
 """The setting that Azure's other tools know and obstore does not."""
 OF_THE_JOB = ("MSI_ENDPOINT", "MSI_SECRET")
 """What Azure ML tells a job with an identity: where to ask for its tokens, and a word that nobody else knows."""
+CLIENT = "DEFAULT_IDENTITY_CLIENT_ID"
+"""Which of several identities of its machine a job is to ask for."""
 BEFORE = (
     *("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY", "AZURE_CLIENT_SECRET"),
     *("AZURE_USE_AZURE_CLI", "IDENTITY_ENDPOINT"),
@@ -96,7 +98,7 @@ def _identity() -> dict[str, Any]:
     """A token of the identity that Azure ML has given to this job."""
     where, secret = (os.environ[name] for name in OF_THE_JOB)
     asked = {"api-version": "2017-09-01", "resource": BLOB}
-    client = os.environ.get("DEFAULT_IDENTITY_CLIENT_ID")
+    client = os.environ.get(CLIENT)
     query = urllib.parse.urlencode({**asked, **({"clientid": client} if client else {})})
     request = urllib.request.Request(f"{where}?{query}", headers={"secret": secret})
     with urllib.request.urlopen(request, timeout=60) as answer:

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,14 @@ class Workspace:
             AzureError: It is not told.
         """
         return self._told(f"{_history(self, _environment())}/history/v1.0{self.path}/runs/{name}/details")
+
+    def children(self, name: str) -> Sequence[Mapping[str, Any]]:
+        """What the run history tells of the jobs that a job is made of, as `run` has it but for the logs.
+
+        Raises:
+            AzureError: It is not told.
+        """
+        return self._told(f"{_history(self, _environment())}/history/v1.0{self.path}/runs/{name}/children")["value"]
 
     def cluster(self, name: str) -> Mapping[str, Any]:
         """A compute cluster with its errors, which the SDK leaves out.

@@ -19,6 +19,8 @@ from resources.alerts.local import chosen
 from resources.arrivals.aws import QueueArrivals
 from resources.arrivals.local import NobodyTells
 from resources.batch.aws import SageMakerBatch
+from resources.batch.azure import AzureBatch
+from resources.batch.base import Batch
 from resources.batch.local import LocalBatch
 from resources.compute.aws import SageMakerCompute
 from resources.compute.azure import AzureCompute
@@ -192,10 +194,22 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
         poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
         **_given(spot="DETECTION_AZURE_SPOT", identity="DETECTION_AZURE_IDENTITY", jobs="DETECTION_AZURE_JOBS"),
     )
+    batch: Batch = LocalBatch(compute=compute)
+    if os.environ.get("DETECTION_AZURE_BATCH"):
+        image = "the address of the image that the batch endpoint runs"
+        batch = AzureBatch(
+            storage=here["storage"],
+            detector=detector,
+            compute=compute,
+            cluster=_setting("DETECTION_AZURE_BATCH", ""),
+            image=_needed("azure", "DETECTION_AZURE_BATCH_IMAGE", image),
+            poll_s=compute.poll_s,
+            **_given(count="DETECTION_AZURE_BATCH_INSTANCES"),
+        )
     return {
         **here,
         "compute": compute,
-        "batch": LocalBatch(compute=compute),
+        "batch": batch,
         "registry": AzureRegistry(**common, model=detector),
         # The studio shows it beside the jobs, and nothing has to be set up or paid for it.
         "tracking": here["tracking"]

@@ -23,12 +23,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
+from detection_assets.domain.previews import worth_a_look
 from detection_assets.domain.problems import InputError, Problem
 from detection_assets.programs.draw import draw_boxes, read_ahead, read_rgb, save_jpeg
 from detection_assets.programs.job import Job, main
 
-PREVIEWS = 3
-"""Annotated frames of a video that are kept to look at."""
 PREVIEW_WIDTH = 320
 COLUMNS = ["frame", "class", "confidence", "x1", "y1", "x2", "y2"]
 Box: TypeAlias = "tuple[Any, ...]"
@@ -192,11 +191,8 @@ def _previews(job: Job, video: Video, table: pd.DataFrame, folder: Path) -> None
     boxes = table[table["class"].notna()]
     files: Mapping[str, str] = dict(video.frames)
     looked_at = [frame for frame in dict.fromkeys(table["frame"]) if (job.inputs["frames"] / files[frame]).exists()]
-    with_boxes = set(boxes["frame"])
-    candidates = [frame for frame in looked_at if frame in with_boxes] or looked_at
-    chosen = candidates[:: max(1, len(candidates) // PREVIEWS)][:PREVIEWS]
     classes = [str(name) for name in job.params.get("classes", [])]
-    for at, frame in enumerate(chosen, 1):
+    for at, frame in enumerate(worth_a_look(looked_at, set(boxes["frame"])), 1):
         picture = read_rgb(job.inputs["frames"] / files[frame])
         drawn = draw_boxes(picture, None, boxes[boxes["frame"] == frame], classes, width=PREVIEW_WIDTH)
         save_jpeg(folder / f"{at:02d}.jpg", drawn, 70)

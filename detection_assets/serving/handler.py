@@ -37,18 +37,19 @@ def read(body: bytes | str, content_type: str, limits: Limits = LIMITS) -> Pictu
 class Handler:
     """One loaded model. Safe to call from several threads."""
 
-    def __init__(self, place: Path, limits: Limits = LIMITS) -> None:
+    def __init__(self, place: Path, limits: Limits = LIMITS, **known: Any) -> None:
         """Loads the model in a folder and warms it up.
 
         Args:
             place: The folder that the cloud put it in, or its file; see `bundle.find`.
             limits: What a request may ask.
+            **known: What is known of the model better than beside it; see `bundle.find`.
 
         Raises:
             InputError: There is no such model.
             ModelError: It does not work.
         """
-        self.bundle, self.limits = find(place), limits
+        self.bundle, self.limits = find(place, **known), limits
         spec = self.bundle.spec
         self.predictor = Predictor(
             spec.model, confidence=spec.confidence, iou=spec.iou, max_det=spec.max_det, sha256=spec.sha256
@@ -65,7 +66,7 @@ class Handler:
         """
         began = time.perf_counter()
         names = ["the picture"] if len(given.encoded) == 1 else [f"picture {i}" for i in range(len(given.encoded))]
-        pictures = [self._one(data, name, given.confidence) for data, name in zip(given.encoded, names, strict=True)]
+        pictures = [self.look(data, name, given.confidence) for data, name in zip(given.encoded, names, strict=True)]
         problems = [one["error"] for one in pictures if "error" in one]
         if len(problems) == len(pictures):
             raise Refused(422, "; ".join(problems))
@@ -77,7 +78,20 @@ class Handler:
             "latency_ms": round((time.perf_counter() - began) * 1000, 3),
         } | ({"results": pictures} if given.batch else pictures[0])
 
-    def _one(self, data: bytes | str, name: str, confidence: float | None) -> dict[str, Any]:
+    def look(self, data: bytes | str, name: str, confidence: float | None = None) -> dict[str, Any]:
+        """Finds objects in one picture, or says why it cannot be read.
+
+        Args:
+            data: Its bytes; a reason in place of bytes is passed through.
+            name: What to call it in an error.
+            confidence: The caller's own threshold.
+
+        Returns:
+            In the form of `answers.Picture` or `answers.Unreadable`.
+
+        Raises:
+            ModelError: The model failed.
+        """
         if isinstance(data, str):
             return {"error": data}
         try:

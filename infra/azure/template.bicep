@@ -40,8 +40,12 @@ param gpuSize string = 'Standard_NC4as_T4_v3'
 @maxValue(100)
 param mostMachines int = 4
 
+@description('Whether batch endpoints are asked for (DETECTION_AZURE_BATCH), which takes rights that nothing else does.')
+param batch bool = false
+
 // The built-in roles that are given below, by the ids that Azure has for them everywhere.
 var blobContributor = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
+var blobReader = '2a2b9908-6ea1-4ae2-8e65-a410df84e7d1'
 var acrPull = '7f951dda-4ed3-4680-a7ca-43fe172d538d'
 
 // The lake -----------------------------------------------------------------------------------------------------------
@@ -324,6 +328,87 @@ resource dagsterInTheWorkspace 'Microsoft.Authorization/roleAssignments@2022-04-
   scope: workspace
   properties: {
     roleDefinitionId: runner.id
+    principalId: principal
+    principalType: principalType
+  }
+}
+
+// Batch endpoints ----------------------------------------------------------------------------------------------------
+
+// Uploaded code lies in a container of the workspace's own, whose name is not known before there is a workspace.
+resource jobsReadTheAccount 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (batch) {
+  name: guid(account.id, jobs.id, blobReader)
+  scope: account
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobReader)
+    principalId: jobs.properties.principalId
+    principalType: 'ServicePrincipal'
+  }
+}
+
+// The first part is what Dagster asks for; the second what Azure ML says that whoever invokes an endpoint needs beside
+// it (Authorization on batch endpoints), without what the workspace's own identity does.
+resource batchRunner 'Microsoft.Authorization/roleDefinitions@2022-04-01' = if (batch) {
+  name: guid(workspace.id, 'detection-batch-runner')
+  properties: {
+    roleName: 'Detection Assets, batch endpoints in ${name}'
+    description: 'What Detection Assets asks of its workspace where a batch endpoint predicts.'
+    type: 'CustomRole'
+    assignableScopes: [resourceGroup().id]
+    permissions: [
+      {
+        actions: [
+          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/read'
+          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/write'
+          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/jobs/read'
+          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/jobs/write'
+          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/deployments/read'
+          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/deployments/write'
+          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/deployments/delete'
+          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/deployments/jobs/read'
+          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/deployments/jobs/write'
+          'Microsoft.MachineLearningServices/workspaces/codes/read'
+          'Microsoft.MachineLearningServices/workspaces/codes/write'
+          'Microsoft.MachineLearningServices/workspaces/codes/versions/read'
+          'Microsoft.MachineLearningServices/workspaces/codes/versions/write'
+          'Microsoft.MachineLearningServices/workspaces/models/read'
+          'Microsoft.MachineLearningServices/workspaces/models/write'
+          'Microsoft.MachineLearningServices/workspaces/models/versions/read'
+          'Microsoft.MachineLearningServices/workspaces/models/versions/write'
+          'Microsoft.MachineLearningServices/workspaces/data/versions/write'
+          'Microsoft.MachineLearningServices/workspaces/datasets/registered/read'
+          'Microsoft.MachineLearningServices/workspaces/datasets/registered/write'
+          'Microsoft.MachineLearningServices/workspaces/datasets/unregistered/read'
+          'Microsoft.MachineLearningServices/workspaces/datasets/unregistered/write'
+          'Microsoft.MachineLearningServices/workspaces/datastores/listsecrets/action'
+          'Microsoft.MachineLearningServices/workspaces/listStorageAccountKeys/action'
+          'Microsoft.MachineLearningServices/workspaces/computes/listKeys/action'
+          'Microsoft.MachineLearningServices/workspaces/metadata/secrets/read'
+          'Microsoft.MachineLearningServices/workspaces/metadata/snapshots/read'
+          'Microsoft.MachineLearningServices/workspaces/metadata/artifacts/read'
+          'Microsoft.MachineLearningServices/workspaces/metadata/artifacts/write'
+          'Microsoft.MachineLearningServices/workspaces/experiments/runs/submit/action'
+          'Microsoft.MachineLearningServices/workspaces/experiments/runs/write'
+          'Microsoft.MachineLearningServices/workspaces/metrics/resource/write'
+          'Microsoft.MachineLearningServices/workspaces/modules/read'
+          'Microsoft.MachineLearningServices/workspaces/endpoints/pipelines/read'
+          'Microsoft.MachineLearningServices/workspaces/endpoints/pipelines/write'
+          'Microsoft.MachineLearningServices/workspaces/environments/build/action'
+          'Microsoft.MachineLearningServices/workspaces/environments/readSecrets/action'
+        ]
+        notActions: []
+        dataActions: []
+        notDataActions: []
+      }
+    ]
+  }
+}
+
+resource dagsterInvokesBatch 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (batch) {
+  name: guid(workspace.id, principal, batchRunner.id)
+  scope: workspace
+  properties: {
+    roleDefinitionId: batchRunner.id
     principalId: principal
     principalType: principalType
   }

@@ -4,7 +4,6 @@ A transform job takes no model that lies in the lake as a plain file, so the reg
 thresholds beside it; the model that SageMaker makes of the package is deleted when the job has ended.
 """
 
-import hashlib
 import io
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,9 +96,7 @@ class SageMakerBatch(ManagedBatch):
     def begin(self, job: Job, step: Step, model: ModelVersion) -> JobState:
         """Packs the model and the list of pictures, and creates SageMaker's model and the job."""
         packed, manifest = f"{job.folder}/model.tar.gz", f"{job.folder}/pictures.manifest"
-        settings = dict(step.params["settings"])
-        about = {"detector": self.detector, "version": model.version, "sha256": model.sha256, **settings}
-        self.storage.put(packed, self._packed(model, about))
+        self.storage.put(packed, _packed(self.onnx_of(model), self.about(step, model)))
         pictures = orjson.loads(self.storage.get(job.order))["pictures"]
         self.storage.put(manifest, orjson.dumps([{"prefix": self.storage.uri_of(f"{layout.FRAMES}/")}, *pictures]))
         sagemaker = amazon.client("sagemaker")
@@ -141,23 +138,6 @@ class SageMakerBatch(ManagedBatch):
             self.forget(job)
             raise
         return self.look(job) or JobState("running", "InProgress")
-
-    def _packed(self, model: ModelVersion, about: Mapping[str, Any]) -> bytes:
-        onnx = self.storage.get(model.onnx)
-        digest = hashlib.sha256(onnx).hexdigest()
-        if digest != model.sha256:
-            # The server would find it, too, and SageMaker wait for half an hour whether it changes its mind.
-            raise StepFailed(
-                f"{model.onnx}: its sha256 is {digest}, not the expected {model.sha256}: the file was changed or "
-                "damaged after it was registered; publish it again"
-            )
-        out = io.BytesIO()
-        with tarfile.open(fileobj=out, mode="w:gz", compresslevel=1) as archive:
-            for name, data in (("best.onnx", onnx), ("serving.json", orjson.dumps(about))):
-                info = tarfile.TarInfo(name)
-                info.size, info.mode = len(data), 0o644
-                archive.addfile(info, io.BytesIO(data))
-        return out.getvalue()
 
     def stop(self, job: Job) -> None:
         """Asks SageMaker to stop it; it keeps no answers of a job that was stopped."""
@@ -202,3 +182,13 @@ def model_of(job: Job) -> str:
 
 def _answers(job: Job) -> str:
     return f"{job.folder}/answers"
+
+
+def _packed(onnx: bytes, about: Mapping[str, Any]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz", compresslevel=1) as archive:
+        for name, data in (("best.onnx", onnx), ("serving.json", orjson.dumps(about))):
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(data), 0o644
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()

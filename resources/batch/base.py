@@ -4,6 +4,7 @@ A service's batch job hands pictures to the server that an endpoint has, one a r
 then made into what the program `predict` publishes, by that program, so a table does not tell where it comes from.
 """
 
+import hashlib
 import posixpath
 import time
 from abc import ABC, abstractmethod
@@ -16,6 +17,7 @@ import orjson
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from detection_assets.domain import layout
+from detection_assets.domain.previews import worth_a_look
 from resources.compute.base import Compute, Input, Step, StepFailed, StepResult, TookTooLong, version_of
 from resources.compute.managed import HERE, Job, JobHandle, JobState, ManagedJobs
 from resources.findings import Finding
@@ -23,8 +25,6 @@ from resources.registry.base import ModelVersion
 
 LONGEST = 20 * 2**20
 """Bytes of a picture that the server takes."""
-PREVIEWS = 3
-"""Pictures of a video that the program may draw."""
 TAKEN = "batch"
 """The note of a published output that says which job answered, on what, and what its share of that took."""
 
@@ -94,8 +94,8 @@ class ManagedBatch(ManagedJobs, Batch):
         state = self.look(job)
         if state is None:
             self.storage.put(job.order, orjson.dumps(self._order(waiting)))
-            context.log.info(f"{job.name}: begun as a batch job of {self.service}: {self.link(job)}")
             state = self.begin(job, waiting[0], model)
+            context.log.info(f"{job.name}: begun as a batch job of {self.service}: {self.link(job)}")
         else:
             context.log.info(f"{job.name}: found, {state.detail or state.phase}: {self.link(job)}")
         handle = JobHandle(job, context, state)
@@ -189,11 +189,9 @@ class ManagedBatch(ManagedJobs, Batch):
         made: dict[str, StepResult] = {}
         for step in waiting:
             files = _files(step)
-            answers = {file: {"error": why} for file, why in order["left_out"].items()}
-            answered = [file for file in files if file in keys]
-            told = zip(answered, self.storage.get_many([keys[file] for file in answered]), strict=True)
-            answers |= {file: orjson.loads(data) for file, data in told if data is not None}
-            lines = [{"file": file, **answers[file]} for file in files if file in answers]
+            answers: dict[str, Mapping[str, Any]] = {file: {"error": why} for file, why in order["left_out"].items()}
+            answers.update(self.read({file: keys[file] for file in files if file in keys}))
+            lines = [{**answers[file], "file": file} for file in files if file in answers]
             share = len(files) / (len(sent) + len(order["left_out"]))
             taken = {
                 "job": job.name,
@@ -214,6 +212,26 @@ class ManagedBatch(ManagedJobs, Batch):
             )
             made[step.name] = _with(self.compute.run(handle.context, gathered), taken)
         return made
+
+    def onnx_of(self, model: ModelVersion) -> bytes:
+        """The registered model; a service would take long to find that it is another.
+
+        Raises:
+            StepFailed: What lies there has another digest.
+        """
+        onnx = self.storage.get(model.onnx)
+        digest = hashlib.sha256(onnx).hexdigest()
+        if digest != model.sha256:
+            raise StepFailed(
+                f"{model.onnx}: its sha256 is {digest}, not the expected {model.sha256}: the file was changed or "
+                "damaged after it was registered; publish it again"
+            )
+        return onnx
+
+    def about(self, step: Step, model: ModelVersion) -> dict[str, Any]:
+        """What a server is told of a model: `serving.bundle.ABOUT`."""
+        known = {"detector": self.detector, "version": model.version, "sha256": model.sha256}
+        return {**known, **step.params["settings"]}
 
     # What a service does ---------------------------------------------------------------------------------------------
 
@@ -236,7 +254,16 @@ class ManagedBatch(ManagedJobs, Batch):
 
     @abstractmethod
     def answers(self, job: Job, files: Sequence[str]) -> Mapping[str, str]:
-        """Storage key of the server's answer to each of some pictures: JSON in the form of `serving.answers.Answer`."""
+        """Storage key of the file with the answer to each of the pictures that the job was asked about."""
+
+    def read(self, keys: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]:
+        """The answers to some pictures, each in the form of `serving.answers.Answer`, from a file for each of them.
+
+        Args:
+            keys: Their storage keys, by picture, as `answers` found them.
+        """
+        told = zip(keys, self.storage.get_many(list(keys.values())), strict=True)
+        return {file: orjson.loads(data) for file, data in told if data is not None}
 
 
 def _files(step: Step) -> Sequence[str]:
@@ -248,12 +275,11 @@ def _key(file: str) -> str:
 
 
 def _worth_a_look(step: Step, answers: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """For each video some pictures, evenly chosen, those with boxes first: what the program has to draw on."""
+    """For each video some pictures: what the program has to draw on."""
     chosen: list[str] = []
     for video in step.params["videos"]:
         looked_at = [file for _, file in video["frames"] if "boxes" in answers.get(file, {})]
-        found = [file for file in looked_at if answers[file]["boxes"]] or looked_at
-        chosen += found[:: max(1, len(found) // PREVIEWS)][:PREVIEWS]
+        chosen += worth_a_look(looked_at, {file for file in looked_at if answers[file]["boxes"]})
     return chosen
 
 

@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -13,7 +11,7 @@ import dagster as dg
 
 from detection_assets import object_store
 from detection_assets.domain.tuning import Trial
-from resources import microsoft
+from resources import microsoft, microsoft_jobs
 from resources.compute.base import Input, Step, StepFailed, Study
 from resources.compute.managed import Job, JobState, ManagedCompute, Silent
 from resources.findings import Finding
@@ -34,8 +32,6 @@ PRICES: Mapping[str, float] = {
     **{"Standard_NC40ads_H100_v5": 6.98, "Standard_ND96asr_v4": 27.197},
 }
 """US dollars an hour, dedicated, in East US: an estimate elsewhere, and an upper bound for low priority."""
-PHASES: Mapping[str, Any] = {"Completed": "done", "Failed": "failed", "NotResponding": "failed", "Canceled": "stopped"}
-"""What has ended, by Azure ML's word for it; everything else goes on."""
 
 
 class AzureCompute(ManagedCompute):
@@ -95,7 +91,7 @@ class AzureCompute(ManagedCompute):
             yield self._datastore_finding()
             for setting, cluster in (("CPU", self.cpu), ("GPU", self.gpu), ("SPOT", self.spot)):
                 if cluster:
-                    yield self._cluster_finding(setting, cluster)
+                    yield self.cluster_finding(setting, cluster)
         except AzureError as error:
             yield Finding("workspace", "bad", *microsoft.explained(error))
 
@@ -115,13 +111,22 @@ class AzureCompute(ManagedCompute):
             return Finding("datastore", "bad", told, remedy)
         return Finding("datastore", "good", told)
 
-    def _cluster_finding(self, setting: str, name: str) -> Finding:
+    def cluster_finding(self, setting: str, name: str) -> Finding:
+        """What there is to be said of a cluster.
+
+        Args:
+            setting: Which setting names it, without what all begin with.
+            name: The cluster's.
+
+        Raises:
+            AzureError: It is not told.
+        """
         try:
             found = self.ml.cluster(name)
         except LookupError:
             told = f"the workspace has no compute cluster {name}"
             return Finding(f"cluster {name}", "bad", told, f"make it, or correct DETECTION_AZURE_{setting}")
-        shortages = _shortages(found)
+        shortages = microsoft_jobs.shortages(found)
         if shortages:
             return Finding(f"cluster {name}", "bad", shortages[0])
         most = (found.get("scaleSettings") or {}).get("maxNodeCount", "?")
@@ -138,7 +143,7 @@ class AzureCompute(ManagedCompute):
         try:
             told = self.ml.client.jobs.get(job.name)
             status = str(getattr(told.status, "value", told.status))  # of an enumeration that may not know it
-            phase = PHASES.get(status, "running")
+            phase = microsoft_jobs.phase(status)
             if phase != "running" or status == "Queued":
                 with suppress(LookupError):  # somebody has deleted it since
                     cluster = self.ml.cluster(told.compute.rsplit("/", 1)[-1])
@@ -148,25 +153,11 @@ class AzureCompute(ManagedCompute):
             return None
         except AzureError as error:
             raise Silent(f"{job.name}: Azure ML does not say how it is: {microsoft.refusal(error)}") from error
-        size = str(cluster.get("vmSize", ""))
-        detail = ": ".join([status, *_shortages(cluster)][:2]) if phase == "running" else status
-        return JobState(phase, detail, _told(about.get("error"), size), size, _duration(about))
+        return microsoft_jobs.state(status, about, cluster)
 
     def log(self, job: Job, cursor: Any) -> tuple[Sequence[str], Any]:
         """The whole lines that the job has printed since."""
-        from azure.core.exceptions import AzureError
-
-        first = int(cursor or 0)
-        try:
-            files = self.ml.run(job.name).get("logFiles") or {}
-            url = next((url for name, url in sorted(files.items()) if LOG.search(name)), None)
-            data = _from(url, first) if url else b""
-        except (AzureError, urllib.error.URLError):
-            return [], cursor  # later is soon enough
-        if data is None:  # it is shorter than it was: another machine has begun it again
-            return [], 0
-        whole = data[: data.rfind(b"\n") + 1]
-        return whole.decode(errors="replace").splitlines(), first + len(whole)
+        return microsoft_jobs.logged(self.ml, job.name, LOG, cursor)
 
     def link(self, job: Job) -> str:
         """The job's page in the studio."""
@@ -209,14 +200,9 @@ class AzureCompute(ManagedCompute):
 
     def stop(self, job: Job) -> None:
         """Asks Azure ML to cancel it."""
-        from azure.core.exceptions import AzureError
-
-        try:
-            self.ml.client.jobs.begin_cancel(job.name, polling=False)
-        except AzureError as error:
-            state = self.look(job)
-            if state is not None and state.phase == "running":
-                raise StepFailed(f"{job.name} could not be stopped: {microsoft.refusal(error)}") from error
+        why = microsoft_jobs.cancel(self.ml, job.name)
+        if why and (state := self.look(job)) is not None and state.phase == "running":
+            raise StepFailed(f"{job.name} could not be stopped: {why}")
 
     def order_of(self, job: Job, context: Mapping[str, Any]) -> dict[str, Any]:
         """As of any job; of what is mounted the launcher shows the needed part, and it keeps the checkpoint itself."""
@@ -248,13 +234,13 @@ class AzureCompute(ManagedCompute):
             environment_variables=object_store.account(),
             # Mounted, so nothing is read but what the program opens.
             inputs={
-                name: Mounted(type="uri_folder", path=self._place(given), mode="ro_mount")
+                name: Mounted(type="uri_folder", path=self.place(given), mode="ro_mount")
                 for name, given in step.inputs.items()
             },
             # Where the launcher delivers; told to the studio for its lineage.
             outputs={
                 f"output_{number}": Output(
-                    type="uri_folder", path=self._place(Input(f"{prefix}/{job.output}")), mode="rw_mount"
+                    type="uri_folder", path=self.place(Input(f"{prefix}/{job.output}")), mode="rw_mount"
                 )
                 for number, prefix in enumerate(prefixes)
             },
@@ -262,7 +248,7 @@ class AzureCompute(ManagedCompute):
             timeout=max(1, int(step.timeout_s)),
         )
 
-    def _place(self, given: Input) -> str:
+    def place(self, given: Input) -> str:
         """A folder of the lake, as the workspace calls it."""
         return f"{microsoft.place(self.datastore, self.storage.uri_of(given.prefix))}/"
 
@@ -285,41 +271,3 @@ class AzureCompute(ManagedCompute):
 
     def close_study(self, handle: Any) -> None:
         """Never called: no study is opened."""
-
-
-def _from(url: str, first: int) -> bytes | None:
-    """A file's bytes from one on; None if it has fewer than that."""
-    request = urllib.request.Request(url, headers={"Range": f"bytes={max(0, first - 1)}-"})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            data = answer.read()
-    except urllib.error.HTTPError as error:
-        if error.code == 416:
-            return None if first else b""
-        raise
-    return data[1:] if first else data
-
-
-def _shortages(cluster: Mapping[str, Any]) -> list[str]:
-    """Why a cluster has no machines."""
-    return [_told(item, str(cluster.get("vmSize", ""))) for item in cluster.get("errors") or ()]
-
-
-def _told(item: Mapping[str, Any] | None, size: str) -> str:
-    """An error of a cluster's or of a run's, with its remedy; "" if there is none."""
-    error = (item or {}).get("error") or {}
-    code = str(error.get("code") or "")
-    remedy = microsoft.help_for(code, size)
-    said = f"{code}: {error.get('message', '')}" if code else ""
-    return f"{said} ({remedy})" if remedy else said
-
-
-def _duration(about: Mapping[str, Any]) -> float | None:
-    """Seconds from a job's first command to its end."""
-    from datetime import datetime
-
-    began, ended = about.get("startTimeUtc"), about.get("endTimeUtc")
-    if not began or not ended:
-        return None
-    moments = [datetime.fromisoformat(re.sub(r"\.\d+", "", text).replace("Z", "+00:00")) for text in (began, ended)]
-    return max(0.0, (moments[1] - moments[0]).total_seconds())

@@ -26,8 +26,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SERVING, PROGRAMS = (ROOT / "containers" / f"{name}.Dockerfile" for name in ("serving", "programs"))
-IMAGES = pytest.mark.parametrize("image", [SERVING, PROGRAMS], ids=["serving", "programs"])
+SERVING, PROGRAMS, BATCH = (ROOT / "containers" / f"{name}.Dockerfile" for name in ("serving", "programs", "batch"))
+IMAGES = pytest.mark.parametrize("image", [SERVING, PROGRAMS, BATCH], ids=["serving", "programs", "batch"])
 USER = 10001
 OTHERS = {"azureml_inference_server_http", "sagemaker_inference"}
 """Servers of the clouds that bring themselves."""
@@ -65,8 +65,17 @@ def test_everything_that_is_installed_is_pinned(image: Path) -> None:
     installs = [one.rest for stage in dockerfile.stages(image) for one in stage.every("RUN") if "install" in one.rest]
     assert installs
     for line in installs:
-        assert "--constraint requirements.lock" in line
+        assert "--constraint requirements.lock" in line or line.endswith("--requirement batch.lock")
         assert "apt-get" not in line
+
+
+def test_what_decides_a_box_is_the_same_in_both_locks() -> None:
+    pinned, batch = (
+        dict(line.split(" ;")[0].split("==") for line in path.read_text().splitlines())
+        for path in (ROOT / "requirements.lock", ROOT / "containers" / "batch.lock")
+    )
+    for name in ("openvino", "pillow", "simplejpeg", "opencv-python-headless", "orjson", "obstore"):
+        assert batch[name] == pinned[name], f"{name}: make containers/batch.lock again, as its Dockerfile says"
 
 
 def test_a_group_names_nothing_new() -> None:
@@ -228,6 +237,20 @@ def checked(stage: dockerfile.Stage, environment: Path, env: dict[str, str]) -> 
     (check,) = stage.every("HEALTHCHECK")
     command = ast.literal_eval(check.rest.partition("CMD ")[2])
     return subprocess.run([environment / "bin" / command[0], *command[1:]], env=env, capture_output=True).returncode
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_batch_image_has_what_the_script_and_azures_driver_import() -> None:
+    with tempfile.TemporaryDirectory(prefix="batch-image-") as folder:
+        environment, root = installed(BATCH, Path(folder))
+        assert missing(environment, reachable("detection_assets.serving.batch") | {"azureml", "fuse", "pandas"}) == []
+        look = "import azureml.core, detection_assets.serving.batch as batch; print(batch.__file__)"
+        env = {"PYTHONPATH": str(root / "opt" / "detection"), "HOME": folder}
+        words = [environment / "bin" / "python", "-c", look]
+        done = subprocess.run(words, env=env, cwd="/", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert str(root) in done.stdout
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from resources import profiles
 PLATFORMS = ["local"]
 """For the files that say nothing else."""
 ACCOUNT = "aws-account"
-STAND_INS = {"sagemaker_service", "s3_server"}
+STAND_INS = {"sagemaker_service", "s3_server", "batch_service"}
 """Fixtures that give a test a stand-in to look into."""
 
 

@@ -23,6 +23,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from fakes import blob
 from fakes.azureml_assets import Assets
+from fakes.azureml_batch import BatchEndpoints
+from fakes.azureml_codes import Codes
 from fakes.azureml_jobs import Jobs
 from fakes.azureml_mlflow import Mlflow
 from fakes.azureml_refusals import Refused, not_found
@@ -34,7 +36,10 @@ GROUP, WORKSPACE, LOCATION = "detection", "detection-ml", "westeurope"
 TENANT = "99999999-8888-7777-6666-555555555555"
 DATASTORE = "lake"
 IMAGE = "detection.azurecr.io/detection-programs:1"
+BATCH_IMAGE = "detection.azurecr.io/detection-batch:1"
 CLOUD = "StandIn"
+ML = "https://ml.azure.in.test"
+"""What a token is for that asks an endpoint of this cloud's, and not its resource manager."""
 ROOT = (
     f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/Microsoft.MachineLearningServices"
     f"/workspaces/{WORKSPACE}"
@@ -65,6 +70,8 @@ class AzureML:
         assets: Versions of environments, data and models.
         jobs: What was asked to run.
         mlflow: Its MLflow.
+        codes: What was uploaded to be run.
+        batch: Batch endpoints.
         calls: What was asked for, as `PUT jobs`, in order.
         silent: How many questions about jobs to come are not answered.
         denied: What whoever asks has no right to, as `PUT jobs`.
@@ -83,6 +90,8 @@ class AzureML:
         self.assets = Assets(self)
         self.jobs = Jobs(self)
         self.mlflow = Mlflow(self)
+        self.codes = Codes(self)
+        self.batch = BatchEndpoints(self)
         self.calls: list[str] = []
         self.denied: set[str] = set()
         self.silent = 0
@@ -111,9 +120,10 @@ class AzureML:
             {},
         )
 
-    def _known(self, headers: Mapping[str, str]) -> None:
+    def known(self, headers: Mapping[str, str], *, ml: bool = False) -> None:
+        """Looks who asks, the resource manager or an endpoint."""
         given = headers.get("Authorization", "")
-        if self._tokens.get(given.removeprefix("Bearer ")) != self.url:
+        if self._tokens.get(given.removeprefix("Bearer ")) != (ML if ml else self.url):
             raise Refused(401, "InvalidAuthenticationToken", "The access token is invalid.")
 
     # What is asked ---------------------------------------------------------------------------------------------------
@@ -137,6 +147,8 @@ class AzureML:
             ("GET", "computes", f"/({NAME})", lambda _, name: (200, self._compute(name), {})),
             ("GET", "datastores", f"/({NAME})", lambda _, name: (200, self._datastore(name), {})),
             *self.assets.rows(),
+            *self.codes.rows(),
+            *self.batch.rows(),
             ("PUT", "jobs", "/([^/]+)", lambda body, name: self.jobs.put(name, body)),
             ("GET", "jobs", "/([^/]+)", lambda _, name: (200, self.jobs.get(name), {})),
             ("POST", "jobs", "/([^/]+)/cancel", lambda _, name: self.jobs.cancel(name)),
@@ -147,13 +159,16 @@ class AzureML:
         yield "GET", re.escape(f"/history/v1.0{ROOT}/runs/") + "([^/]+)/details", details
         for verb, pattern, act in self.mlflow.rows():
             yield verb, pattern, self._authorized(f"{verb} mlflow", act, versioned=False)
+        children = self._authorized("GET runs", lambda _, name: (200, self.jobs.children(name), {}), versioned=False)
+        yield "GET", re.escape(f"/history/v1.0{ROOT}/runs/") + "([^/]+)/children", children
+        yield from self.batch.routes()
         yield "GET", r"/subscriptions/.+/workspaces/([^/]+).*", self._nowhere
 
     def _authorized(self, what: str, act: Callable[..., Answer], *, versioned: bool = True) -> Callable[..., Answer]:
         """Looks who asks, and whether they may, before anything is done."""
 
         def check(query: Mapping[str, str], headers: Mapping[str, str], body: Any, *groups: str) -> Answer:
-            self._known(headers)
+            self.known(headers)
             with self._lock:
                 self.calls.append(what)
                 silent = what in ("GET jobs", "GET runs") and self.silent > 0
@@ -173,7 +188,7 @@ class AzureML:
         return check
 
     def _nowhere(self, _: Any, headers: Mapping[str, str], __: Any, workspace: str) -> Answer:
-        self._known(headers)
+        self.known(headers)
         raise Refused(
             404,
             "ResourceNotFound",
@@ -244,6 +259,8 @@ class AzureML:
             "DETECTION_AZURE_PROGRAMS_IMAGE": IMAGE,
             "DETECTION_AZURE_CPU": "cpu",
             "DETECTION_AZURE_GPU": "gpu",
+            "DETECTION_AZURE_BATCH": "cpu",
+            "DETECTION_AZURE_BATCH_IMAGE": BATCH_IMAGE,
         }
 
     @contextmanager

@@ -32,6 +32,8 @@ ENDED = ("Completed", "Failed", "Canceled")
 LOG = "user_logs/std_log.txt"
 MUTABLE = ("description", "tags", "displayName", "properties", "isArchived")
 """What of a job may be changed by asking for one of its name."""
+LONG = "subscriptions/[^/]+/resource[gG]roups/[^/]+/workspaces/[^/]+/"
+"""What an address of a datastore may say of its workspace."""
 INSTALLED = Path(__file__).parents[2]
 
 
@@ -55,6 +57,7 @@ class FakeJob:
     starts: int = 0
     stopping: bool = False
     interrupting: bool = False
+    parent: str | None = None
     signature: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property
@@ -64,6 +67,10 @@ class FakeJob:
     @property
     def log(self) -> Path:
         return self.folder / LOG
+
+    def logs(self) -> dict[str, Path]:
+        """Its log files by name."""
+        return {LOG: self.log} if self.log.exists() else {}
 
 
 class CannotStart(Exception):
@@ -124,7 +131,7 @@ class Jobs:
                 if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name):
                     raise Refused(400, "UserError", f"{name!r} in {folders} is no name of an input or output")
                 if about.get("uri"):
-                    self._place(about["uri"])
+                    self.place(about["uri"])
         for kind, name in re.findall(r"\$\{\{\s*(\w+)\.(\w+)\s*\}\}", asked["command"]):
             if name not in (asked.get(kind) or {}):
                 raise Refused(400, "UserError", f"${{{{{kind}.{name}}}}} in the command is not one of the {kind}")
@@ -151,10 +158,16 @@ class Jobs:
         self._end(job)
         return 200, None, {}
 
+    def children(self, name: str) -> dict[str, Any]:
+        """What the run history has of the jobs that a job is made of."""
+        self._job(name)
+        return {"value": [self.details(job.name) for job in self if job.parent == name]}
+
     def details(self, name: str) -> dict[str, Any]:
         """What the run history has of a job."""
         job = self._job(name)
-        logs = {LOG: f"{self._service.url}/logs/{quote(name)}/{LOG}?sig={job.signature}"} if job.log.exists() else {}
+        where = f"{self._service.url}/logs/{quote(name)}"
+        logs = {file: f"{where}/{file}?sig={job.signature}" for file in job.logs()}
         return {
             **{"runId": name, "status": job.status, "target": job.cluster, "logFiles": logs},
             "startTimeUtc": _moment(job.started),
@@ -167,9 +180,9 @@ class Jobs:
     ) -> tuple[int, Any, dict[str, str]]:
         """A file of a job's log, from a byte on, for whoever has its signed address."""
         job = self._job(name)
-        if query.get("sig") != job.signature or file != LOG:
+        if query.get("sig") != job.signature or file not in job.logs():
             raise Refused(403, "AuthenticationFailed", "Server failed to authenticate the request.")
-        data, asked = job.log.read_bytes(), re.fullmatch(r"bytes=(\d+)-", headers.get("Range", ""))
+        data, asked = job.logs()[file].read_bytes(), re.fullmatch(r"bytes=(\d+)-", headers.get("Range", ""))
         first = int(asked[1]) if asked else 0
         if asked and first >= len(data):
             raise Refused(416, "InvalidRange", "The range specified is invalid for the current size of the resource.")
@@ -227,7 +240,7 @@ class Jobs:
                 paths[f"inputs.{name}"] = about["value"]
             else:
                 paths[f"inputs.{name}"] = str(mounts / f"INPUT_{name}")
-                self._mount(about["uri"], mounts / f"INPUT_{name}")
+                self.fetch(about["uri"], mounts / f"INPUT_{name}")
         outputs: dict[Path, str] = {}
         for name, about in (job.asked.get("outputs") or {}).items():
             folder = mounts / name
@@ -241,7 +254,7 @@ class Jobs:
         if code == 0 and not job.stopping:
             job.status = "Finalizing"
             for folder, uri in outputs.items():
-                self._upload(folder, uri)
+                self.upload(folder, uri)
         return code
 
     def _process(self, job: FakeJob, command: str) -> int:
@@ -266,7 +279,7 @@ class Jobs:
         if job.stopping or job.interrupting:  # since it was last looked at, when there was nothing to end yet
             self._end(job)
         try:
-            return job.process.wait(timeout=_seconds((job.asked.get("limits") or {}).get("timeout")))
+            return job.process.wait(timeout=seconds((job.asked.get("limits") or {}).get("timeout")))
         except subprocess.TimeoutExpired:
             job.stopping = True
             self._end(job)
@@ -287,9 +300,9 @@ class Jobs:
 
         threading.Thread(target=later, daemon=True).start()
 
-    def _place(self, uri: str) -> tuple[str, str]:
+    def place(self, uri: str) -> tuple[str, str]:
         """The container and the prefix that an address means."""
-        found = re.fullmatch(r"azureml://datastores/([^/]+)/paths/(.*)", uri)
+        found = re.fullmatch(rf"azureml://(?:{LONG})?datastores/([^/]+)/paths/(.*)", uri)
         if found is None:
             raise Refused(400, "UserError", f"{uri!r} is no address of a datastore")
         if found[1] not in self._service.datastores:
@@ -299,16 +312,23 @@ class Jobs:
     def _store(self, uri: str) -> Any:
         from obstore.store import AzureStore
 
-        container, prefix = self._place(uri)
+        container, prefix = self.place(uri)
         return AzureStore(
             container, prefix=prefix, account_name=blob.ACCOUNT, account_key=blob.KEY,
             endpoint=f"{self._service.azurite}/{blob.ACCOUNT}", client_options={"allow_invalid_certificates": True},
         )  # fmt: skip
 
-    def _mount(self, uri: str, folder: Path) -> None:
+    def fetch(self, uri: str, folder: Path) -> None:
+        """Shows in a folder what lies at an address: the one file of the name, or all below it."""
         import obstore
 
-        store, count = self._store(uri), 0
+        store, count = self._store(uri.rpartition("/")[0]), 0
+        with suppress(FileNotFoundError):
+            name = uri.rpartition("/")[2]
+            if name:
+                (folder / name).write_bytes(bytes(obstore.get(store, name).bytes()))
+                return
+        store = self._store(uri)
         for batch in obstore.list(store):
             for item in batch:
                 count += 1
@@ -319,7 +339,8 @@ class Jobs:
         if not count:
             raise CannotStart(f"Failed to mount {uri}: DataAccessError(NotFound): there is nothing at this path")
 
-    def _upload(self, folder: Path, uri: str) -> None:
+    def upload(self, folder: Path, uri: str) -> None:
+        """Copies a folder's files to an address."""
         import obstore
 
         for path in folder.rglob("*"):
@@ -342,7 +363,7 @@ def _moment(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat() if seconds else None
 
 
-def _seconds(duration: str | None) -> float | None:
+def seconds(duration: str | None) -> float | None:
     """Seconds of a duration in ISO 8601; None for no limit."""
     if not duration:
         return None

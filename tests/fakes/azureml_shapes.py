@@ -109,7 +109,8 @@ def _of(kind: Any, value: Any, where: str) -> Iterator[str]:
         enums = [part for part in parts if isinstance(part, EnumMeta)]
         if enums:
             allowed = [str(item.value) for item in enums[0]]
-            if value not in allowed:
+            # The service reads these words without a look at their case, and the SDK writes `aadToken`.
+            if str(value).lower() not in [one.lower() for one in allowed]:
                 yield f"{where}: {value!r} is none of {allowed}"
             return
         tries = [list(_of(part, value, where)) for part in parts]

@@ -16,6 +16,7 @@ from pycep import BicepParser
 TEMPLATE = ROOT / "infra" / "azure" / "template.bicep"
 BUILT_IN = {
     "blobContributor": "ba92f5b4-2d11-453d-a403-e96b0029c9fe",  # Storage Blob Data Contributor
+    "blobReader": "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1",  # Storage Blob Data Reader
     "acrPull": "7f951dda-4ed3-4680-a7ca-43fe172d538d",  # AcrPull
 }
 """Roles that Azure has everywhere under these ids."""
@@ -27,17 +28,22 @@ def template() -> Any:
 
 
 def properties(template: Any, name: str) -> Any:
-    return template["resources"][name]["config"]["properties"]
+    return whole(template["resources"][name])["properties"]
+
+
+def whole(resource: Any) -> Any:
+    """What a resource is, also of one that is made under a condition alone."""
+    return resource["config"]["config"] if "condition" in resource["config"] else resource["config"]
 
 
 def of_kind(template: Any, kind: str) -> dict[str, Any]:
-    return {name: one["config"] for name, one in template["resources"].items() if one["type"].endswith(f"/{kind}")}
+    return {name: whole(one) for name, one in template["resources"].items() if one["type"].endswith(f"/{kind}")}
 
 
 def test_every_name_that_is_used_is_one_that_is_there(template: Any) -> None:
     known = {*template["resources"], *template["parameters"], *template["variables"], "cluster", "properties"}
     used = set(re.findall(r'"operand_1": "(\w+)"', json.dumps([template["resources"], template["outputs"]])))
-    used |= {one["config"]["parent"] for one in template["resources"].values() if "parent" in one["config"]}
+    used |= {whole(one)["parent"] for one in template["resources"].values() if "parent" in whole(one)}
     used |= set(re.findall(r"\$\{(\w+)", TEMPLATE.read_text()))
     assert used <= known
 
@@ -65,7 +71,7 @@ def test_nobody_has_a_key_that_can_be_lost(template: Any) -> None:
     assert properties(template, "datastore")["credentials"] == {"credentialsType": "None"}
     assert properties(template, "workspace")["systemDatastoresAuthMode"] == "identity"
     text = TEMPLATE.read_text()
-    assert "listKeys" not in text, "no key is ever an output"
+    assert "listKeys(" not in text, "no key is ever an output"
     assert "connectionString" not in text
 
 
@@ -76,10 +82,12 @@ def test_rights_are_for_one_thing_and_from_a_known_role(template: Any) -> None:
         "jobsFetchImages": "registry",
         "dagsterInTheLake": "lake",
         "dagsterInTheWorkspace": "workspace",
+        "jobsReadTheAccount": "account",
+        "dagsterInvokesBatch": "workspace",
     }
     for name, one in assignments.items():
         given = json.dumps(one["properties"]["roleDefinitionId"])
-        assert any(role in given for role in (*BUILT_IN, "runner")), name
+        assert any(role in given for role in (*BUILT_IN, "runner", "batchRunner")), name
         # A name that is a function of whom, what and where can be deployed again, and is no other one's.
         assert "guid" in str(one["name"]), name
     text = TEMPLATE.read_text()
@@ -87,14 +95,26 @@ def test_rights_are_for_one_thing_and_from_a_known_role(template: Any) -> None:
         assert f"var {name} = '{role}'" in text
 
 
-def test_the_runners_role_names_each_action(template: Any) -> None:
-    (permission,) = properties(template, "runner")["permissions"]
+@pytest.mark.parametrize(
+    ("role", "deletes"), [("runner", []), ("batchRunner", ["batchEndpoints/deployments/delete"])], ids=["", "batch"]
+)
+def test_a_runners_role_names_each_action(template: Any, role: str, deletes: list[str]) -> None:
+    (permission,) = properties(template, role)["permissions"]
     assert permission["dataActions"] == []
     workspace = "Microsoft.MachineLearningServices/workspaces/"
     assert all(action.startswith(workspace) for action in permission["actions"])
     assert not [action for action in permission["actions"] if "*" in action]
     assert len(set(permission["actions"])) == len(permission["actions"])
-    assert not [action for action in permission["actions"] if action.endswith("/delete")]
+    ending = [action for action in permission["actions"] if action.endswith("/delete")]
+    assert [action.removeprefix(workspace) for action in ending] == deletes
+
+
+def test_what_lets_keys_be_seen_is_given_for_batch_endpoints_alone(template: Any) -> None:
+    conditional = {name for name, one in template["resources"].items() if one["config"].get("condition") == "batch"}
+    assert conditional == {"jobsReadTheAccount", "batchRunner", "dagsterInvokesBatch"}
+    (permission,) = properties(template, "runner")["permissions"]
+    assert not [action for action in permission["actions"] if "secret" in action.lower() or "keys" in action.lower()]
+    assert "param batch bool = false" in TEMPLATE.read_text()
 
 
 def test_clusters_cost_nothing_without_work(template: Any) -> None:

@@ -21,7 +21,7 @@ from served import ROOT, Server, grey
 
 from detection_assets.domain.problems import InputError
 from detection_assets.samples.bad_models import write_model
-from detection_assets.serving import bundle
+from detection_assets.serving import batch, bundle
 from detection_assets.serving.options import read_options
 
 
@@ -259,3 +259,45 @@ def test_sagemakers_toolkit_refuses_with_the_same_reasons(
 ) -> None:
     told, _, answer = toolkit(body, content_type)
     assert (told, reason in answer) == (status, True), answer
+
+
+def test_a_batch_endpoints_script_answers_lists_and_pictures_as_the_server_does(
+    local: Server, folder: Path, pictures: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, given = tmp_path / "lake", tmp_path / "given"
+    given.mkdir()
+    names = [f"store/{number}.jpg" for number in range(len(pictures))]
+    for name, picture in zip(names, pictures, strict=True):
+        (lake / "frames" / name).parent.mkdir(parents=True, exist_ok=True)
+        (lake / "frames" / name).write_bytes(picture)
+    (lake / "frames" / "torn.jpg").write_bytes(pictures[0][:50])
+    (lake / "answers").mkdir()
+    told = {"frames": (lake / "frames").as_uri(), "answers": (lake / "answers").as_uri()}
+    listed = given / f"000007{batch.LISTS}"
+    listed.write_bytes(orjson.dumps({**told, "pictures": [*names, "torn.jpg", "gone.jpg"]}))
+    (given / "alone.jpg").write_bytes(pictures[0])
+    monkeypatch.setenv("AZUREML_MODEL_DIR", str(folder))
+    monkeypatch.setenv(batch.OUTPUT, str(tmp_path))
+    batch.init()
+    rows = batch.run([str(listed), str(given / "alone.jpg")])
+    assert len(rows) == 2, "one for each file, or Azure ML takes it for failed"
+    assert f"{len(names) + 2} pictures, 2 of them not readable, the first torn.jpg: the picture is" in rows[0]
+    lines = (lake / "answers" / "000007.jsonl").read_bytes().splitlines()
+    answers = {one["file"]: one for one in map(orjson.loads, lines)}
+    for name, picture in zip(names, pictures, strict=True):
+        assert answers[name]["boxes"] == local.score(picture).json()["boxes"]
+    assert answers["gone.jpg"]["error"] == "it is gone; extract its video again"
+    (guests,) = tmp_path.glob("*.jsonl")
+    assert boxes(guests.read_bytes()) == boxes(local.score(pictures[0]).content)
+    before = guests.read_bytes()
+    batch.run([str(given / "alone.jpg")])
+    assert [path.read_bytes() for path in tmp_path.glob("*.jsonl")] == [before], "tried again, it is no other file"
+
+
+def test_a_batch_endpoints_script_takes_no_other_model_than_it_was_told_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZUREML_MODEL_DIR", str(folder))
+    monkeypatch.setenv(batch.SETTINGS, json.dumps({"sha256": "0" * 64}))
+    with pytest.raises(InputError, match="sha256"):
+        batch.init()

@@ -1,0 +1,24 @@
+"""Which pictures are worth a look."""
+
+from __future__ import annotations
+
+import pytest
+
+from detection_assets.domain.previews import PREVIEWS, worth_a_look
+
+
+@pytest.mark.parametrize(
+    ("count", "found", "chosen"),
+    [
+        (0, [], []),
+        (2, [], [0, 1]),
+        (9, [], [0, 3, 6]),
+        (9, [4], [4]),
+        (9, [1, 2, 5, 8], [1, 2, 5]),
+        (100, range(100), [0, 33, 66]),
+    ],
+)
+def test_some_are_chosen_evenly_and_those_with_boxes_first(count: int, found: list[int], chosen: list[int]) -> None:
+    looked_at = [str(number) for number in range(count)]
+    assert worth_a_look(looked_at, {str(number) for number in found}) == [str(number) for number in chosen]
+    assert len(chosen) <= PREVIEWS
