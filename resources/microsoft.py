@@ -58,6 +58,15 @@ class Workspace:
         """
         return self._told(f"{_history(self, _environment())}/history/v1.0{self.path}/runs/{name}/details")
 
+    def mlflow_run(self, name: str) -> Mapping[str, Any]:
+        """The `metrics` and `params` of a job's MLflow run, each a list of keys and values.
+
+        Raises:
+            AzureError: They are not told.
+        """
+        where = str(self.client.workspaces.get(self.name).mlflow_tracking_uri).replace("azureml:", "https:", 1)
+        return self._told(f"{where}/api/2.0/mlflow/runs/get?run_id={name}")["run"]["data"]
+
     def cluster(self, name: str) -> Mapping[str, Any]:
         """A compute cluster with its errors, which the SDK leaves out.
 

@@ -24,8 +24,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from fakes import blob
 from fakes.azureml_assets import Assets
 from fakes.azureml_jobs import Jobs
+from fakes.azureml_metrics import Metrics
 from fakes.azureml_refusals import Refused, not_found
 from fakes.azureml_shapes import NAME, Answer, named
+from fakes.azureml_sweeps import Sweeps
 from fakes.certificates import Certificate
 
 SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
@@ -63,6 +65,8 @@ class AzureML:
         clusters: By name.
         assets: Versions of environments, data and models.
         jobs: What was asked to run.
+        sweeps: What was asked to be searched; trials are jobs.
+        metrics: What jobs have logged to their runs.
         calls: What was asked for, as `PUT jobs`, in order.
         silent: How many questions about jobs to come are not answered.
         denied: What whoever asks has no right to, as `PUT jobs`.
@@ -80,6 +84,8 @@ class AzureML:
         self.datastores = {DATASTORE: blob.CONTAINER}
         self.assets = Assets(self)
         self.jobs = Jobs(self)
+        self.sweeps = Sweeps(self)
+        self.metrics = Metrics(self)
         self.calls: list[str] = []
         self.denied: set[str] = set()
         self.silent = 0
@@ -108,7 +114,7 @@ class AzureML:
             {},
         )
 
-    def _known(self, headers: Mapping[str, str]) -> None:
+    def known(self, headers: Mapping[str, str]) -> None:
         given = headers.get("Authorization", "")
         if self._tokens.get(given.removeprefix("Bearer ")) != self.url:
             raise Refused(401, "InvalidAuthenticationToken", "The access token is invalid.")
@@ -134,21 +140,36 @@ class AzureML:
             ("GET", "computes", f"/({NAME})", lambda _, name: (200, self._compute(name), {})),
             ("GET", "datastores", f"/({NAME})", lambda _, name: (200, self._datastore(name), {})),
             *self.assets.rows(),
-            ("PUT", "jobs", "/([^/]+)", lambda body, name: self.jobs.put(name, body)),
-            ("GET", "jobs", "/([^/]+)", lambda _, name: (200, self.jobs.get(name), {})),
-            ("POST", "jobs", "/([^/]+)/cancel", lambda _, name: self.jobs.cancel(name)),
+            ("PUT", "jobs", "/([^/]+)", lambda body, name: self._asked(body).put(name, body)),
+            ("GET", "jobs", "/([^/]+)", lambda _, name: (200, self._with(name).get(name), {})),
+            ("POST", "jobs", "/([^/]+)/cancel", lambda _, name: self._with(name).cancel(name)),
         ):
             below = f"/{what}{more}" if more else ""
             yield verb, re.escape(ROOT) + below, self._authorized(f"{verb} {what}", act)
-        details = self._authorized("GET runs", lambda _, name: (200, self.jobs.details(name), {}), versioned=False)
-        yield "GET", re.escape(f"/history/v1.0{ROOT}/runs/") + "([^/]+)/details", details
+        history = re.escape(f"/history/v1.0{ROOT}/runs/")
+        details = self._authorized(
+            "GET runs", lambda _, name: (200, self._with(name).details(name), {}), versioned=False
+        )
+        yield "GET", f"{history}([^/]+)/details", details
+        yield "GET", f"{history}([^/]+)/children", self._children
+        yield from self.metrics.rows()
         yield "GET", r"/subscriptions/.+/workspaces/([^/]+).*", self._nowhere
+
+    def _asked(self, body: Any) -> Jobs | Sweeps:
+        return self.sweeps if (body.get("properties") or {}).get("jobType") == "Sweep" else self.jobs
+
+    def _with(self, name: str) -> Jobs | Sweeps:
+        return self.sweeps if name in self.sweeps.all else self.jobs
+
+    def _children(self, query: Mapping[str, str], headers: Mapping[str, str], body: Any, name: str) -> Answer:
+        list_of = self._authorized("GET runs", lambda *_: (200, self.sweeps.children(query, name), {}), versioned=False)
+        return list_of(query, headers, body, name)
 
     def _authorized(self, what: str, act: Callable[..., Answer], *, versioned: bool = True) -> Callable[..., Answer]:
         """Looks who asks, and whether they may, before anything is done."""
 
         def check(query: Mapping[str, str], headers: Mapping[str, str], body: Any, *groups: str) -> Answer:
-            self._known(headers)
+            self.known(headers)
             with self._lock:
                 self.calls.append(what)
                 silent = what in ("GET jobs", "GET runs") and self.silent > 0
@@ -167,7 +188,7 @@ class AzureML:
         return check
 
     def _nowhere(self, _: Any, headers: Mapping[str, str], __: Any, workspace: str) -> Answer:
-        self._known(headers)
+        self.known(headers)
         raise Refused(
             404,
             "ResourceNotFound",
@@ -187,6 +208,7 @@ class AzureML:
 
     def _workspace(self) -> dict[str, Any]:
         properties = {"discoveryUrl": f"{self.url}/discovery", "workspaceId": SUBSCRIPTION, "friendlyName": WORKSPACE}
+        properties["mlFlowTrackingUri"] = f"{self.url.replace('https:', 'azureml:')}/mlflow/v1.0{ROOT}"
         return {**named(ROOT), "location": LOCATION, "kind": "Default", "properties": properties}
 
     def _compute(self, name: str) -> dict[str, Any]:
@@ -285,6 +307,7 @@ class AzureML:
             self.url = f"https://127.0.0.1:{server.server_address[1]}"
             yield
         finally:
+            self.sweeps.end()
             self.jobs.end()
             server.shutdown()
             server.server_close()
