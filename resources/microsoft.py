@@ -58,6 +58,20 @@ class Workspace:
         """
         return self._told(f"{_history(self, _environment())}/history/v1.0{self.path}/runs/{name}/details")
 
+    def children(self, name: str) -> list[Mapping[str, Any]]:
+        """What the run history tells of each run that a job has begun; the SDK reads no further than the first page.
+
+        Raises:
+            AzureError: It is not told.
+        """
+        found: list[Mapping[str, Any]] = []
+        url = f"{_history(self, _environment())}/history/v1.0{self.path}/runs/{name}/children"
+        while url:
+            told = self._told(url)
+            found += told.get("value") or ()
+            url = told.get("nextLink")
+        return found
+
     def mlflow_run(self, name: str) -> Mapping[str, Any]:
         """The `metrics` and `params` of a job's MLflow run, each a list of keys and values.
 

@@ -53,25 +53,25 @@ class AzureStudy(ManagedStudy):
         return SearchState(status not in PHASES, stopped, most, status, microsoft_jobs.told(why, ""))
 
     def listed(self, name: str, ended: Collection[str]) -> Sequence[Listed]:
-        """The trials of a sweep job, and of those that have just ended how long they ran and why they failed."""
-        found: dict[int, Listed] = {}
+        """The trials of a sweep job, as the run history tells of them."""
         with _asking(name):
-            for one in self._compute.ml.client.jobs.list(parent_job_name=name):
-                number = re.fullmatch(rf"{re.escape(name)}_(\d+)", str(one and one.name))
-                if number is not None and one.name not in ended:
-                    phase = PHASES.get(str(getattr(one.status, "value", one.status)), "running")
-                    found[int(number[1])] = self._ended(Listed(one.name, phase))
+            runs = {str(run["runId"]): run for run in self._compute.ml.children(name)}
+        found: dict[int, Listed] = {}
+        for trial, run in runs.items():
+            number = re.fullmatch(rf"{re.escape(name)}_(\d+)", trial)
+            if number is not None and trial not in ended:
+                found[int(number[1])] = Listed(
+                    trial,
+                    PHASES.get(str(run.get("status")), "running"),
+                    microsoft_jobs.duration(run) or 0.0,
+                    microsoft_jobs.told(run.get("error"), ""),
+                )
         return [found[number] for number in sorted(found)]
 
-    def _ended(self, one: Listed) -> Listed:
-        if one.phase == "running":
-            return one
-        about, why = self._compute.ml.run(one.name), ""
-        if one.phase == "failed":
-            # Azure ML tells that the command has failed, and the command's last lines alone tell why.
-            lines, _ = self._compute.printed(one.name)
-            why = "\n".join([*lines[-TAIL:], f"({microsoft_jobs.told(about.get('error'), '')})"])
-        return replace(one, seconds=microsoft_jobs.duration(about) or 0.0, why=why)
+    def last_words(self, name: str) -> Sequence[str]:
+        """What the trial has printed: Azure ML tells no more than that the command has failed."""
+        lines, _ = self._compute.printed(name)
+        return lines[-TAIL:]
 
     def begin_search(self, name: str, step: Step, trials: int, order: str) -> None:
         """Creates a sweep job."""

@@ -216,7 +216,7 @@ class ManagedStudy(ABC):
             value=tried.objective if state == "complete" else best(tried.epochs.values(), default=None),
             epochs=dict(tried.epochs),
             seconds=tried.spent if state == "running" else seconds,
-            why=f"{why}\n{self.trial_page(tried.name)}" if state == "failed" else "",
+            why=self._told(tried.name, why) if state == "failed" else "",
         )
         if state == "running":
             return
@@ -225,6 +225,10 @@ class ManagedStudy(ABC):
         if not self._opening:
             self._failures = 0 if tried.trial.judged else self._failures + (why != CUT_OFF)
             self._charge(tried)
+
+    def _told(self, name: str, why: str) -> str:
+        lines = [] if why == CUT_OFF else self.last_words(name)
+        return "\n".join([*lines, f"({why})" if lines else why, self.trial_page(name)])
 
     def _read(self, tried: Tried) -> None:
         log = None if self._opening else self._context.log.log
@@ -371,6 +375,10 @@ class ManagedStudy(ABC):
     @abstractmethod
     def trial_state(self, name: str) -> JobState | None:
         """A trial's job as it is now, whoever has begun it."""
+
+    def last_words(self, name: str) -> Sequence[str]:
+        """The last lines of a trial that failed, where they are not part of the reason that the service tells."""
+        return ()
 
     @abstractmethod
     def too_late(self, state: JobState) -> bool:
