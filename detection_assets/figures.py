@@ -7,15 +7,18 @@ request a figure needs no client, which the image therefore lacks.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from detection_assets.domain import tuning
+from detection_assets.domain.problems import InputError
 
 TRIES = 3
 """How often a figure is told to a run that does not take it; the next epoch brings another."""
@@ -73,3 +76,19 @@ class Figures:
                     print(f"launcher: the run at {uri or 'no address'} did not take {what}: {error}", file=sys.stderr)
                     return
                 time.sleep(attempt)
+
+
+def reached(objective: Mapping[str, Any], output: Path) -> float:
+    """What a trial has come to, by a file of its output.
+
+    Raises:
+        InputError: There is no such figure, or it is not finite.
+    """
+    file, key = objective["file"], objective["key"]
+    try:
+        value = float(json.loads((output / file).read_bytes())[key])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise InputError(f"{file} has no {key}: {problem}") from problem
+    if not math.isfinite(value):
+        raise InputError(f"{file}: its {key} is {value}")
+    return value

@@ -35,7 +35,7 @@ from detection_assets.checkpoints import KeptFolder
 from detection_assets.domain import tuning
 from detection_assets.domain.problems import InputError, ending
 from detection_assets.domain.world import PORT, TORCH, World
-from detection_assets.figures import Figures
+from detection_assets.figures import Figures, reached
 from detection_assets.object_store import open_store
 
 PARALLEL = 32
@@ -217,9 +217,11 @@ def run(
             command += ["--input", f"{name}={seen}"]
         command += ["--output", str(output), "--params", str(folder / "params.json")]
         kept = None
-        if order.checkpoint and world.leads:  # the others are given by the first what they go on from
-            kept = KeptFolder(order.checkpoint, folder / "checkpoint", order.relay_s)
-        checkpoint = folder / "checkpoint" if kept else checkpoint
+        if order.checkpoint:
+            checkpoint = folder / "checkpoint"
+            checkpoint.mkdir()
+            if world.leads:  # the others are given by the first what they go on from
+                kept = KeptFolder(order.checkpoint, checkpoint, order.relay_s)
         command += ["--checkpoint", str(checkpoint)] if checkpoint else []
         # What the platform tells this process of itself is not the program's: neither its place nor its run.
         known = {key: value for key, value in os.environ.items() if key not in TORCH and not key.startswith("MLFLOW_")}
@@ -272,22 +274,6 @@ def links(source: Path, needed: Sequence[str], folder: Path) -> Path:
         link.symlink_to(source / path)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def reached(objective: Mapping[str, Any], output: Path) -> float:
-    """What a trial has come to, by a file of its output.
-
-    Raises:
-        InputError: There is no such figure, or it is not finite.
-    """
-    file, key = objective["file"], objective["key"]
-    try:
-        value = float(json.loads((output / file).read_bytes())[key])
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise InputError(f"{file} has no {key}: {problem}") from problem
-    if not math.isfinite(value):
-        raise InputError(f"{file}: its {key} is {value}")
-    return value
 
 
 def deliver(order: Order, output: Path) -> None:

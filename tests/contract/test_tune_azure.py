@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from contract.a_study import put_in_place, study, tune
+from contract.clouds import OnAzureML
 from contract.in_a_run import in_a_run
-from contract.searching import OnAzureML
 from fakes import azureml, azureml_sweeps, blob
 
 from detection_assets.domain.tuning import Choice, Real, Whole

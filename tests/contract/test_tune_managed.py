@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract import clouds
 from contract.a_study import alive, put_in_place, started, study, tune
 from contract.in_a_run import in_a_run
-from contract.searching import OnAzureML, OnSageMaker
 from dagster._core.errors import DagsterExecutionInterruptedError
 from fakes import azureml_sweeps, tuning
 
@@ -45,9 +45,7 @@ def profile(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def service(profile: str, request: pytest.FixtureRequest) -> Any:
-    if profile == "aws":
-        return OnSageMaker(request.getfixturevalue("sagemaker_service"))
-    return OnAzureML(request.getfixturevalue("azureml_service"))
+    return clouds.on(profile, request)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from contract.a_study import alive, put_in_place, started, study, tune
+from contract.clouds import OnSageMaker
 from contract.in_a_run import in_a_run
-from contract.searching import OnSageMaker
 from e2e.test_aws import rights_of
 from fakes import sagemaker, tuning
 

@@ -1,4 +1,4 @@
-"""The tuners of two clouds by one set of words, so that what a study does with them is told once."""
+"""Two clouds' jobs and searches by one set of words, so that what is done with both is told once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from fakes import azureml, sagemaker
 
 from detection_assets.domain.tuning import LOGARITHM, Choice, Parameter, as_text
+from resources import amazon
 
 PHASES = {
     **{"InProgress": "running", "Stopping": "running", "Completed": "done", "Failed": "failed", "Stopped": "stopped"},
@@ -16,10 +18,18 @@ PHASES = {
 }
 
 
+def on(platform: str, request: pytest.FixtureRequest) -> OnSageMaker | OnAzureML:
+    """What stands in for a platform's service, with nothing in it."""
+    if platform == "aws":
+        return OnSageMaker(request.getfixturevalue("sagemaker_service"))
+    return OnAzureML(request.getfixturevalue("azureml_service"))
+
+
 class OnSageMaker:
-    """Tuning jobs and their training jobs."""
+    """Training jobs, and tuning jobs that begin such."""
 
     instance, price, page = "ml.g5.xlarge", 1.408, "console.aws.amazon.com"
+    instances, interface = "DETECTION_AWS_TRAINING_INSTANCES", "lo"
 
     def __init__(self, service: sagemaker.SageMaker) -> None:
         self.service = service
@@ -40,8 +50,44 @@ class OnSageMaker:
 
     @property
     def jobs(self) -> list[Any]:
-        """All jobs that run a trial."""
+        """All jobs that run a program."""
         return list(self.service.jobs.values())
+
+    @property
+    def job(self) -> Any:
+        """The only one."""
+        (job,) = self.service.jobs.values()
+        return job
+
+    def phase(self, job: Any) -> str:
+        return PHASES[job.status]
+
+    @property
+    def created(self) -> int:
+        """How often a training was asked for."""
+        return self.service.calls.count("CreateTrainingJob")
+
+    def count(self, job: Any) -> int:
+        """Instances that were asked for."""
+        return job.asked["ResourceConfig"]["InstanceCount"]
+
+    def processes(self, job: Any) -> list[Any]:
+        return [host.process for host in job.hosts]
+
+    def printed(self, compute: Any, job: Any) -> list[list[str]]:
+        """What each instance has printed."""
+        logs, group = amazon.client("logs"), "/aws/sagemaker/TrainingJobs"
+        found = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{job.name}/")["logStreams"]
+        told: dict[str, list[str]] = {}
+        for name in sorted(stream["logStreamName"] for stream in found):
+            events = logs.get_log_events(logGroupName=group, logStreamName=name, startFromHead=True)["events"]
+            host = name.removeprefix(f"{job.name}/").rpartition("-")[0]
+            told.setdefault(host, []).extend(event["message"] for event in events)
+        return [told[host] for host in sorted(told)]
+
+    def line(self, instance: int, text: str) -> str:
+        """A line of an instance in the run's own log."""
+        return f"algo-{instance + 1}: {text}"
 
     def trials(self, search: str) -> list[str]:
         return [PHASES[trial.status] for trial in self.service.tuning.jobs[search].trials]
@@ -58,6 +104,7 @@ class OnSageMaker:
         self.service.tuning.answer("StopHyperParameterTuningJob", {"HyperParameterTuningJobName": search})
 
     def interrupt(self, job: Any) -> None:
+        """Takes its machines away."""
         self.service.interrupt(job.name)
 
     def ran(self, job: Any) -> float:
@@ -66,9 +113,10 @@ class OnSageMaker:
 
 
 class OnAzureML:
-    """Sweep jobs and the jobs that they begin."""
+    """Command jobs, and sweep jobs that begin such."""
 
     instance, price, page = "Standard_NC4as_T4_v3", 0.526, "https://ml.azure.com/runs/"
+    instances, interface = "DETECTION_AZURE_TRAINING_INSTANCES", ""
 
     def __init__(self, service: azureml.AzureML) -> None:
         self.service = service
@@ -96,8 +144,37 @@ class OnAzureML:
 
     @property
     def jobs(self) -> list[Any]:
-        """All jobs that run a trial."""
+        """All jobs that run a program."""
         return list(self.service.jobs)
+
+    @property
+    def job(self) -> Any:
+        """The only one."""
+        (job,) = self.service.jobs
+        return job
+
+    def phase(self, job: Any) -> str:
+        return PHASES.get(job.status, "running")
+
+    @property
+    def created(self) -> int:
+        """How often a job was asked for."""
+        return self.service.calls.count("PUT jobs")
+
+    def count(self, job: Any) -> int:
+        """Machines that were asked for."""
+        return (job.asked.get("resources") or {}).get("instanceCount", 1)
+
+    def processes(self, job: Any) -> list[Any]:
+        return job.processes
+
+    def printed(self, compute: Any, job: Any) -> list[list[str]]:
+        """What each machine has printed."""
+        return [(job.folder / log).read_text().splitlines() for log in job.logs]
+
+    def line(self, instance: int, text: str) -> str:
+        """A line of a machine in the run's own log."""
+        return f"instance {instance}: {text}"
 
     def trials(self, search: str) -> Sequence[str]:
         return [PHASES.get(trial.status, "running") for trial in self.service.sweeps.all[search].trials]
