@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from resources.compute.azure import AzureCompute
     from resources.compute.base import Study
 
+METRIC = "objective"
+"""Name of what a trial is judged by, in its MLflow run."""
 SHORTEST_S = 60
 """The SDK makes a trial's limit of time so long at least: the service takes a shorter one for days."""
 
@@ -37,7 +39,7 @@ class AzureStudy(ManagedStudy):
 
     _compute: AzureCompute
     named_by = "AZUREML_RUN_ID"
-    metric = "objective"
+    metric = METRIC
 
     def search_state(self, name: str) -> SearchState | None:
         """The sweep job as Azure ML describes it."""
@@ -85,7 +87,7 @@ class AzureStudy(ManagedStudy):
             **compute.described(name, replace(step, version=study.version)),
             trial=CommandJob(**compute.launched(step, order, *values)),
             search_space=space,
-            **search(study, self.metric, trials, seed=study.seed + len(self._searches)),
+            **search(study, trials, seed=study.seed + len(self._searches)),
         )
         compute.create(name, step, asked)
 
@@ -118,15 +120,14 @@ class AzureStudy(ManagedStudy):
             return one
         metrics = {metric["key"]: float(metric["value"]) for metric in told.get("metrics") or ()}
         given = {param["key"]: str(param["value"]) for param in told.get("params") or ()}
-        return replace(one, given=given, figure=metrics.get(self.metric))
+        return replace(one, given=given, figure=metrics.get(METRIC))
 
 
-def search(study: Study, metric: str, trials: int, *, seed: int) -> dict[str, Any]:
+def search(study: Study, trials: int, *, seed: int) -> dict[str, Any]:
     """How Azure ML is to search.
 
     Args:
         study: What is searched, and how.
-        metric: Of the trials' MLflow runs: what they are judged by.
         trials: How many are to be tried.
         seed: Of the service's own drawing.
     """
@@ -141,7 +142,7 @@ def search(study: Study, metric: str, trials: int, *, seed: int) -> dict[str, An
         ),
     }
     return {
-        "objective": Objective(goal="Maximize" if study.objective.maximize else "Minimize", primary_metric=metric),
+        "objective": Objective(goal="Maximize" if study.objective.maximize else "Minimize", primary_metric=METRIC),
         "limits": SweepJobLimits(
             max_total_trials=trials,
             max_concurrent_trials=min(study.parallel, trials),

@@ -253,7 +253,10 @@ class AzureCompute(ManagedCompute):
 
         step, count = job.step, self._count(job.step)
         # One process on each machine, told of the others: the program itself starts one for each GPU.
-        together = {"instance_count": count, "distribution": PyTorchDistribution(process_count_per_instance=1)}
+        together: dict[str, Any] = {
+            "instance_count": count,
+            "distribution": PyTorchDistribution(process_count_per_instance=1),
+        }
         return command(
             **self.described(job.name, step),
             **self.launched(step, job.order, *(["--ranks"] if count > 1 else [])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,6 +17,13 @@ PHASES = {
     **{"InProgress": "running", "Stopping": "running", "Completed": "done", "Failed": "failed", "Stopped": "stopped"},
     **{"Canceled": "stopped"},
 }
+
+
+@dataclass
+class Only:
+    """A platform of which a case wants no more than jobs of another kind."""
+
+    compute: Any
 
 
 def on(platform: str, request: pytest.FixtureRequest) -> OnSageMaker | OnAzureML:
