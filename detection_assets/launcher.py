@@ -6,8 +6,8 @@ copied when it has succeeded, each file once, to folders that no reader knows ye
 in the lake, because a job's own environment and arguments are short. It works the same for every store that obstore
 knows, so no cloud's library is needed in the image.
 
-A trial of a study gets its values from the platform's tuner. What the program reaches is printed then, for the tuner
-reads nothing but the log.
+A trial of a study gets its values from the platform's tuner. What the program reaches is told where the tuner reads it:
+in the log, or in the MLflow run that the platform has opened.
 
 Of a job of several instances each runs the same order, and its program is told which one it is. The first speaks for
 all: the others relay no messages and deliver nothing, but their log and their failure are the job's as well.
@@ -34,7 +34,8 @@ from typing import IO, Any
 from detection_assets.checkpoints import KeptFolder
 from detection_assets.domain import tuning
 from detection_assets.domain.problems import InputError, ending
-from detection_assets.domain.world import PORT, World
+from detection_assets.domain.world import PORT, TORCH, World
+from detection_assets.figures import Figures, reached
 from detection_assets.object_store import open_store
 
 PARALLEL = 32
@@ -64,10 +65,12 @@ class Order:
         relay_s: Seconds between two looks at the messages.
         objective: What a trial is judged by: the `metric` of its reports, and `file` and `key` of the final figure.
         tuned: Of one whose values the platform's tuner gives: the parameter that they go `into`, the `space` that they
-            are of, and the environment variable that it is `named_by`. Many trials have the same order, so messages,
-            receipt and checkpoint are each below the trial's name.
+            are of, the environment variable that it is `named_by`, and the `metric` of its MLflow run that the tuner
+            reads, if it does. Many trials have the same order, so messages, receipt and checkpoint are each below the
+            trial's name.
         needed: For inputs of which the platform shows the program more than it is to see: the paths that it needs.
         checkpoint: URI that the checkpoint is kept below, where the platform keeps none itself.
+        values: A trial's own, as text, by setting.
     """
 
     module: str
@@ -82,22 +85,24 @@ class Order:
     tuned: Mapping[str, Any] | None = None
     needed: Mapping[str, Sequence[str]] = field(default_factory=dict)
     checkpoint: str | None = None
+    values: Mapping[str, str] = field(default_factory=dict)
 
     def of_trial(self, name: str, given: Mapping[str, str]) -> Order:
         """The order of one trial.
 
         Args:
             name: The trial's.
-            given: Values as text, by setting; what is not of the space is the platform's own.
+            given: As `tuning.taken` takes them.
         """
         assert self.tuned is not None
-        space, into = tuning.space_of(self.tuned["space"]), self.tuned["into"]
-        values = {key: tuning.from_text(among, given[key]) for key, among in space.items()}
+        into, values = self.tuned["into"], tuning.taken(tuning.space_of(self.tuned["space"]), given)
         return replace(
             self,
             params={**self.params, into: tuning.merged(self.params[into], values)},
             messages=f"{self.messages}/{name}",
             receipt=f"{self.receipt}/{name}",
+            checkpoint=f"{self.checkpoint}/{name}" if self.checkpoint else None,
+            values={key: tuning.as_text(value) for key, value in values.items()},
         )
 
 
@@ -112,9 +117,13 @@ class Relay:
         """Takes the file that the program appends to, and where its messages are to go."""
         self._source, self._store, self._relay_s, self._read = source, open_store(order.messages), order.relay_s, 0
         self._metric = order.objective["metric"] if order.objective else None
+        self._figures = Figures((order.tuned or {}).get("metric"))
         numbers = [int(Path(path).stem) for path in _names(self._store) if Path(path).stem.isdecimal()]
         self._next = max(numbers, default=0) + 1
         self._closing: list[str] = []
+        if order.values:
+            self._report({"kind": "values", "values": order.values})
+            self._figures.begin(order.values)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._thread.start()
@@ -145,7 +154,11 @@ class Relay:
             report = json.loads(line).get("params", {}).get("payload")
             figure = report["metrics"].get(self._metric) if _is_epoch(report) else None
             if figure is not None and math.isfinite(figure):
-                _say(tuning.objective_line(figure))
+                self._figures.tell(figure, int(report["epoch"]))
+
+    def _report(self, payload: Mapping[str, Any]) -> None:
+        told = {"method": "report_custom_message", "params": {"payload": payload}}
+        self._put([json.dumps({"__dagster_pipes_version": "0.1", **told})])
 
     def _put(self, lines: Sequence[str]) -> None:
         import obstore
@@ -161,9 +174,8 @@ class Relay:
 
     def judge(self, value: float) -> None:
         """Tells what a trial is judged by, behind all that the program has told itself."""
-        told = {"method": "report_custom_message", "params": {"payload": {"kind": "objective", "value": value}}}
-        self._put([json.dumps({"__dagster_pipes_version": "0.1", **told})])
-        _say(tuning.objective_line(value))
+        self._report({"kind": "objective", "value": value})
+        self._figures.tell(value)
 
     def close(self) -> None:
         """Tells that the program has closed its messages, if it has; it must not be started again then."""
@@ -205,13 +217,15 @@ def run(
             command += ["--input", f"{name}={seen}"]
         command += ["--output", str(output), "--params", str(folder / "params.json")]
         kept = None
-        if order.checkpoint and world.leads:  # the others are given by the first what they go on from
-            kept = KeptFolder(order.checkpoint, folder / "checkpoint", order.relay_s)
-        checkpoint = folder / "checkpoint" if kept else checkpoint
+        if order.checkpoint:
+            checkpoint = folder / "checkpoint"
+            checkpoint.mkdir()
+            if world.leads:  # the others are given by the first what they go on from
+                kept = KeptFolder(order.checkpoint, checkpoint, order.relay_s)
         command += ["--checkpoint", str(checkpoint)] if checkpoint else []
-        env = {
-            **os.environ, **world.settings, "DETECTION_PARENT_PID": str(os.getpid()), "PYTHONUNBUFFERED": "1",
-        }  # fmt: skip
+        # What the platform tells this process of itself is not the program's: neither its place nor its run.
+        known = {key: value for key, value in os.environ.items() if key not in TORCH and not key.startswith("MLFLOW_")}
+        env = {**known, **world.settings, "DETECTION_PARENT_PID": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         relay = None
         if world.leads:  # a program that is not given the way to tell prints
             env["DAGSTER_PIPES_CONTEXT"] = encode_param({"path": str(folder / "context.json")})
@@ -260,22 +274,6 @@ def links(source: Path, needed: Sequence[str], folder: Path) -> Path:
         link.symlink_to(source / path)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def reached(objective: Mapping[str, Any], output: Path) -> float:
-    """What a trial has come to, by a file of its output.
-
-    Raises:
-        InputError: There is no such figure, or it is not finite.
-    """
-    file, key = objective["file"], objective["key"]
-    try:
-        value = float(json.loads((output / file).read_bytes())[key])
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise InputError(f"{file} has no {key}: {problem}") from problem
-    if not math.isfinite(value):
-        raise InputError(f"{file}: its {key} is {value}")
-    return value
 
 
 def deliver(order: Order, output: Path) -> None:
@@ -335,11 +333,6 @@ def _is_epoch(report: Any) -> bool:
     return isinstance(report, Mapping) and report.get("kind") == "epoch" and "metrics" in report
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
 def _pump(stream: IO[str] | None, tail: deque[str]) -> None:
     for line in stream or ():
         tail.append(line)
@@ -369,15 +362,21 @@ def main(words: Sequence[str] | None = None) -> int:
         needed = given is None and option == "order"
         parser.add_argument(f"--{option}", type=kind, default=given, required=needed, help=what)
     parser.add_argument("--input", action="append", default=[], metavar="NAME=FOLDER", help="where one input lies")
+    parser.add_argument("--value", action="append", default=[], metavar="NAME=TEXT", help="a value of a trial")
+    parser.add_argument(
+        "--ranks", action="store_true", help="which instance this is stands where torch's launcher says"
+    )
     args = parser.parse_args(words)
     apart = dict(given.split("=", 1) for given in args.input)
     try:
         order, checkpoint = order_at(args.order), args.checkpoint
         if order.tuned:
             name = os.environ[order.tuned["named_by"]]
-            order = order.of_trial(name, json.loads(args.values.read_bytes()))
+            given = json.loads(args.values.read_bytes()) if args.values else {}
+            order = order.of_trial(name, {**given, **dict(value.split("=", 1) for value in args.value)})
             checkpoint = checkpoint / name if checkpoint else None
         world = World.among_hosts(args.hosts.read_bytes(), args.port or PORT) if args.hosts else World()
+        world = World.among_ranks(os.environ, args.port) if args.ranks else world
         return run(order, inputs_of(order, args.inputs, apart), checkpoint, args.failure, world)
     except Exception as error:
         _tell(args.failure, f"{type(error).__name__}: {error}")

@@ -3,62 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from detection_assets.domain import tuning
 from detection_assets.domain.tuning import Choice, Parameter, Real
 from resources import amazon, amazon_jobs
 from resources.compute.base import Study
+from resources.compute.trials import Search
 
 METRIC = "objective"
 """SageMaker's name of what a trial is judged by."""
 PARENTS = 5
 """How many earlier tuning jobs SageMaker lets a new one start from."""
-
-
-@dataclass
-class Search:
-    """A tuning job.
-
-    Attributes:
-        name: SageMaker's name of it.
-        number: From 1, in the order in which a study's were begun.
-        told: The job as SageMaker last described it.
-        pruned: Training jobs that the service has ended early; in a search that was stopped, others were cut off.
-        good: Whether a trial of it is complete, so that another search can learn from it.
-    """
-
-    name: str
-    number: int
-    told: Mapping[str, Any]
-    pruned: set[str] = field(default_factory=set)
-    good: bool = False
-
-    @property
-    def running(self) -> bool:
-        """Whether it has not ended yet."""
-        return self.told["HyperParameterTuningJobStatus"] in ("InProgress", "Stopping")
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it was told to stop, by whomever."""
-        return self.told["HyperParameterTuningJobStatus"] in ("Stopping", "Stopped")
-
-    @property
-    def most(self) -> int:
-        """How many trials it begins at most."""
-        return int(self.told["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxNumberOfTrainingJobs"])
-
-    @property
-    def image(self) -> str:
-        """What its trials run."""
-        return str(self.told["TrainingJobDefinition"]["AlgorithmSpecification"]["TrainingImage"])
-
-    @property
-    def link(self) -> str:
-        """Address of its page."""
-        return amazon_jobs.page("hyper-tuning-jobs", self.name)
 
 
 def described(name: str) -> Mapping[str, Any] | None:
@@ -149,7 +105,8 @@ def learning_from(searches: Sequence[Search], image: str) -> dict[str, Any]:
     parents = [search for search in searches if search.good][-PARENTS:]
     if not parents:
         return {}
-    same = all(search.image == image for search in parents)
+    definitions = [search.state.told["TrainingJobDefinition"] for search in parents]
+    same = all(definition["AlgorithmSpecification"]["TrainingImage"] == image for definition in definitions)
     return {
         "WarmStartConfig": {
             "ParentHyperParameterTuningJobs": [{"HyperParameterTuningJobName": search.name} for search in parents],

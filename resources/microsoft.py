@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,13 +73,28 @@ class Workspace:
         """
         return self._told(f"{_history(self, _environment())}/history/v1.0{self.path}/runs/{name}/details")
 
-    def children(self, name: str) -> Sequence[Mapping[str, Any]]:
-        """What the run history tells of the jobs that a job is made of, as `run` has it but for the logs.
+    def children(self, name: str) -> list[Mapping[str, Any]]:
+        """What the run history tells of each run that a job has begun; the SDK reads no further than the first page.
 
         Raises:
             AzureError: It is not told.
         """
-        return self._told(f"{_history(self, _environment())}/history/v1.0{self.path}/runs/{name}/children")["value"]
+        found: list[Mapping[str, Any]] = []
+        url = f"{_history(self, _environment())}/history/v1.0{self.path}/runs/{name}/children"
+        while url:
+            told = self._told(url)
+            found += told.get("value") or ()
+            url = told.get("nextLink")
+        return found
+
+    def mlflow_run(self, name: str) -> Mapping[str, Any]:
+        """The `metrics` and `params` of a job's MLflow run, each a list of keys and values.
+
+        Raises:
+            AzureError: They are not told.
+        """
+        where = str(self.client.workspaces.get(self.name).mlflow_tracking_uri).replace("azureml:", "https:", 1)
+        return self._told(f"{where}/api/2.0/mlflow/runs/get?run_id={name}")["run"]["data"]
 
     def cluster(self, name: str) -> Mapping[str, Any]:
         """A compute cluster with its errors, which the SDK leaves out.

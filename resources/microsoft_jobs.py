@@ -14,6 +14,15 @@ from resources.microsoft import Workspace
 
 PHASES: Mapping[str, Any] = {"Completed": "done", "Failed": "failed", "NotResponding": "failed", "Canceled": "stopped"}
 """What has ended, by Azure ML's word for it; everything else goes on."""
+PRICES: Mapping[str, float] = {
+    **{"Standard_DS3_v2": 0.293, "Standard_DS4_v2": 0.585, "Standard_DS11_v2": 0.185, "Standard_DS12_v2": 0.371},
+    **{"Standard_D4s_v3": 0.192, "Standard_D8s_v3": 0.384, "Standard_D4ds_v5": 0.226, "Standard_D8ds_v5": 0.452},
+    **{"Standard_F4s_v2": 0.169, "Standard_F8s_v2": 0.338, "Standard_F16s_v2": 0.677, "Standard_E4s_v3": 0.252},
+    **{"Standard_NC4as_T4_v3": 0.526, "Standard_NC8as_T4_v3": 0.752, "Standard_NC16as_T4_v3": 1.204},
+    **{"Standard_NC6s_v3": 3.06, "Standard_NC12s_v3": 6.12, "Standard_NC24ads_A100_v4": 3.673},
+    **{"Standard_NC40ads_H100_v5": 6.98, "Standard_ND96asr_v4": 27.197},
+}
+"""US dollars an hour, dedicated, in East US: an estimate elsewhere, and an upper bound for low priority."""
 
 
 def phase(status: str) -> Any:
@@ -62,7 +71,9 @@ def duration(about: Mapping[str, Any]) -> float | None:
     began, ended = about.get("startTimeUtc"), about.get("endTimeUtc")
     if not began or not ended:
         return None
-    moments = [datetime.fromisoformat(re.sub(r"\.\d+", "", text).replace("Z", "+00:00")) for text in (began, ended)]
+    # Azure ML writes seven digits, and Python reads six.
+    texts = [re.sub(r"\.(\d+)", lambda found: f".{found[1][:6]:0<6}", text) for text in (began, ended)]
+    moments = [datetime.fromisoformat(text.replace("Z", "+00:00")) for text in texts]
     return max(0.0, (moments[1] - moments[0]).total_seconds())
 
 
@@ -77,7 +88,9 @@ def cancel(ml: Workspace, name: str) -> str:
     return ""
 
 
-def logged(ml: Workspace, name: str, wanted: re.Pattern[str], cursor: Any) -> tuple[Sequence[str], Any]:
+def logged(
+    ml: Workspace, name: str, wanted: re.Pattern[str], cursor: Any, *, several: bool = False
+) -> tuple[Sequence[str], Any]:
     """The whole lines that a job has printed since, and where to go on.
 
     Args:
@@ -85,6 +98,8 @@ def logged(ml: Workspace, name: str, wanted: re.Pattern[str], cursor: Any) -> tu
         name: The job's.
         wanted: Which of its files are of interest.
         cursor: The bytes of each file that were read; None at first.
+        several: Whether there are several instances: then each line begins with the number of its own, which is the
+            first group of what is wanted.
     """
     from azure.core.exceptions import AzureError
 
@@ -92,14 +107,18 @@ def logged(ml: Workspace, name: str, wanted: re.Pattern[str], cursor: Any) -> tu
     lines: list[str] = []
     try:
         files = ml.run(name).get("logFiles") or {}
-        for file in sorted(file for file in files if wanted.search(file)):
+        for file in sorted(files):
+            found = wanted.search(file)
+            if found is None:
+                continue
             first = read.get(file, 0)
             data = _from(files[file], first)
             if data is None:  # it is shorter than it was: another machine has begun it again
                 read[file] = 0
                 continue
             whole = data[: data.rfind(b"\n") + 1]
-            lines += whole.decode(errors="replace").splitlines()
+            host = f"instance {int(found[1] or 0)}: " if several else ""
+            lines += [host + line for line in whole.decode(errors="replace").splitlines()]
             read[file] = first + len(whole)
     except (AzureError, urllib.error.URLError):
         pass  # later is soon enough

@@ -192,8 +192,11 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
         cpu=_needed("azure", "DETECTION_AZURE_CPU", "the compute cluster for `hardware: cpu`"),
         gpu=_needed("azure", "DETECTION_AZURE_GPU", "the compute cluster for `hardware: gpu`"),
         poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
-        **_given(spot="DETECTION_AZURE_SPOT", identity="DETECTION_AZURE_IDENTITY", jobs="DETECTION_AZURE_JOBS"),
-    )
+        **_given(
+            spot="DETECTION_AZURE_SPOT", count="DETECTION_AZURE_TRAINING_INSTANCES",
+            identity="DETECTION_AZURE_IDENTITY", jobs="DETECTION_AZURE_JOBS",
+        ),
+    )  # fmt: skip
     batch: Batch = LocalBatch(compute=compute)
     if os.environ.get("DETECTION_AZURE_BATCH"):
         image = "the address of the image that the batch endpoint runs"

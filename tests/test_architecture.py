@@ -39,7 +39,9 @@ MAY_KNOW = {
     "detection_assets.checkpoints": ("detection_assets.object_store",),
     "detection_assets.launcher": (
         *("detection_assets.domain", "detection_assets.object_store", "detection_assets.checkpoints"),
+        "detection_assets.figures",
     ),
+    "detection_assets.figures": ("detection_assets.domain",),
     "detection_assets.serving": (
         *("detection_assets.domain", "detection_assets.serving", "detection_assets.object_store"),
     ),
@@ -70,7 +72,7 @@ MAY_KNOW = {
 }
 
 
-SHARED_BY_CLOUDS = {"compute": {"managed.py", "messages.py"}, "endpoints": {"desk.py"}}
+SHARED_BY_CLOUDS = {"compute": {"managed.py", "messages.py", "searches.py", "trials.py"}, "endpoints": {"desk.py"}}
 """What the backends of clouds share is the one thing that a room may have beside its base and its backends."""
 
 

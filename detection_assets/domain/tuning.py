@@ -225,6 +225,8 @@ def drawn(among: Parameter, chance: float) -> Any:
 
 OBJECTIVE_PATTERN = r"objective=([-+.0-9eE]+);"
 """How a tuner finds, in a trial's log, what `objective_line` has written."""
+LOGARITHM = "ln_"
+"""Stands before the name of a parameter of which a tuner gives the natural logarithm."""
 KINDS: Mapping[str, type[Parameter]] = {"real": Real, "whole": Whole, "choice": Choice}
 
 
@@ -258,11 +260,36 @@ def from_text(among: Parameter, text: str) -> Any:
     if isinstance(among, Real):
         return float(text)
     if isinstance(among, Whole):
-        return int(text)
+        if float(text) != int(float(text)):  # some tuners write 16.0
+            raise ValueError(f"{text!r} is no whole number")
+        return int(float(text))
     found = [value for value in among.values if as_text(value) == text]
     if not found:
         raise ValueError(f"{text!r} is none of the choices {', '.join(map(as_text, among.values))}")
     return found[0]
+
+
+def taken(space: Mapping[str, Parameter], given: Mapping[str, str]) -> dict[str, Any]:
+    """The values of all parameters, as a tuner gives them.
+
+    Args:
+        space: What is searched.
+        given: Values as text, by setting, or natural logarithms by `LOGARITHM` and the setting; what is not of the
+            space is the tuner's own.
+
+    Raises:
+        ValueError: A value is missing, or is none that its parameter can have.
+    """
+    return {key: _taken(key, among, given) for key, among in space.items()}
+
+
+def _taken(key: str, among: Parameter, given: Mapping[str, str]) -> Any:
+    if LOGARITHM + key in given and not isinstance(among, Choice):
+        value = math.exp(float(given[LOGARITHM + key]))
+        return min(among.high, max(among.low, int(value) if isinstance(among, Whole) else value))
+    if key not in given:
+        raise ValueError(f"the tuner gives no value of {key}, but of {', '.join(sorted(given))}")
+    return from_text(among, given[key])
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,10 @@ PORT = 29500
 """Where the first instance listens for the others."""
 SETTINGS = ("DETECTION_INSTANCES", "DETECTION_INSTANCE", "DETECTION_FIRST", "DETECTION_INTERFACE")
 
+TORCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torch's own launcher tells a process of the others, and some platforms do in its place. A program that found it
+in its environment would take itself for one of these processes."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -88,3 +92,21 @@ class World:
         if len(hosts) == 1:
             return cls()
         return cls(len(hosts), number, f"{hosts[0]}:{port}", str(told.get("network_interface_name") or ""))
+
+    @classmethod
+    def among_ranks(cls, environment: Mapping[str, str], port: int | None = None) -> World:
+        """What a platform says that starts one process on each instance, and tells it what torch's launcher would.
+
+        Args:
+            environment: Has `WORLD_SIZE`, `RANK`, `MASTER_ADDR` and `MASTER_PORT`.
+            port: Where the first instance is to listen; None for where the platform says.
+
+        Raises:
+            InputError: It does not say it.
+        """
+        missing = [name for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR") if not environment.get(name)]
+        if missing:
+            raise InputError(f"the instances of this job are not told: {missing[0]} is not set")
+        first = f"{environment['MASTER_ADDR']}:{port or environment.get('MASTER_PORT') or PORT}"
+        told = cls.of(dict(zip(SETTINGS, (environment["WORLD_SIZE"], environment["RANK"], first), strict=False)))
+        return cls() if told.instances == 1 else told

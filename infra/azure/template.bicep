@@ -310,6 +310,7 @@ resource runner 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {
           'Microsoft.MachineLearningServices/workspaces/experiments/read'
           'Microsoft.MachineLearningServices/workspaces/experiments/write'
           'Microsoft.MachineLearningServices/workspaces/experiments/runs/read'
+          // A trial logs what it has reached to its run, by the right of whoever has asked for it.
           'Microsoft.MachineLearningServices/workspaces/experiments/runs/write'
           'Microsoft.MachineLearningServices/workspaces/jobs/read'
           'Microsoft.MachineLearningServices/workspaces/jobs/write'

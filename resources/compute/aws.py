@@ -8,7 +8,6 @@ import dagster as dg
 import orjson
 from pydantic import Field
 
-from detection_assets.domain.tuning import Trial
 from resources import amazon, amazon_account, amazon_jobs
 from resources.amazon_jobs import CHANNELS, CHECKPOINTS, FAILURE, HOSTS, ROOT
 from resources.amazon_studies import SageMakerStudy
@@ -290,22 +289,6 @@ class SageMakerCompute(ManagedCompute):
     def open_study(self, context: dg.AssetExecutionContext, study: Study) -> SageMakerStudy:
         """Finds the tuning jobs that were begun for the study, if there are any."""
         return SageMakerStudy(self, context, study)
-
-    def advance(self, handle: SageMakerStudy) -> bool:
-        """Follows the trials, and begins a job for those that are still to be run."""
-        return handle.advance()
-
-    def trials(self, handle: SageMakerStudy) -> Sequence[Trial]:
-        """Every trial as it was when SageMaker last said so."""
-        return handle.trials()
-
-    def close_study(self, handle: SageMakerStudy) -> None:
-        """Stops the job that still runs, and waits until it is stopped."""
-        handle.close()
-
-    def cost(self, handle: Any, seconds: float) -> tuple[str, float]:
-        """The instances, and their price for the seconds that are charged: of a job, or of a study's trials."""
-        return handle.cost() if isinstance(handle, SageMakerStudy) else super().cost(handle, seconds)
 
 
 def _trains(job: Job) -> bool:

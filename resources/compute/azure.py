@@ -4,34 +4,26 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 import dagster as dg
 
 from detection_assets import object_store
-from detection_assets.domain.tuning import Trial
 from resources import microsoft, microsoft_jobs
 from resources.compute.base import Input, Step, StepFailed, Study
 from resources.compute.managed import Job, JobState, ManagedCompute, Silent
 from resources.findings import Finding
 from resources.microsoft import Workspace
+from resources.microsoft_jobs import PRICES
+from resources.microsoft_sweeps import AzureStudy
 
 TRAINING = frozenset(["train"])
 """Programs that may run on machines that are taken away: they go on from a checkpoint."""
+LOG = re.compile(r"user_logs/std_log(?:_process_(\d+))?\.txt$")
+"""What a job has printed; of several processes a file for each."""
 OUTPUTS = 20
 """Outputs of a job that the studio is told of; a job of many videos has more, and delivers all of them."""
-LOG = re.compile(r"user_logs/std_log(_process_0+)?\.txt$")
-"""What a job has printed; of several processes the first one's."""
-PRICES: Mapping[str, float] = {
-    **{"Standard_DS3_v2": 0.293, "Standard_DS4_v2": 0.585, "Standard_DS11_v2": 0.185, "Standard_DS12_v2": 0.371},
-    **{"Standard_D4s_v3": 0.192, "Standard_D8s_v3": 0.384, "Standard_D4ds_v5": 0.226, "Standard_D8ds_v5": 0.452},
-    **{"Standard_F4s_v2": 0.169, "Standard_F8s_v2": 0.338, "Standard_F16s_v2": 0.677, "Standard_E4s_v3": 0.252},
-    **{"Standard_NC4as_T4_v3": 0.526, "Standard_NC8as_T4_v3": 0.752, "Standard_NC16as_T4_v3": 1.204},
-    **{"Standard_NC6s_v3": 3.06, "Standard_NC12s_v3": 6.12, "Standard_NC24ads_A100_v4": 3.673},
-    **{"Standard_NC40ads_H100_v5": 6.98, "Standard_ND96asr_v4": 27.197},
-}
-"""US dollars an hour, dedicated, in East US: an estimate elsewhere, and an upper bound for low priority."""
 
 
 class AzureCompute(ManagedCompute):
@@ -46,6 +38,7 @@ class AzureCompute(ManagedCompute):
         cpu: The cluster for `cpu`.
         gpu: The cluster for `gpu`.
         spot: A cluster of low priority that trainings run on instead; "" for none.
+        count: Machines of a training job, which train together; a trial of a study has one.
         identity: Client id of the clusters' user-assigned identity; "" for the one that they have by themselves.
     """
 
@@ -57,6 +50,7 @@ class AzureCompute(ManagedCompute):
     cpu: str
     gpu: str
     spot: str = ""
+    count: int = 1
     identity: str = ""
 
     @property
@@ -91,7 +85,7 @@ class AzureCompute(ManagedCompute):
             yield self._datastore_finding()
             for setting, cluster in (("CPU", self.cpu), ("GPU", self.gpu), ("SPOT", self.spot)):
                 if cluster:
-                    yield self.cluster_finding(setting, cluster)
+                    yield self._cluster_finding(setting, cluster)
         except AzureError as error:
             yield Finding("workspace", "bad", *microsoft.explained(error))
 
@@ -111,16 +105,7 @@ class AzureCompute(ManagedCompute):
             return Finding("datastore", "bad", told, remedy)
         return Finding("datastore", "good", told)
 
-    def cluster_finding(self, setting: str, name: str) -> Finding:
-        """What there is to be said of a cluster.
-
-        Args:
-            setting: Which setting names it, without what all begin with.
-            name: The cluster's.
-
-        Raises:
-            AzureError: It is not told.
-        """
+    def _cluster_finding(self, setting: str, name: str) -> Finding:
         try:
             found = self.ml.cluster(name)
         except LookupError:
@@ -130,79 +115,118 @@ class AzureCompute(ManagedCompute):
         if shortages:
             return Finding(f"cluster {name}", "bad", shortages[0])
         most = (found.get("scaleSettings") or {}).get("maxNodeCount", "?")
+        if most != "?" and int(most) < self.count and name == (self.spot or name):  # the others train nothing then
+            remedy = "let it have more, or set DETECTION_AZURE_TRAINING_INSTANCES to fewer"
+            return Finding(
+                f"cluster {name}", "bad", f"has {most} machines at most, of {self.count} that train together", remedy
+            )
         return Finding(f"cluster {name}", "good", f"{found.get('vmSize')}, {found.get('vmPriority')}, {most} at most")
 
     # Looking ---------------------------------------------------------------------------------------------------------
 
     def look(self, job: Job) -> JobState | None:
         """The job as Azure ML describes it, and why its cluster has no machine for it while it waits for one."""
+        return self.state(job.name)
+
+    def state(self, name: str) -> JobState | None:
+        """A job of whatever kind as Azure ML describes it, whoever has begun it.
+
+        Raises:
+            Silent: Azure ML does not say.
+        """
         from azure.core.exceptions import AzureError, ResourceNotFoundError
 
         cluster: Mapping[str, Any] = {}
         about: Mapping[str, Any] = {}
         try:
-            told = self.ml.client.jobs.get(job.name)
+            told = self.ml.client.jobs.get(name)
             status = str(getattr(told.status, "value", told.status))  # of an enumeration that may not know it
             phase = microsoft_jobs.phase(status)
             if phase != "running" or status == "Queued":
                 with suppress(LookupError):  # somebody has deleted it since
                     cluster = self.ml.cluster(told.compute.rsplit("/", 1)[-1])
             if phase != "running":
-                about = self.ml.run(job.name)
+                about = self.ml.run(name)
         except ResourceNotFoundError:
             return None
         except AzureError as error:
-            raise Silent(f"{job.name}: Azure ML does not say how it is: {microsoft.refusal(error)}") from error
-        return microsoft_jobs.state(status, about, cluster)
+            raise Silent(f"{name}: Azure ML does not say how it is: {microsoft.refusal(error)}") from error
+        count = getattr(told.resources, "instance_count", None) or 1
+        return microsoft_jobs.state(status, about, cluster, count)
 
     def log(self, job: Job, cursor: Any) -> tuple[Sequence[str], Any]:
-        """The whole lines that the job has printed since."""
-        return microsoft_jobs.logged(self.ml, job.name, LOG, cursor)
+        """What the job's machines have printed since."""
+        return self.printed(job.name, cursor, several=self._count(job.step) > 1)
+
+    def printed(self, name: str, cursor: Any = None, *, several: bool = False) -> tuple[Sequence[str], Any]:
+        """What a job has printed since, whoever has begun it; arguments and result as of `microsoft_jobs.logged`."""
+        return microsoft_jobs.logged(self.ml, name, LOG, cursor, several=several)
 
     def link(self, job: Job) -> str:
         """The job's page in the studio."""
         return self.ml.page(job.name)
 
     def price(self, job: Job, seconds: float) -> float:
-        """By the hour."""
+        """By the hour, for each machine."""
         from azure.core.exceptions import AzureError
 
         try:
             size = str(self.ml.cluster(self.cluster(job.step)).get("vmSize", ""))
         except (AzureError, LookupError):
             return 0.0
-        return PRICES.get(size, 0.0) * seconds / 3600
+        return PRICES.get(size, 0.0) * self._count(job.step) * seconds / 3600
+
+    def _count(self, step: Step) -> int:
+        # Trials are compared with each other, and more of them at once bring more than more machines for each.
+        return self.count if step.program in TRAINING and step.objective is None else 1
 
     # Beginning and ending --------------------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> JobState:
         """Creates the job."""
+        return self.create(job.name, job.step, self._command(job))
+
+    def create(self, name: str, step: Step, asked: Any) -> JobState:
+        """Creates a job of whatever kind; one of the name that is there already is as good.
+
+        Args:
+            name: The job's.
+            step: What it runs.
+            asked: The SDK's description of it.
+
+        Raises:
+            StepFailed: Azure ML refuses; the message says what to do.
+        """
         from azure.ai.ml.exceptions import MlException
         from azure.core.exceptions import AzureError
 
-        cluster = self.cluster(job.step)
+        cluster = self.cluster(step)
         try:
             self.ml.cluster(cluster)
-            self.ml.client.jobs.create_or_update(self._command(job, cluster))
+            self.ml.client.jobs.create_or_update(asked)
         except LookupError:
-            setting = "SPOT" if cluster == self.spot else job.step.hardware.upper()
+            setting = "SPOT" if cluster == self.spot else step.hardware.upper()
             raise StepFailed(
-                f"{job.name}: the workspace {self.workspace} has no compute cluster {cluster}; make it, or set "
+                f"{name}: the workspace {self.workspace} has no compute cluster {cluster}; make it, or set "
                 f"DETECTION_AZURE_{setting} to one that there is"
             ) from None
         except (AzureError, MlException) as error:
             # Whoever else has asked for the same has written the same order; what differs is of no account.
-            state = self.look(job)
+            state = self.state(name)
             if state is None:
-                raise StepFailed(f"{job.name}: Azure ML refuses it: {microsoft.refusal(error)}") from error
+                raise StepFailed(f"{name}: Azure ML refuses it: {microsoft.refusal(error)}") from error
             return state
         return JobState("running", "NotStarted")
 
     def stop(self, job: Job) -> None:
         """Asks Azure ML to cancel it."""
-        why = microsoft_jobs.cancel(self.ml, job.name)
-        if why and (state := self.look(job)) is not None and state.phase == "running":
-            raise StepFailed(f"{job.name} could not be stopped: {why}")
+        self.cancel_named(job.name)
+
+    def cancel_named(self, name: str) -> None:
+        """Asks Azure ML to cancel a job of whatever kind, whoever has begun it."""
+        why = microsoft_jobs.cancel(self.ml, name)
+        if why and (state := self.state(name)) is not None and state.phase == "running":
+            raise StepFailed(f"{name} could not be stopped: {why}")
 
     def order_of(self, job: Job, context: Mapping[str, Any]) -> dict[str, Any]:
         """As of any job; of what is mounted the launcher shows the needed part, and it keeps the checkpoint itself."""
@@ -212,41 +236,67 @@ class AzureCompute(ManagedCompute):
             "checkpoint": self.storage.uri_of(job.checkpoint),
         }
 
-    def _command(self, job: Job, cluster: str) -> Any:
-        from azure.ai.ml import Input as Mounted
-        from azure.ai.ml import Output, command
-        from azure.ai.ml.entities import Environment, ManagedIdentityConfiguration
+    def _command(self, job: Job) -> Any:
+        from azure.ai.ml import Output, PyTorchDistribution, command
 
-        step = job.step
-        words = ["python", "-m", "detection_assets.launcher", "--order", shlex.quote(self.storage.uri_of(job.order))]
-        for name in step.inputs:
-            words += ["--input", f"{name}=${{{{inputs.{name}}}}}"]
-        prefixes = list(step.outputs.values())[:OUTPUTS]
+        step, count = job.step, self._count(job.step)
+        # One process on each machine, told of the others: the program itself starts one for each GPU.
+        together: dict[str, Any] = {
+            "instance_count": count,
+            "distribution": PyTorchDistribution(process_count_per_instance=1),
+        }
         return command(
-            name=job.name,
-            display_name=job.name,
-            experiment_name=self.detector,
-            description=step.name,
-            tags={"detector": self.detector, "step": step.name},
-            compute=cluster,
-            environment=Environment(image=self.image),
-            command=" ".join(words),
-            environment_variables=object_store.account(),
-            # Mounted, so nothing is read but what the program opens.
-            inputs={
-                name: Mounted(type="uri_folder", path=self.place(given), mode="ro_mount")
-                for name, given in step.inputs.items()
-            },
+            **self.described(job.name, step),
+            **self.launched(step, job.order, *(["--ranks"] if count > 1 else [])),
             # Where the launcher delivers; told to the studio for its lineage.
             outputs={
                 f"output_{number}": Output(
                     type="uri_folder", path=self.place(Input(f"{prefix}/{job.output}")), mode="rw_mount"
                 )
-                for number, prefix in enumerate(prefixes)
+                for number, prefix in enumerate(list(step.outputs.values())[:OUTPUTS])
             },
-            identity=ManagedIdentityConfiguration(client_id=self.identity or None),
             timeout=max(1, int(step.timeout_s)),
+            **(together if count > 1 else {}),
         )
+
+    def described(self, name: str, step: Step) -> dict[str, Any]:
+        """What jobs of all kinds say of themselves, read, and run on."""
+        from azure.ai.ml import Input as Mounted
+        from azure.ai.ml.entities import ManagedIdentityConfiguration
+
+        return {
+            "name": name,
+            "display_name": name,
+            "experiment_name": self.detector,
+            "description": step.name,
+            "tags": {"detector": self.detector, "step": step.name},
+            "compute": self.cluster(step),
+            "identity": ManagedIdentityConfiguration(client_id=self.identity or None),
+            # Mounted, so nothing is read but what the program opens.
+            "inputs": {
+                name: Mounted(type="uri_folder", path=self.place(given), mode="ro_mount")
+                for name, given in step.inputs.items()
+            },
+        }
+
+    def launched(self, step: Step, order: str, *more: str) -> dict[str, Any]:
+        """What a job starts.
+
+        Args:
+            step: What it runs.
+            order: Storage key of what it is to do.
+            more: Further words for the launcher.
+        """
+        from azure.ai.ml.entities import Environment
+
+        words = ["python", "-m", "detection_assets.launcher", "--order", shlex.quote(self.storage.uri_of(order))]
+        for name in step.inputs:
+            words += ["--input", f"{name}=${{{{inputs.{name}}}}}"]
+        return {
+            "command": " ".join([*words, *more]),
+            "environment": Environment(image=self.image),
+            "environment_variables": object_store.account(),
+        }
 
     def place(self, given: Input) -> str:
         """A folder of the lake, as the workspace calls it."""
@@ -254,20 +304,6 @@ class AzureCompute(ManagedCompute):
 
     # Studies ---------------------------------------------------------------------------------------------------------
 
-    def open_study(self, context: dg.AssetExecutionContext, study: Study) -> NoReturn:
-        """Refuses: sweep jobs are still to come."""
-        raise StepFailed(
-            f"{study.name}: in this version Azure ML tunes nothing; set `hardware: here` for the training in the "
-            "detector's YAML while you tune"
-        )
-
-    def advance(self, handle: Any) -> bool:
-        """Never called: no study is opened."""
-        return True
-
-    def trials(self, handle: Any) -> Sequence[Trial]:
-        """Never called: no study is opened."""
-        return ()
-
-    def close_study(self, handle: Any) -> None:
-        """Never called: no study is opened."""
+    def open_study(self, context: dg.AssetExecutionContext, study: Study) -> AzureStudy:
+        """Finds the sweep jobs that were begun for the study, if there are any."""
+        return AzureStudy(self, context, study)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 import orjson
@@ -24,6 +24,9 @@ from resources.compute.base import Compute, Step, StepFailed, StepResult, Study,
 from resources.compute.local import PROGRAMS, LocalCompute
 from resources.compute.messages import CarriedContext, LakeMessages
 from resources.storage import Published, Storage
+
+if TYPE_CHECKING:
+    from resources.compute.searches import ManagedStudy
 
 HERE = "here"
 """The word for hardware that means: beside the run, and no job."""
@@ -291,6 +294,24 @@ class ManagedCompute(ManagedJobs, Compute):
     ) -> TuneResult:
         """Runs a study's trials as jobs, unless their hardware is `here`; otherwise as any compute."""
         return (self.here if study.step.hardware == HERE else super()).tune(context, study, on_trial)
+
+    # A study as the service's searches: `open_study` of a backend gives what follows it, resources/compute/searches.py
+
+    def advance(self, handle: "ManagedStudy") -> bool:
+        """Follows the trials, and begins jobs for those that are still to be run."""
+        return handle.advance()
+
+    def trials(self, handle: "ManagedStudy") -> Sequence[Trial]:
+        """Every trial as it was when the service last said so."""
+        return handle.trials()
+
+    def close_study(self, handle: "ManagedStudy") -> None:
+        """Stops what still runs, and waits until it is stopped."""
+        handle.close()
+
+    def cost(self, handle: "JobHandle | ManagedStudy", seconds: float) -> tuple[str, float]:
+        """The instances, and their price for the seconds that are charged: of a job, or of a study's trials."""
+        return super().cost(handle, seconds) if isinstance(handle, JobHandle) else handle.cost()
 
     @property
     def step_poll_s(self) -> float:

@@ -68,6 +68,7 @@ def test_a_command_that_fails_is_failed(platform: Any, ml: Any) -> None:
         ({"name": "a name"}, "is no name of a job"),
         ({"compute": "none"}, "Unknown compute target"),
         ({"environment": "azureml:none:1"}, "could not be found"),
+        ({"instance_count": 3, "distribution": {"type": "pytorch"}}, "the cluster has 2 nodes at most"),
         ({"outputs": {"x": "azureml://datastores/none/paths/x"}}, "Could not find datastore 'none'"),
     ],
 )
@@ -79,6 +80,32 @@ def test_what_no_workspace_takes_is_refused(ml: Any, changes: dict[str, Any], wh
         changes = {"outputs": {name: Output(type="uri_folder", path=uri) for name, uri in changes["outputs"].items()}}
     with pytest.raises(HttpResponseError, match=why):
         ml.jobs.create_or_update(job(**changes))
+
+
+def test_machines_are_told_of_each_other_and_one_that_fails_ends_all(platform: Any, ml: Any) -> None:
+    from azure.ai.ml import PyTorchDistribution
+
+    together = {"instance_count": 2, "distribution": PyTorchDistribution(process_count_per_instance=1)}
+    names = "$RANK of $WORLD_SIZE at $MASTER_ADDR on node $NODE_RANK as $LOCAL_RANK"
+    made = ml.jobs.create_or_update(job(command=f"echo {names}", **together))
+    assert ended(ml, made.name).status == "Completed"
+    lines, _ = platform.compute.printed(made.name, several=True)
+    assert lines == [f"instance {rank}: {rank} of 2 at 127.0.0.1 on node {rank} as 0" for rank in range(2)]
+    made = ml.jobs.create_or_update(job(command="test $RANK = 0 && sleep 60 || exit 3", **together))
+    assert ended(ml, made.name).status == "Failed"
+    assert "std_log_process_1.txt" in platform.compute.ml.run(made.name)["error"]["error"]["message"]
+
+
+def test_a_run_takes_what_its_own_job_logs(platform: Any, ml: Any) -> None:
+    log = "from detection_assets.figures import Figures; f = Figures('m'); f.begin({'a': '1'}); f.tell(0.5)"
+    made = ml.jobs.create_or_update(job(command=f'python -c "{log}"'))
+    assert ended(ml, made.name).status == "Completed"
+    told = platform.compute.ml.mlflow_run(made.name)
+    assert [(metric["key"], metric["value"], metric["step"]) for metric in told["metrics"]] == [("m", 0.5, 1)]
+    assert told["params"] == [{"key": "a", "value": "1"}]
+    other = ml.jobs.create_or_update(job(command=f'MLFLOW_RUN_ID={made.name} python -c "{log}"'))
+    ended(ml, other.name)
+    assert len(platform.compute.ml.mlflow_run(made.name)["metrics"]) == 1, "the token is of one run alone"
 
 
 def test_a_name_means_one_job(ml: Any) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.a_training import ROOT, until
 from contract.in_a_run import in_a_run
-from contract.test_compute_sagemaker import ROOT, until
 from dagster._core.errors import DagsterExecutionInterruptedError
 from fakes import sagemaker
 

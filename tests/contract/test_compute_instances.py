@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract import clouds
 from contract.in_a_run import in_a_run
-from fakes import sagemaker
 from programs.test_train import CLASSES, snapshot
 
 from detection_assets.domain.tuning import Real
-from resources import amazon
 from resources.compute import managed
 from resources.compute.base import Input, Objective, Step, StepFailed, Study
 
-PLATFORMS = ["aws"]
+PLATFORMS = ["aws", "azure"]
+pytestmark = pytest.mark.stand_in("its program is in no image")
 ROOT = Path(__file__).parents[2]
 PROGRAM = '''
 """Counts epochs on each instance, and has the first keep how far it is, as a training does."""
@@ -66,16 +66,17 @@ def training(epochs: int = 3, pause: float = 0.0, **params: Any) -> Step:
     )
 
 
-@pytest.fixture
-def service(sagemaker_service: sagemaker.SageMaker) -> sagemaker.SageMaker:
-    sagemaker_service.jobs.clear()
-    return sagemaker_service
-
-
 @pytest.fixture(autouse=True)
 def two_instances(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the platform is made of the settings."""
-    monkeypatch.setenv("DETECTION_AWS_TRAINING_INSTANCES", "2")
+    """Before the platform is made of the settings, with machines that may be taken away."""
+    for name in (clouds.OnSageMaker.instances, clouds.OnAzureML.instances):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("DETECTION_AZURE_SPOT", "spot")
+
+
+@pytest.fixture
+def service(request: pytest.FixtureRequest, platform: Any) -> Any:
+    return clouds.on(request.node.callspec.params["platform"], request)
 
 
 @pytest.fixture
@@ -92,78 +93,73 @@ def run(platform: Any, step: Step, on_report: Any = None) -> Any:
     return in_a_run(lambda context: platform.compute.run(context, step, on_report))
 
 
-def streams(service: sagemaker.SageMaker, job: str) -> dict[str, list[str]]:
-    logs, group = amazon.client("logs"), "/aws/sagemaker/TrainingJobs"
-    found = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{job}/")["logStreams"]
-    told: dict[str, list[str]] = {}
-    for name in (stream["logStreamName"] for stream in found):
-        events = logs.get_log_events(logGroupName=group, logStreamName=name, startFromHead=True)["events"]
-        told.setdefault(name.removeprefix(f"{job}/").rpartition("-")[0], []).extend(one["message"] for one in events)
-    return told
-
-
 @pytest.mark.usefixtures("scripted")
 def test_the_first_speaks_for_all_and_each_has_a_log(
-    platform: Any, service: sagemaker.SageMaker, capfd: pytest.CaptureFixture[str]
+    platform: Any, service: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     reports: list[Any] = []
     result = run(platform, training(), reports.append)
     assert [(report["epoch"], report["by"]) for report in reports] == [(1, 0), (2, 0), (3, 0)]
-    (job,) = service.jobs.values()
-    assert (job.status, job.asked["ResourceConfig"]["InstanceCount"], len(job.hosts)) == ("Completed", 2, 2)
+    assert (service.phase(service.job), service.count(service.job)) == ("done", 2)
+    assert len(service.processes(service.job)) == 2
     weights = result.outputs["weights"]
     assert platform.storage.get(weights.key("best.onnx")) == b"by 0"
     kept = {item.key.removeprefix("weights/w1/") for item in platform.storage.list("weights/w1")}
     assert kept == {"manifest.json", weights.key("best.onnx").removeprefix("weights/w1/")}, "it is delivered once"
-    assert result.instance == "2 x ml.g5.xlarge"
-    assert result.cost_usd == pytest.approx(2 * 1.408 / 3600 * max(1, round(job.ended - job.started)), rel=0.01)
-    told = streams(service, job.name)
-    assert set(told) == {"algo-1", "algo-2"}
-    assert "instance 1 of 2, over lo" in told["algo-2"]
-    assert "algo-2: instance 1 of 2, over lo" in capfd.readouterr().err, "the run's own log says whose line it is"
+    assert result.instance == f"2 x {service.instance}"
+    assert result.cost_usd == pytest.approx(2 * service.price / 3600 * service.ran(service.job), rel=0.01, abs=1e-6)
+    told = service.printed(platform.compute, service.job)
+    said = f"instance 1 of 2, over {service.interface}".strip()
+    assert said in [line.strip() for line in told[1]]
+    assert service.line(1, said) in capfd.readouterr().err, "the run's own log says whose line it is"
 
 
 @pytest.mark.usefixtures("scripted")
 @pytest.mark.parametrize("breaks", [0, 1])
-def test_a_failure_of_any_instance_is_the_jobs(platform: Any, service: sagemaker.SageMaker, breaks: int) -> None:
+def test_a_failure_of_any_instance_is_the_jobs(platform: Any, service: Any, breaks: int) -> None:
     with pytest.raises(StepFailed, match=f"instance {breaks} has no more memory"):
         run(platform, training(600, 0.2, breaks=breaks))
-    (job,) = service.jobs.values()
-    assert job.status == "Failed"
-    assert f"instance {breaks} has no more memory" in job.failure
-    assert all(host.process.poll() is not None for host in job.hosts), "the other is not left behind"
+    assert service.phase(service.job) == "failed"
+    assert all(one.poll() is not None for one in service.processes(service.job)), "the other is not left behind"
     assert platform.storage.published("weights/w1") is None
 
 
 @pytest.mark.usefixtures("scripted")
-def test_an_interruption_is_gone_on_with_by_all(platform: Any, service: sagemaker.SageMaker) -> None:
+def test_an_interruption_is_gone_on_with_by_all(platform: Any, service: Any) -> None:
     reports: list[Any] = []
 
     def told(report: Any) -> None:
         reports.append(report)
         if report["epoch"] == 2 and report["from"] == 0:
-            service.interrupt(next(iter(service.jobs)))
+            service.interrupt(service.job)
 
     run(platform, training(6, 0.6), told)
-    (job,) = service.jobs.values()
-    assert (job.starts, job.status) == (2, "Completed")
+    assert (service.job.starts, service.phase(service.job)) == (2, "done")
     assert sorted({report["epoch"] for report in reports}) == [1, 2, 3, 4, 5, 6]
     assert {report["from"] for report in reports} > {0}, "both went on from the same checkpoint"
 
 
-def test_a_trial_has_one_instance(platform: Any) -> None:
+def trial() -> Step:
     space, objective = {"lr0": Real(0.001, 0.1)}, Objective("map", "trial.json")
-    study = Study("v1", training(training={}), "training", space, objective, trials=1)
-    step = study.step_of({"lr0": 0.01})
-    assert platform.compute.definition(step, "jobs/a", "jobs/c")["ResourceConfig"]["InstanceCount"] == 1
-    assert platform.compute.definition(training(), "jobs/a", "jobs/c")["ResourceConfig"]["InstanceCount"] == 2
-    attempt = platform.compute.attempt
-    assert platform.compute.price(attempt(step, 1), 3600) * 2 == platform.compute.price(attempt(training(), 1), 3600)
+    return Study("v1", training(training={}), "training", space, objective, trials=1).step_of({"lr0": 0.01})
+
+
+def test_a_trial_has_one_instance(platform: Any, service: Any) -> None:
+    price, attempt = platform.compute.price, platform.compute.attempt
+    assert price(attempt(trial(), 1), 3600) == pytest.approx(service.price)
+    assert price(attempt(training(), 1), 3600) == pytest.approx(2 * service.price)
+
+
+@pytest.mark.platforms("aws")
+def test_a_trial_asks_for_one_instance(platform: Any) -> None:
+    definition = platform.compute.definition
+    assert definition(trial(), "jobs/a", "jobs/c")["ResourceConfig"]["InstanceCount"] == 1
+    assert definition(training(), "jobs/a", "jobs/c")["ResourceConfig"]["InstanceCount"] == 2
 
 
 @pytest.mark.long
 def test_the_real_program_on_two_instances_of_which_spot_takes_one_away(
-    platform: Any, service: sagemaker.SageMaker, tmp_path: Path
+    platform: Any, service: Any, tmp_path: Path
 ) -> None:
     snapshot(tmp_path)
     for path in (*(tmp_path / "dataset").iterdir(), *(tmp_path / "frames").rglob("*.jpg")):
@@ -181,11 +177,10 @@ def test_the_real_program_on_two_instances_of_which_spot_takes_one_away(
     def told(report: Any) -> None:
         reports.append(report)
         if report["kind"] == "epoch" and report["epoch"] == 1:
-            service.interrupt(next(iter(service.jobs)))
+            service.interrupt(service.job)
 
     result = run(platform, step, told)
-    (job,) = service.jobs.values()
-    assert (job.starts, job.status, result.instance) == (2, "Completed", "2 x ml.m5.xlarge")
+    assert (service.job.starts, service.phase(service.job), result.instance[:4]) == (2, "done", "2 x ")
     (resumed,) = [report for report in reports if report["kind"] == "resumed"]
     epochs = [report["epoch"] for report in reports if report["kind"] == "epoch"]
     assert epochs == [*range(1, resumed["epoch"] + 1), *range(resumed["epoch"] + 1, 5)], "none is lost or told twice"
@@ -193,4 +188,4 @@ def test_the_real_program_on_two_instances_of_which_spot_takes_one_away(
     training = json.loads(platform.storage.get(weights.key("training.json")))
     assert (training["processes"], training["instances"], training["epochs_run"]) == (2, 2, 4)
     assert training["agreement"]["agrees"]
-    assert "this instance has done its part; the first one goes on" in streams(service, job.name)["algo-2"]
+    assert "this instance has done its part; the first one goes on" in service.printed(platform.compute, service.job)[1]

@@ -45,6 +45,13 @@ def test_clusters_that_are_missing_or_get_no_machines_say_so(
     assert "ask for more cores of Standard_NC4as_T4_v3" in short.told
 
 
+def test_clusters_that_have_too_few_machines_to_train_together_say_so(platform: Any) -> None:
+    findings = found(platform.compute.model_copy(update={"count": 3, "spot": "spot"}))
+    assert {name for name, finding in findings.items() if finding.state == "bad"} == {"cluster spot"}
+    assert findings["cluster spot"].told == "has 2 machines at most, of 3 that train together"
+    assert "DETECTION_AZURE_TRAINING_INSTANCES" in findings["cluster spot"].remedy
+
+
 def test_whoever_may_not_or_is_nobody_is_told_what_helps(
     platform: Any, azureml_service: azureml.AzureML, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from contract.test_storage_s3 import ASK, folder_with, once
+from contract.test_storage_s3 import ASK, folder_with, once, says_what_to_do
 from fakes import blob
 from fakes.s3 import Asked, Between, refusal
 from project import free_port
@@ -61,11 +61,7 @@ def test_a_wrong_key_says_so(storage: Storage, ask: str, monkeypatch: pytest.Mon
 def test_a_refusal_says_what_to_do(
     between: Between, storage: Storage, ask: str, status: int, code: str, remedy: str
 ) -> None:
-    between.before = lambda _: refusal(status, code)
-    with pytest.raises(LakeError, match=remedy) as raised:
-        ASK[ask](storage)
-    assert len(str(raised.value)) < 400, "a line, not a page of the library's"
-    assert len(between.seen) == 1, "what is refused is not asked again and again"
+    says_what_to_do(between, storage, ask, refusal(status, code), remedy)
 
 
 @pytest.mark.parametrize("ask", ASK)

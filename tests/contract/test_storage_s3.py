@@ -46,6 +46,15 @@ ASK = {
 }
 
 
+def says_what_to_do(between: Between, storage: Storage, ask: str, answer: Answer, remedy: str) -> None:
+    """Whatever is asked of a store that refuses, it is said once, in a line, with what helps."""
+    between.before = lambda _: answer
+    with pytest.raises(LakeError, match=remedy) as raised:
+        ASK[ask](storage)
+    assert len(str(raised.value)) < 400, "a line, not a page of the library's"
+    assert len(between.seen) == 1, "what is refused is not asked again and again"
+
+
 @pytest.mark.parametrize("ask", ASK)
 def test_a_missing_bucket_is_not_taken_for_a_missing_object(s3_lake: str, ask: str) -> None:
     with pytest.raises(LakeError, match=r"no such bucket.*DETECTION_LAKE.*s3://not-there/"):
@@ -65,11 +74,7 @@ def test_a_missing_bucket_is_not_taken_for_a_missing_object(s3_lake: str, ask: s
 def test_a_refusal_says_what_to_do(
     between: Between, storage: Storage, ask: str, status: int, code: str, remedy: str
 ) -> None:
-    between.before = lambda _: refusal(status, code)
-    with pytest.raises(LakeError, match=remedy) as raised:
-        ASK[ask](storage)
-    assert len(str(raised.value)) < 400, "a line, not a page of the library's"
-    assert len(between.seen) == 1, "what is refused is not asked again and again"
+    says_what_to_do(between, storage, ask, refusal(status, code), remedy)
 
 
 @pytest.mark.parametrize("name", ["a//b", "a/../b"])

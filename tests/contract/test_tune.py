@@ -14,7 +14,7 @@ from contract.a_study import ROOT, alive, put_in_place, started, study, tune
 from detection_assets.domain.tuning import Real, Trial
 from resources.compute.base import MedianStop, StepFailed
 
-PLATFORMS = ["local", "aws"]
+PLATFORMS = ["local", "aws", "azure"]
 pytestmark = pytest.mark.stand_in("its program is in no image")
 here = pytest.mark.platforms("local")
 """What only this machine's own tuner does; tests/contract/test_tune_sagemaker.py has what only SageMaker's does."""

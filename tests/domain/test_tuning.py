@@ -148,6 +148,25 @@ def test_a_value_that_the_parameter_cannot_have_is_refused(among, text):
         tuning.from_text(among, text)
 
 
+@given(chance=st.floats(0, 1))
+def test_a_value_that_is_given_by_its_logarithm_is_one_that_the_parameter_can_have(chance):
+    space = {"lr0": Real(1e-5, 0.1, log=True), "batch": Whole(1, 64, log=True)}
+    ends = {"lr0": (math.log(1e-5), math.log(0.1)), "batch": (math.log(1), math.log(65))}
+    given = {f"ln_{key}": repr(low + chance * (high - low)) for key, (low, high) in ends.items()}
+    found = tuning.taken(space, given)
+    assert all(tuning.within(among, found[key]) for key, among in space.items())
+    assert isinstance(found["batch"], int)
+    assert found["lr0"] == pytest.approx(math.exp(float(given["ln_lr0"])))
+
+
+def test_values_are_taken_as_a_tuner_writes_them():
+    space = {"lr0": Real(0.1, 1), "batch": Whole(1, 64), "cos_lr": Choice((True, False))}
+    given = {"lr0": "0.5", "batch": "16.0", "cos_lr": "true", "_tuning_objective_metric": "objective"}
+    assert tuning.taken(space, given) == {"lr0": 0.5, "batch": 16, "cos_lr": True}
+    with pytest.raises(ValueError, match=r"gives no value of lr0, but of batch"):
+        tuning.taken(space, {"batch": "16"})
+
+
 def test_every_value_of_a_parameter_is_drawn():
     assert {tuning.drawn(Whole(1, 4), chance / 100) for chance in range(100)} == {1, 2, 3, 4}
     assert {tuning.drawn(Choice((0.1, 0.3)), chance / 100) for chance in range(100)} == {0.1, 0.3}

@@ -29,6 +29,16 @@ def test_what_hosts_are_told_reaches_their_programs() -> None:
     assert World.among_hosts(hosts("algo-1", "algo-1")) == World()
 
 
+def test_what_torch_would_tell_a_process_is_told_of_an_instance() -> None:
+    told = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "10.0.0.4", "MASTER_PORT": "6105"}
+    assert World.among_ranks(told) == World(2, 1, "10.0.0.4:6105")
+    assert World.among_ranks(told, 4000).first == "10.0.0.4:4000"
+    assert World.among_ranks({**told, "WORLD_SIZE": "1", "RANK": "0"}) == World()
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR"):
+        with pytest.raises(InputError, match=f"{name} is not set"):
+            World.among_ranks({key: value for key, value in told.items() if key != name})
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", hosts("algo-9", "algo-1"), hosts("algo-1"), '{"hosts": 3}'])
 def test_hosts_that_are_not_told_are_an_error(text: str) -> None:
     with pytest.raises(InputError, match="current_host"):

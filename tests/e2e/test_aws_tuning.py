@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -47,33 +48,50 @@ def test_a_tuning_that_is_interrupted_goes_on_with_no_more_rights_than_it_has(
             "DETECTION_LAKE": f"s3://{s3.BUCKET}/{tmp_path.name}",
             "DETECTION_POLL_S": "0.3",
         }
-        path = tmp_path / "home" / "detectors" / "fridge.yaml"
-        path.write_text(path.read_text().replace("imgsz: 96", "imgsz: 64, lr0: 0.002, optimizer: AdamW") + TUNING)
-        detection(env, "sample", "fridge", "--clips", "3")
-        detection(env, "run", "fridge", "--until", "detection_dataset")
+        prepare(env, tmp_path / "home")
         service.calls.clear()
-        interrupt_in_the_search(env, service)
-        told = detection(env, "tune", "fridge")
-        for name, value in env.items():
-            monkeypatch.setenv(name, value)
-        table = tables.read(Storage(root=env["DETECTION_LAKE"], prefix="fridge"), "tuned_hyperparameters")
+
+        def searches() -> bool:
+            trials = [trial for job in list(service.tuning.jobs.values()) for trial in job.trials]
+            return any(trial.secondary == "Training" for trial in trials)
+
+        interrupted_and_gone_on_with(env, searches, monkeypatch)
+    assert {job.status for job in service.tuning.jobs.values()} == {"Stopped", "Completed"}
+    used = {f"sagemaker:{operation}" for operation in service.calls}
+    assert used | {right_for(one) for one in asked.seen} <= rights_of("DagsterPolicy")
+
+
+def prepare(env: dict[str, str], home: Path) -> None:
+    """A dataset, and a search of three trials."""
+    path = home / "detectors" / "fridge.yaml"
+    path.write_text(path.read_text().replace("imgsz: 96", "imgsz: 64, lr0: 0.002, optimizer: AdamW") + TUNING)
+    detection(env, "sample", "fridge", "--clips", "3")
+    detection(env, "run", "fridge", "--until", "detection_dataset")
+
+
+def interrupted_and_gone_on_with(
+    env: dict[str, str], searches: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tunes, is interrupted while the search runs, and tunes on to a whole table."""
+    interrupt(env, searches)
+    told = detection(env, "tune", "fridge")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    table = tables.read(Storage(root=env["DETECTION_LAKE"], prefix="fridge"), "tuned_hyperparameters")
     values = [json.loads(params) for params in table["params"]]
     assert values[0] == {"lr0": 0.002, "close_mosaic": 10, "optimizer": "AdamW"}, "what the file has comes first"
     assert (table["state"] == "complete").sum() == 3, told
     assert table["best"].sum() == 1
     assert table["mlflow_run"].is_unique
     assert "[3/3] trial" in told
-    assert {job.status for job in service.tuning.jobs.values()} == {"Stopped", "Completed"}
-    used = {f"sagemaker:{operation}" for operation in service.calls}
-    assert used | {right_for(one) for one in asked.seen} <= rights_of("DagsterPolicy")
 
 
-def interrupt_in_the_search(env: dict[str, str], service: sagemaker.SageMaker) -> None:
+def interrupt(env: dict[str, str], when: Callable[[], bool]) -> None:
     running = subprocess.Popen(
         [DETECTION, "tune", "fridge"], env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     ends = time.monotonic() + 300
-    while not any(trial.secondary == "Training" for job in list(service.tuning.jobs.values()) for trial in job.trials):
+    while not when():
         assert running.poll() is None, running.communicate()[0]
         assert time.monotonic() < ends
         time.sleep(0.05)

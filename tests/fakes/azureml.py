@@ -26,9 +26,11 @@ from fakes.azureml_assets import Assets
 from fakes.azureml_batch import BatchEndpoints
 from fakes.azureml_codes import Codes
 from fakes.azureml_jobs import Jobs
+from fakes.azureml_metrics import Metrics
 from fakes.azureml_mlflow import Mlflow
 from fakes.azureml_refusals import Refused, not_found
 from fakes.azureml_shapes import NAME, Answer, named
+from fakes.azureml_sweeps import Sweeps
 from fakes.certificates import Certificate
 
 SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
@@ -72,6 +74,8 @@ class AzureML:
         mlflow: Its MLflow.
         codes: What was uploaded to be run.
         batch: Batch endpoints.
+        sweeps: What was asked to be searched; trials are jobs.
+        metrics: What jobs have logged to their runs.
         calls: What was asked for, as `PUT jobs`, in order.
         silent: How many questions about jobs to come are not answered.
         denied: What whoever asks has no right to, as `PUT jobs`.
@@ -92,6 +96,8 @@ class AzureML:
         self.mlflow = Mlflow(self)
         self.codes = Codes(self)
         self.batch = BatchEndpoints(self)
+        self.sweeps = Sweeps(self)
+        self.metrics = Metrics(self)
         self.calls: list[str] = []
         self.denied: set[str] = set()
         self.silent = 0
@@ -149,20 +155,32 @@ class AzureML:
             *self.assets.rows(),
             *self.codes.rows(),
             *self.batch.rows(),
-            ("PUT", "jobs", "/([^/]+)", lambda body, name: self.jobs.put(name, body)),
-            ("GET", "jobs", "/([^/]+)", lambda _, name: (200, self.jobs.get(name), {})),
-            ("POST", "jobs", "/([^/]+)/cancel", lambda _, name: self.jobs.cancel(name)),
+            ("PUT", "jobs", "/([^/]+)", lambda body, name: self._asked(body).put(name, body)),
+            ("GET", "jobs", "/([^/]+)", lambda _, name: (200, self._with(name).get(name), {})),
+            ("POST", "jobs", "/([^/]+)/cancel", lambda _, name: self._with(name).cancel(name)),
         ):
             below = f"/{what}{more}" if more else ""
             yield verb, re.escape(ROOT) + below, self._authorized(f"{verb} {what}", act)
-        details = self._authorized("GET runs", lambda _, name: (200, self.jobs.details(name), {}), versioned=False)
-        yield "GET", re.escape(f"/history/v1.0{ROOT}/runs/") + "([^/]+)/details", details
+        history = re.escape(f"/history/v1.0{ROOT}/runs/")
+        details = self._authorized(
+            "GET runs", lambda _, name: (200, self._with(name).details(name), {}), versioned=False
+        )
+        yield "GET", f"{history}([^/]+)/details", details
+        children = self._authorized(
+            "GET runs", lambda query, name: (200, self._with(name).children(query, name), {}), versioned=False
+        )
+        yield "GET", f"{history}([^/]+)/children", children
+        yield from self.metrics.rows()
         for verb, pattern, act in self.mlflow.rows():
             yield verb, pattern, self._authorized(f"{verb} mlflow", act, versioned=False)
-        children = self._authorized("GET runs", lambda _, name: (200, self.jobs.children(name), {}), versioned=False)
-        yield "GET", re.escape(f"/history/v1.0{ROOT}/runs/") + "([^/]+)/children", children
         yield from self.batch.routes()
         yield "GET", r"/subscriptions/.+/workspaces/([^/]+).*", self._nowhere
+
+    def _asked(self, body: Any) -> Jobs | Sweeps:
+        return self.sweeps if (body.get("properties") or {}).get("jobType") == "Sweep" else self.jobs
+
+    def _with(self, name: str) -> Jobs | Sweeps:
+        return self.sweeps if name in self.sweeps.all else self.jobs
 
     def _authorized(self, what: str, act: Callable[..., Answer], *, versioned: bool = True) -> Callable[..., Answer]:
         """Looks who asks, and whether they may, before anything is done."""
@@ -311,6 +329,7 @@ class AzureML:
             self.url = f"https://127.0.0.1:{server.server_address[1]}"
             yield
         finally:
+            self.sweeps.end()
             self.jobs.end()
             self.mlflow.end()
             server.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import secrets
@@ -22,6 +23,7 @@ from urllib.parse import quote
 from fakes import blob
 from fakes.azureml_refusals import Refused, not_found
 from fakes.azureml_shapes import problems
+from project import free_port
 
 if TYPE_CHECKING:
     from fakes.azureml import AzureML
@@ -43,7 +45,8 @@ class FakeJob:
 
     Attributes:
         asked: The request's properties.
-        starts: How often its container was started.
+        processes: One on each of its machines, for each process that is asked for.
+        starts: How often its containers were started.
     """
 
     name: str
@@ -53,7 +56,7 @@ class FakeJob:
     error: dict[str, str] | None = None
     started: float | None = None
     ended: float | None = None
-    process: subprocess.Popen[bytes] | None = None
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     starts: int = 0
     stopping: bool = False
     interrupting: bool = False
@@ -65,12 +68,23 @@ class FakeJob:
         return self.asked["computeId"].rsplit("/", 1)[-1]
 
     @property
-    def log(self) -> Path:
-        return self.folder / LOG
+    def machines(self) -> int:
+        return (self.asked.get("resources") or {}).get("instanceCount") or 1
+
+    @property
+    def world(self) -> int:
+        """How many processes there are, on all machines."""
+        return self.machines * ((self.asked.get("distribution") or {}).get("processCountPerInstance") or 1)
+
+    @property
+    def prints(self) -> list[str]:
+        """What each process prints to."""
+        several = bool(self.asked.get("distribution"))
+        return [LOG.replace(".txt", f"_process_{rank}.txt") if several else LOG for rank in range(self.world)]
 
     def logs(self) -> dict[str, Path]:
         """Its log files by name."""
-        return {LOG: self.log} if self.log.exists() else {}
+        return {log: self.folder / log for log in self.prints if (self.folder / log).exists()}
 
 
 class CannotStart(Exception):
@@ -111,18 +125,30 @@ class Jobs:
                         "changed. Only description, tags, displayName, properties, and isArchived can be updated.",
                     )
                 return 200, self.get(name), {}
-            self._check(asked)
-            job = self.all[name] = FakeJob(name, asked, self._service.folder / name)
+            self.check(asked)
+            self.begin(name, asked)
+        return 201, self.get(name), {}
+
+    def begin(self, name: str, asked: dict[str, Any]) -> FakeJob:
+        """Begins a job that there is nothing against."""
+        job = self.all[name] = FakeJob(name, asked, self._service.folder / name)
         thread = threading.Thread(target=self._run, args=(job,), daemon=True)
         self._threads.append(thread)
         thread.start()
-        return 201, self.get(name), {}
+        return job
 
-    def _check(self, asked: Mapping[str, Any]) -> None:
+    def check(self, asked: Mapping[str, Any]) -> None:
         """What Azure ML holds against a job, beyond its shape."""
         service = self._service
         if asked.get("computeId", "").rsplit("/", 1)[-1] not in service.clusters:
             raise Refused(400, "UserError", f"Unknown compute target {asked.get('computeId')!r}.")
+        machines = (asked.get("resources") or {}).get("instanceCount") or 1
+        most = service.clusters[asked["computeId"].rsplit("/", 1)[-1]].most
+        if machines > most:
+            raise Refused(400, "UserError", f"Requested {machines} nodes, and the cluster has {most} nodes at most.")
+        kind = (asked.get("distribution") or {}).get("distributionType")
+        if kind not in ((None, "PyTorch") if machines == 1 else ("PyTorch",)):
+            raise Refused(400, "UserError", f"{kind} is none of the distributions that this stand-in has")
         environment = re.search(r"/environments/([^/]+)/versions/([^/]+)$", asked["environmentId"])
         if environment is None or ("environments", *environment.groups()) not in service.assets.there:
             raise Refused(400, "UserError", f"Environment {asked['environmentId']!r} could not be found.")
@@ -158,7 +184,7 @@ class Jobs:
         self._end(job)
         return 200, None, {}
 
-    def children(self, name: str) -> dict[str, Any]:
+    def children(self, _: Mapping[str, str], name: str) -> dict[str, Any]:
         """What the run history has of the jobs that a job is made of."""
         self._job(name)
         return {"value": [self.details(job.name) for job in self if job.parent == name]}
@@ -170,8 +196,8 @@ class Jobs:
         logs = {file: f"{where}/{file}?sig={job.signature}" for file in job.logs()}
         return {
             **{"runId": name, "status": job.status, "target": job.cluster, "logFiles": logs},
-            "startTimeUtc": _moment(job.started),
-            "endTimeUtc": _moment(job.ended),
+            "startTimeUtc": moment(job.started),
+            "endTimeUtc": moment(job.ended),
             "error": {"error": job.error} if job.error else None,
         }
 
@@ -217,8 +243,9 @@ class Jobs:
             elif code == 0:
                 self._ended(job, "Completed")
             else:
+                log = next((log for log, one in zip(job.prints, job.processes, strict=True) if one.poll() == code), LOG)
                 why = f"Execution failed. User process 'bash' exited with status code {code}. Please check log file "
-                self._ended(job, "Failed", "UserError", f"{why}'{LOG}' for error details.")
+                self._ended(job, "Failed", "UserError", f"{why}'{log}' for error details.")
         except CannotStart as error:
             self._ended(job, "Failed", "UserError", str(error))
         except Exception as error:
@@ -232,7 +259,7 @@ class Jobs:
         shutil.rmtree(job.folder, ignore_errors=True)
         mounts = job.folder / "cap" / "data-capability" / "wd"
         mounts.mkdir(parents=True)
-        job.log.parent.mkdir()
+        (job.folder / LOG).parent.mkdir()
         job.status = "Preparing"
         paths: dict[str, str] = {}
         for name, about in (job.asked.get("inputs") or {}).items():
@@ -258,47 +285,60 @@ class Jobs:
         return code
 
     def _process(self, job: FakeJob, command: str) -> int:
+        """Runs the command in all of the job's processes; returns the status of the one that failed first, or 0."""
+        port, limit = free_port(), seconds((job.asked.get("limits") or {}).get("timeout"))
+        job.processes = [self._start(job, command, rank, port) for rank in range(job.world)]
+        job.status, job.started, job.starts = "Running", job.started or time.time(), job.starts + 1
+        if job.stopping or job.interrupting:  # since it was last looked at, when there was nothing to end yet
+            self._end(job)
+        failed, ends = 0, time.monotonic() + (limit or math.inf)
+        while any(process.poll() is None for process in job.processes):
+            failed = failed or next((code for process in job.processes if (code := process.poll())), 0)
+            if failed or time.monotonic() > ends:
+                job.stopping = job.stopping or not failed
+                self._end(job)
+                for process in job.processes:
+                    process.wait()
+            time.sleep(0.02)
+        return failed or next((code for process in job.processes if (code := process.returncode)), 0)
+
+    def _start(self, job: FakeJob, command: str, rank: int, port: int) -> subprocess.Popen[bytes]:
         given = {key: os.environ[key] for key in ("HOME", "OMP_NUM_THREADS", "PYTHONPATH") if key in os.environ}
         identity = job.asked.get("identity") or {}
+        each = job.world // job.machines
         env = {
             **given,
             **self._service.certificate.environment,
             **(job.asked.get("environmentVariables") or {}),
+            **self._service.metrics.environment(job.name),
             # As on a machine of Azure ML's: a job without an identity of its own gets no tokens.
             **({"MSI_ENDPOINT": f"{self._service.url}/msi", "MSI_SECRET": self._service.secret}
                if identity.get("identityType") == "Managed" else {}),
+            **({"WORLD_SIZE": str(job.world), "RANK": str(rank), "LOCAL_RANK": str(rank % each),
+                "NODE_RANK": str(rank // each), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+               if job.asked.get("distribution") else {}),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "AZUREML_RUN_ID": job.name,
         }  # fmt: skip
-        with job.log.open("wb") as log:
-            job.process = subprocess.Popen(
+        with (job.folder / job.prints[rank]).open("wb") as log:
+            return subprocess.Popen(
                 ["bash", "-c", command], cwd=INSTALLED, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )  # fmt: skip
-        job.status, job.started, job.starts = "Running", job.started or time.time(), job.starts + 1
-        if job.stopping or job.interrupting:  # since it was last looked at, when there was nothing to end yet
-            self._end(job)
-        try:
-            return job.process.wait(timeout=seconds((job.asked.get("limits") or {}).get("timeout")))
-        except subprocess.TimeoutExpired:
-            job.stopping = True
-            self._end(job)
-            return job.process.wait()
 
     def _end(self, job: FakeJob) -> None:
         """As the service does it: a word first, and after a while an end."""
-        process = job.process
-        if process is None or process.poll() is not None:
-            return
 
-        def later() -> None:
+        def later(process: subprocess.Popen[bytes]) -> None:
             with suppress(subprocess.TimeoutExpired, ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait(timeout=GRACE_S)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
-        threading.Thread(target=later, daemon=True).start()
+        for process in job.processes:
+            if process.poll() is None:
+                threading.Thread(target=later, args=(process,), daemon=True).start()
 
     def place(self, uri: str) -> tuple[str, str]:
         """The container and the prefix that an address means."""
@@ -359,7 +399,7 @@ class Jobs:
         return iter(list(self.all.values()))
 
 
-def _moment(seconds: float | None) -> str | None:
+def moment(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat() if seconds else None
 
 
