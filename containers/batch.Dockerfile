@@ -5,9 +5,9 @@
 #   docker build -f containers/batch.Dockerfile -t detection-batch:1 .
 #
 # It is the server's code without the server, and the packages that Azure ML's own driver wants. These do not fit what
-# requirements.lock pins (NumPy, Arrow, azure-identity), so they have a lock of their own, in which what decides a box
-# is of the same versions: `uv pip compile` with the group `serving`, azureml-core, azureml-dataset-runtime[fuse] and pandas.
-# They exist for no Python after 3.11.
+# requirements.lock pins (NumPy, Arrow, azure-identity), so they have a lock of their own, in which the network's runtime
+# and the decoders have the same versions: `uv pip compile` with the group `serving`, azureml-core,
+# azureml-dataset-runtime[fuse] and pandas.
 ARG BASE=python:3.11.14-slim-bookworm
 
 FROM ${BASE} AS build

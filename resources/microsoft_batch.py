@@ -6,7 +6,8 @@ A deployment costs nothing while nobody asks, so it stays; the newest is the end
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ SCRIPT = ("score.py", "from detection_assets.serving.batch import init, run\n")
 """What is uploaded: what it imports is the image's, so script and package are of one version."""
 LIST_S, TRIES = 1200, 3
 """Seconds that the script may take for one list of pictures, and how often it is tried again."""
+BUSY_S, POLL_S = 900.0, 2.0
+"""Seconds for which somebody else may be changing the endpoint, and between two tries meanwhile."""
 KEPT = 10
 """Deployments that an endpoint has at most; Azure ML has room for 20."""
 
@@ -72,12 +75,28 @@ def deploy(ml: Workspace, endpoint: str, name: str, wanted: Wanted) -> None:
         _tidy(client, endpoint, str(getattr(there.defaults, "deployment_name", "")))
     except ResourceNotFoundError:
         there = BatchEndpoint(name=endpoint, tags=dict(wanted.tags))
-        client.batch_endpoints.begin_create_or_update(there).result()
+        _patiently(lambda: client.batch_endpoints.begin_create_or_update(there))
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / SCRIPT[0]).write_text(SCRIPT[1])
-        client.batch_deployments.begin_create_or_update(_made(client, endpoint, name, wanted, folder)).result()
+        made = _made(client, endpoint, name, wanted, folder)
+        _patiently(lambda: client.batch_deployments.begin_create_or_update(made))
     there.defaults = {"deployment_name": name}
-    client.batch_endpoints.begin_create_or_update(there).result()
+    _patiently(lambda: client.batch_endpoints.begin_create_or_update(there))
+
+
+def _patiently(begin: Callable[[], Any]) -> None:
+    """Does something, which Azure ML refuses while another run does the same, or anything else to the endpoint."""
+    from azure.core.exceptions import ResourceExistsError
+
+    ends = time.monotonic() + BUSY_S
+    while True:
+        try:
+            begin().result()
+            return
+        except ResourceExistsError:  # what it says of any conflict
+            if time.monotonic() > ends:
+                raise
+        time.sleep(POLL_S)
 
 
 def _made(client: Any, endpoint: str, name: str, wanted: Wanted, code: str) -> Any:
@@ -119,4 +138,4 @@ def _tidy(client: Any, endpoint: str, serving: str) -> None:
     there = [one for one in client.batch_deployments.list(endpoint) if one.name != serving]
     there.sort(key=lambda one: str(getattr(one.creation_context, "created_at", "")))
     for one in there[: max(0, len(there) + 2 - KEPT)]:
-        client.batch_deployments.begin_delete(one.name, endpoint).result()
+        _patiently(lambda name=one.name: client.batch_deployments.begin_delete(name, endpoint))

@@ -9,9 +9,11 @@ as it is known, and the folder of lists has a mark in its name by which a job is
 
 import re
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -117,6 +119,7 @@ class AzureBatch(ManagedBatch):
 
     def _marked(self, mark: str, *phases: str) -> list[str]:
         """The jobs of the endpoint that were asked about a folder with a mark in its name."""
+        from azure.ai.ml.exceptions import MlException
         from azure.core.exceptions import ResourceNotFoundError
 
         client = self.ml.client
@@ -125,8 +128,12 @@ class AzureBatch(ManagedBatch):
         except ResourceNotFoundError:
             return []
         wanted = [str(one.name) for one in there if microsoft_jobs.phase(str(one.status)) in phases]
-        given = {name: getattr(client.jobs.get(name), "inputs", None) or {} for name in wanted}
-        return [name for name in wanted if any(mark in str(getattr(one, "path", "")) for one in given[name].values())]
+        found: list[str] = []
+        for name in wanted:
+            with suppress(MlException):  # one that the SDK cannot read is not ours
+                given = getattr(client.jobs.get(name), "inputs", None) or {}
+                found += [name] if any(mark in str(getattr(one, "path", "")) for one in given.values()) else []
+        return found
 
     def _noted(self, job: Job, what: str) -> str:
         try:
@@ -204,9 +211,11 @@ class AzureBatch(ManagedBatch):
     def _list(self, job: Job, folder: str) -> None:
         order = orjson.loads(self.storage.get(job.order))
         frames, answers = self.storage.uri_of(layout.FRAMES), self.storage.uri_of(_answers(job))
-        for number, pictures in enumerate(_lists(order["pictures"])):
-            told = {"frames": frames, "answers": answers, "pictures": pictures}
-            self.storage.put(f"{folder}/{number:06d}{LISTS}", orjson.dumps(told))
+        with tempfile.TemporaryDirectory() as scratch:
+            for number, pictures in enumerate(_lists(order["pictures"])):
+                told = {"frames": frames, "answers": answers, "pictures": pictures}
+                (Path(scratch) / f"{number:06d}{LISTS}").write_bytes(orjson.dumps(told))
+            self.storage.upload(Path(scratch), folder)
 
     def _place(self, key: str) -> str:
         return self.compute.place(Input(key)).rstrip("/")
@@ -248,7 +257,8 @@ class AzureBatch(ManagedBatch):
             environment={**told, **({object_store.CLIENT: identity} if identity else {})},
             tags={"detector": self.detector, "version": model.version},
         )
-        name = f"v{plain(model.version)[:12].rstrip('-')}-{version_of(asdict(wanted))}"
+        made_of = version_of(asdict(wanted), microsoft_batch.SCRIPT, microsoft_batch.LIST_S, microsoft_batch.TRIES)
+        name = f"v{plain(model.version)[:12].rstrip('-')}-{made_of}"
         microsoft_batch.deploy(self.ml, self.endpoint, name, wanted)
         return name
 

@@ -69,7 +69,7 @@ def test_everything_that_is_installed_is_pinned(image: Path) -> None:
         assert "apt-get" not in line
 
 
-def test_what_decides_a_box_is_the_same_in_both_locks() -> None:
+def test_the_runtime_and_the_decoders_are_the_same_in_both_locks() -> None:
     pinned, batch = (
         dict(line.split(" ;")[0].split("==") for line in path.read_text().splitlines())
         for path in (ROOT / "requirements.lock", ROOT / "containers" / "batch.lock")

@@ -15,8 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 from contract import a_batch
-from contract.a_batch import COLORS, MODEL, OnAzure, OnSageMaker, Service, digest, run, step, steps, summary, table
-from contract.a_batch import until as until
+from contract.a_batch import (
+    COLORS,
+    MODEL,
+    OnAzure,
+    OnSageMaker,
+    Service,
+    digest,
+    run,
+    step,
+    steps,
+    summary,
+    table,
+    until,
+)
 from contract.in_a_run import in_a_run
 from dagster._core.errors import DagsterExecutionInterruptedError
 from monitored import FRAMES_A_VIDEO, NAME, World, check, metadata

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,6 +84,16 @@ def test_a_version_is_a_deployment_that_stays_and_a_job_reads_what_it_is_asked_a
     (endpoint,) = azureml_service.batch.endpoints.values()
     assert endpoint["name"] == world.batch.endpoint
     assert endpoint["properties"]["defaults"]["deploymentName"] == other, "the newest is the default"
+
+
+def test_two_runs_may_make_the_same_deployment_at_once(
+    world: Any, azureml_service: azureml.AzureML, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(microsoft_batch, "POLL_S", 0.05)
+    with ThreadPoolExecutor() as pool:
+        names = set(pool.map(lambda _: deployed(world), range(3)))
+    assert set(deployments(azureml_service)) == names
+    assert len(names) == 1
 
 
 def test_old_deployments_make_room(

@@ -56,6 +56,7 @@ class BatchEndpoints:
         self.asked: dict[str, tuple[str, str, dict[str, Any]]] = {}
         self.pause, self.lost, self.dying = 0.0, 0, 0
         self._operations: dict[str, float] = {}
+        self._busy: dict[str, float] = {}
         self._threads: list[threading.Thread] = []
 
     def clear(self) -> None:
@@ -97,6 +98,7 @@ class BatchEndpoints:
         """Makes an endpoint, or changes it."""
         held("BatchEndpoint", body)
         _named(name, "endpoint")
+        self._free(name)
         default = (body["properties"].get("defaults") or {}).get("deploymentName")
         if default is not None:
             self._deployment(name, default)
@@ -109,13 +111,14 @@ class BatchEndpoints:
             **named(path), "location": body["location"], "tags": body.get("tags") or {},
             "properties": {**body["properties"], **more},
         }  # fmt: skip
-        return self._long(200 if there else 201, self.endpoints[name])
+        return self._long(200 if there else 201, name, self.endpoints[name])
 
     def deploy(self, body: Any, endpoint: str, name: str) -> Answer:
         """Makes a deployment, or changes it."""
         held("BatchDeployment", body)
         _named(name, "deployment")
         self._endpoint(endpoint)
+        self._free(endpoint)
         service, asked = self.service, body["properties"]
         if (endpoint, name) not in self.deployments and len(self._of(endpoint)) >= MOST:
             raise Refused(400, "UserError", f"The endpoint {endpoint} has {MOST} deployments already.")
@@ -135,15 +138,16 @@ class BatchEndpoints:
             "location": body["location"], "tags": body.get("tags") or {},
             "properties": {**asked, "provisioningState": "Succeeded"},
         }  # fmt: skip
-        return self._long(200 if there is not made else 201, self.deployments[endpoint, name])
+        return self._long(200 if there is not made else 201, endpoint, self.deployments[endpoint, name])
 
     def remove(self, endpoint: str, name: str) -> Answer:
         """Deletes a deployment, unless it is the default one."""
         self._deployment(endpoint, name)
+        self._free(endpoint)
         if (self._endpoint(endpoint)["properties"].get("defaults") or {}).get("deploymentName") == name:
             raise Refused(409, "UserError", f"The deployment {name} is the default one and cannot be deleted.")
         del self.deployments[endpoint, name]
-        return self._long(202, None)
+        return self._long(202, endpoint, None)
 
     def _of(self, endpoint: str) -> list[dict[str, Any]]:
         self._endpoint(endpoint)
@@ -176,10 +180,15 @@ class BatchEndpoints:
             raise Refused(400, "UserError", f"{path!r} is no code.")
         return self.service.codes.get(*found.groups())
 
-    def _long(self, status: int, made: Any) -> Answer:
+    def _free(self, endpoint: str) -> None:
+        """Refuses a change while there is another."""
+        if time.monotonic() < self._busy.get(endpoint, 0.0):
+            raise Refused(409, "Conflict", f"The endpoint {endpoint} is being changed. Wait until that has ended.")
+
+    def _long(self, status: int, endpoint: str, made: Any) -> Answer:
         """An answer that is true in a moment."""
         operation = uuid.uuid4().hex
-        self._operations[operation] = time.monotonic() + 0.1
+        self._operations[operation] = self._busy[endpoint] = time.monotonic() + 0.1
         where = f"{self.service.url}{self.service.root}/batchEndpointsOperations/{operation}?api-version=2023-10-01"
         return status, made, {"Azure-AsyncOperation": where}
 
