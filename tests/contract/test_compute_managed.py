@@ -165,6 +165,7 @@ def test_a_service_that_is_silent_for_a_while_stops_no_job(platform: Any, servic
     assert service.service.silent == 0
 
 
+@pytest.mark.long
 def test_a_service_that_stays_silent_fails_the_run_and_leaves_the_job_to_the_next(
     platform: Any, service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
