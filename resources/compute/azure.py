@@ -264,8 +264,7 @@ class AzureCompute(ManagedCompute):
 
     def _place(self, given: Input) -> str:
         """A folder of the lake, as the workspace calls it."""
-        below = self.storage.uri_of(given.prefix).removeprefix("az://").partition("/")[2].strip("/")
-        return f"azureml://datastores/{self.datastore}/paths/{below}/"
+        return microsoft.place_of(self.datastore, self.storage.uri_of(given.prefix))
 
     # Studies ---------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from PIL import Image
 from detection_assets.domain.rollout import Health
 from resources.endpoints.base import EndpointError
 
-PLATFORMS = ["local", "aws"]
+PLATFORMS = ["local", "aws", "azure"]
 SETTINGS = {"confidence": 0.25, "iou": 0.7, "max_det": 300}
 
 

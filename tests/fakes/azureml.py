@@ -23,6 +23,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from fakes import blob
 from fakes.azureml_assets import Assets
+from fakes.azureml_codes import Codes
+from fakes.azureml_endpoints import CLIENT, Endpoints
 from fakes.azureml_jobs import Jobs
 from fakes.azureml_refusals import Refused, not_found
 from fakes.azureml_shapes import NAME, Answer, named
@@ -33,6 +35,7 @@ GROUP, WORKSPACE, LOCATION = "detection", "detection-ml", "westeurope"
 TENANT = "99999999-8888-7777-6666-555555555555"
 DATASTORE = "lake"
 IMAGE = "detection.azurecr.io/detection-programs:1"
+SERVING = "detection.azurecr.io/detection-serving:1"
 CLOUD = "StandIn"
 ROOT = (
     f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/Microsoft.MachineLearningServices"
@@ -63,6 +66,8 @@ class AzureML:
         clusters: By name.
         assets: Versions of environments, data and models.
         jobs: What was asked to run.
+        endpoints: What answers requests.
+        codes: Snapshots of code.
         calls: What was asked for, as `PUT jobs`, in order.
         silent: How many questions about jobs to come are not answered.
         denied: What whoever asks has no right to, as `PUT jobs`.
@@ -80,19 +85,24 @@ class AzureML:
         self.datastores = {DATASTORE: blob.CONTAINER}
         self.assets = Assets(self)
         self.jobs = Jobs(self)
+        self.endpoints, self.codes = Endpoints(self), Codes(self)
         self.calls: list[str] = []
         self.denied: set[str] = set()
         self.silent = 0
         self.secret = secrets.token_hex(16)
         self._tokens: dict[str, str] = {}
+        self._of_servers: set[str] = set()
         self._lock = threading.RLock()
 
     # Who asks --------------------------------------------------------------------------------------------------------
 
     def token(self, query: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
         """A token of the identity, as the endpoint on a machine of Azure ML's gives it: unsigned, but well-formed."""
-        if headers.get("secret") != self.secret:
+        serves = headers.get("secret") == self.endpoints.secret
+        if headers.get("secret") != self.secret and not serves:
             raise Refused(401, "Unauthorized", "the secret is missing or wrong")
+        if serves and query.get("clientid") != CLIENT:
+            raise Refused(400, "BadRequest", "this machine has no identity but a user-assigned one, which is not named")
         if query.get("api-version") != "2017-09-01" or not query.get("resource"):
             raise Refused(400, "BadRequest", "api-version and resource are required")
         now, resource = int(time.time()), query["resource"].rstrip("/")
@@ -102,16 +112,20 @@ class AzureML:
         }
         made = ".".join([_part({"alg": "RS256", "typ": "JWT"}), _part(claims), _encoded(b"unsigned")])
         self._tokens[made] = resource
+        if serves:
+            self._of_servers.add(made)
         return (
             200,
             {"access_token": made, "expires_on": str(now + 3600), "resource": resource, "token_type": "Bearer"},
             {},
         )
 
-    def _known(self, headers: Mapping[str, str]) -> None:
-        given = headers.get("Authorization", "")
-        if self._tokens.get(given.removeprefix("Bearer ")) != self.url:
+    def _known(self, headers: Mapping[str, str]) -> bool:
+        """Whether it is a server of an endpoint that asks; others have all rights that are not taken."""
+        given = headers.get("Authorization", "").removeprefix("Bearer ")
+        if self._tokens.get(given) != self.url:
             raise Refused(401, "InvalidAuthenticationToken", "The access token is invalid.")
+        return given in self._of_servers
 
     # What is asked ---------------------------------------------------------------------------------------------------
 
@@ -134,6 +148,8 @@ class AzureML:
             ("GET", "computes", f"/({NAME})", lambda _, name: (200, self._compute(name), {})),
             ("GET", "datastores", f"/({NAME})", lambda _, name: (200, self._datastore(name), {})),
             *self.assets.rows(),
+            *self.codes.rows(),
+            *self.endpoints.rows(),
             ("PUT", "jobs", "/([^/]+)", lambda body, name: self.jobs.put(name, body)),
             ("GET", "jobs", "/([^/]+)", lambda _, name: (200, self.jobs.get(name), {})),
             ("POST", "jobs", "/([^/]+)/cancel", lambda _, name: self.jobs.cancel(name)),
@@ -142,18 +158,21 @@ class AzureML:
             yield verb, re.escape(ROOT) + below, self._authorized(f"{verb} {what}", act)
         details = self._authorized("GET runs", lambda _, name: (200, self.jobs.details(name), {}), versioned=False)
         yield "GET", re.escape(f"/history/v1.0{ROOT}/runs/") + "([^/]+)/details", details
+        for verb, what, path, act in self.endpoints.others():
+            yield verb, path, self._authorized(f"{verb} {what}", act)
         yield "GET", r"/subscriptions/.+/workspaces/([^/]+).*", self._nowhere
 
     def _authorized(self, what: str, act: Callable[..., Answer], *, versioned: bool = True) -> Callable[..., Answer]:
         """Looks who asks, and whether they may, before anything is done."""
 
         def check(query: Mapping[str, str], headers: Mapping[str, str], body: Any, *groups: str) -> Answer:
-            self._known(headers)
+            serves = self._known(headers)
             with self._lock:
                 self.calls.append(what)
                 silent = what in ("GET jobs", "GET runs") and self.silent > 0
                 self.silent -= silent
-            if silent or what in self.denied:
+            # What a server has of its rights on the workspace is that it is told the key.
+            if silent or what in self.denied or (serves and what != "POST onlineEndpoints"):
                 raise Refused(
                     403,
                     "AuthorizationFailed",
@@ -235,6 +254,8 @@ class AzureML:
             "DETECTION_AZURE_PROGRAMS_IMAGE": IMAGE,
             "DETECTION_AZURE_CPU": "cpu",
             "DETECTION_AZURE_GPU": "gpu",
+            "DETECTION_AZURE_SERVING_IMAGE": SERVING,
+            "DETECTION_AZURE_ENDPOINT_IDENTITY": self.endpoints.identity,
         }
 
     @contextmanager
@@ -251,8 +272,12 @@ class AzureML:
                 asked = urlsplit(self.path)
                 query = {name: values[0] for name, values in parse_qs(asked.query).items()}
                 try:
-                    body = json.loads(content) if content else None
-                    status, told, more = this.answer(self.command, unquote(asked.path), query, self.headers, body)
+                    scored = re.fullmatch("/scoring/([^/]+)/score", asked.path)
+                    if scored is not None:
+                        status, told, more = this.endpoints.score(scored[1], content, self.headers)
+                    else:
+                        body = json.loads(content) if content else None
+                        status, told, more = this.answer(self.command, unquote(asked.path), query, self.headers, body)
                 except Refused as error:
                     status, more = error.status, {}
                     told = {"error": {"code": error.code, "message": str(error), "details": []}}
@@ -286,6 +311,7 @@ class AzureML:
             yield
         finally:
             self.jobs.end()
+            self.endpoints.clear()
             server.shutdown()
             server.server_close()
 

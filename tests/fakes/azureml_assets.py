@@ -30,6 +30,7 @@ class Assets:
             one = f"/({NAME})/versions/({NAME})"
             yield "PUT", kind, one, lambda body, *key, kind=kind: self.put(body, kind, *key)
             yield "GET", kind, one, lambda _, *key, kind=kind: (200, self.get(kind, *key), {})
+            yield "DELETE", kind, one, lambda _, *key, kind=kind: self.delete(kind, *key)
             yield "GET", kind, f"/({NAME})/versions", lambda _, name, kind=kind: (200, self.list(kind, name), {})
 
     def put(self, body: Any, kind: str, name: str, version: str) -> Answer:
@@ -49,6 +50,15 @@ class Assets:
         if (kind, name, version) not in self.there:
             raise not_found(f"{kind}/{name}/versions/{version}")
         return self.there[kind, name, version]
+
+    def delete(self, kind: str, name: str, version: str) -> Answer:
+        """Deletes a version that no endpoint has."""
+        path = f"{self.service.root}/{kind}/{name}/versions/{version}"
+        if self.service.endpoints.uses(path):
+            raise Refused(409, "Conflict", f"{path} is in use")
+        self.get(kind, name, version)
+        del self.there[kind, name, version]
+        return 200, None, {}
 
     def list(self, kind: str, name: str) -> dict[str, Any]:
         """All versions of a name, newest first."""

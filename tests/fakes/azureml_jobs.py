@@ -227,7 +227,7 @@ class Jobs:
                 paths[f"inputs.{name}"] = about["value"]
             else:
                 paths[f"inputs.{name}"] = str(mounts / f"INPUT_{name}")
-                self._mount(about["uri"], mounts / f"INPUT_{name}")
+                self.mount(about["uri"], mounts / f"INPUT_{name}")
         outputs: dict[Path, str] = {}
         for name, about in (job.asked.get("outputs") or {}).items():
             folder = mounts / name
@@ -305,7 +305,8 @@ class Jobs:
             endpoint=f"{self._service.azurite}/{blob.ACCOUNT}", client_options={"allow_invalid_certificates": True},
         )  # fmt: skip
 
-    def _mount(self, uri: str, folder: Path) -> None:
+    def mount(self, uri: str, folder: Path) -> None:
+        """Brings what lies at an address of a datastore to a folder."""
         import obstore
 
         store, count = self._store(uri), 0
