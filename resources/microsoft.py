@@ -198,14 +198,18 @@ def _credential(_: tuple[tuple[str, str], ...]) -> Any:
 def _client(workspace: Workspace, environment: tuple[tuple[str, str], ...]) -> Any:
     # It says of classes that nobody here uses that they may change.
     logging.getLogger("azure.ai.ml._utils._experimental").setLevel(logging.ERROR)
-    # And of whatever there is not that it has failed, whether or not that was the question.
-    logging.getLogger("azure.ai.ml._telemetry").setLevel(logging.CRITICAL)
     from azure.ai.ml import MLClient
+    from azure.ai.ml._utils import _azureml_polling
 
-    return MLClient(
+    made = MLClient(
         _credential(environment), workspace.subscription, workspace.group, workspace.name,
         enable_telemetry=False, show_progress=False, retry_total=RETRIES,
     )  # fmt: skip
+    # It tells on standard error what it does, takes whatever there is not for a failure, and prints a dot at each look.
+    logging.getLogger("azure.ai.ml.operations").setLevel(logging.WARNING)
+    logging.getLogger("azure.ai.ml._telemetry").setLevel(logging.CRITICAL)
+    vars(_azureml_polling)["print"] = lambda *_, **__: None
+    return made
 
 
 def _manager(client: Any) -> str:

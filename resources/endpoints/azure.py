@@ -117,7 +117,7 @@ class AzureEndpoints(ManagedEndpoints):
         if found is None:
             told = f"the workspace's region has no {self.instance}"
             return Finding(what, "bad", told, "correct DETECTION_AZURE_ENDPOINT")
-        cores = slots * int(found.v_cp_us or 0)
+        cores = slots * int(vars(found).get("vCPUs") or found.v_cp_us or 0)  # the SDK mixes its names up
         return Finding(what, "good", f"{self.instance}: {slots} while a version comes in, {cores} cores of the quota")
 
     # Looking ---------------------------------------------------------------------------------------------------------

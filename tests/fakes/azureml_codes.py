@@ -54,7 +54,9 @@ class Codes:
 
     def put(self, body: Any, name: str, version: str) -> Answer:
         """Makes a snapshot of what was uploaded."""
-        held("CodeVersion", body)
+        # The SDK sends a number among the texts, which the service takes.
+        told = {name: str(value) for name, value in (body["properties"].get("properties") or {}).items()}
+        held("CodeVersion", {**body, "properties": {**body["properties"], "properties": told}})
         path = f"{self.service.root}/codes/{name}/versions/{version}"
         self.there[path] = {**named(path), "properties": body["properties"]}
         return 201, self.there[path], {}

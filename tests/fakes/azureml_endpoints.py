@@ -386,7 +386,7 @@ class Endpoints:
             script = service.codes.fetch(code["codeId"], folder / "code") / code["scoringScript"]
             server = servers.run([str(AZURES_SERVER), str(port), str(script)], port, made.log, env)
         else:
-            server = servers.start(models, made.log, env)
+            server = servers.start(None, made.log, env)
         server.ready_path = routes["readinessRoute"]["path"]
         self._every.append(server)
         return server

@@ -53,10 +53,17 @@ class Server:
         return False
 
 
-def start(model: Path, log: Path, env: Mapping[str, str]) -> Server:
-    """Starts our server with what is in a folder, as `serve` does in the image; it is told where it runs by `env`."""
+def start(model: Path | None, log: Path, env: Mapping[str, str]) -> Server:
+    """Starts our server as `serve` does in the image.
+
+    Args:
+        model: The folder of its model; None where the environment says it.
+        log: The file that it prints into.
+        env: Its environment.
+    """
     port = free_port()
-    words = ["-m", "detection_assets.serving.app", "--model", str(model), "--no-key", "--port", str(port)]
+    where = [] if model is None else [str(model)]
+    words = ["-m", "detection_assets.serving.app", "--model", *where, "--no-key", "--port", str(port)]
     return run(words, port, log, env)
 
 
