@@ -23,6 +23,7 @@ class Codes:
         """Takes the workspace that they are of."""
         self.service = service
         self.there: dict[str, dict[str, Any]] = {}
+        self.containers: list[str] = []
 
     def rows(self) -> Iterator[tuple[str, str, str, Callable[..., Answer]]]:
         """What is answered: method, kind, what follows in the path, and by what."""
@@ -36,19 +37,20 @@ class Codes:
         """Where to upload."""
         from azure.storage.blob import generate_container_sas
 
-        now = datetime.now(timezone.utc)
+        container, now = f"code-{uuid.uuid4().hex}", datetime.now(timezone.utc)
+        blob.make_container(int(self.service.azurite.rpartition(":")[2]), container, self.service.certificate)
         signed = generate_container_sas(
-            blob.ACCOUNT, blob.CONTAINER, blob.KEY, permission="racwl",
+            blob.ACCOUNT, container, blob.KEY, permission="racwl",
             start=now - timedelta(minutes=5), expiry=now + timedelta(hours=1),
         )  # fmt: skip
-        place = f"{self.service.azurite}/{blob.ACCOUNT}/{blob.CONTAINER}"
-        where = f"{place}/code-{name}-{version}-{uuid.uuid4().hex[:8]}"
+        self.containers.append(container)
+        where = f"{self.service.azurite}/{blob.ACCOUNT}/{container}"
         return {
             "pendingUploadId": name,
             "pendingUploadType": "TemporaryBlobReference",
             "blobReferenceForConsumption": {
                 "blobUri": where, "storageAccountArmId": f"/{blob.ACCOUNT}",
-                "credential": {"credentialType": "SAS", "sasUri": f"{place}?{signed}"},
+                "credential": {"credentialType": "SAS", "sasUri": f"{where}?{signed}"},
             },
         }  # fmt: skip
 
@@ -72,7 +74,9 @@ class Codes:
         return found
 
     def fetch(self, path: str, folder: Path) -> Path:
-        """Brings a snapshot to a folder."""
-        where = self.there[path]["properties"]["codeUri"].partition(f"/{blob.CONTAINER}/")[2]
-        self.service.jobs.mount(f"azureml://datastores/lake/paths/{where}", folder)
-        return folder
+        """Brings a snapshot to a folder; returns where in it the code lies."""
+        where = self.there[path]["properties"]["codeUri"]
+        container = next(one for one in self.containers if one in where)
+        self.service.jobs.bring(container, "", folder)
+        below = folder / where.rsplit("/", 1)[-1]
+        return below if below.is_dir() else folder

@@ -296,10 +296,9 @@ class Jobs:
             raise Refused(400, "UserError", f"Could not find datastore {found[1]!r} in this workspace.")
         return self._service.datastores[found[1]], found[2].strip("/")
 
-    def _store(self, uri: str) -> Any:
+    def _store(self, container: str, prefix: str) -> Any:
         from obstore.store import AzureStore
 
-        container, prefix = self._place(uri)
         return AzureStore(
             container, prefix=prefix, account_name=blob.ACCOUNT, account_key=blob.KEY,
             endpoint=f"{self._service.azurite}/{blob.ACCOUNT}", client_options={"allow_invalid_certificates": True},
@@ -307,9 +306,14 @@ class Jobs:
 
     def mount(self, uri: str, folder: Path) -> None:
         """Brings what lies at an address of a datastore to a folder."""
+        if not self.bring(*self._place(uri), folder):
+            raise CannotStart(f"Failed to mount {uri}: DataAccessError(NotFound): there is nothing at this path")
+
+    def bring(self, container: str, prefix: str, folder: Path) -> int:
+        """Brings what lies below a prefix to a folder; returns how many files that are."""
         import obstore
 
-        store, count = self._store(uri), 0
+        store, count = self._store(container, prefix), 0
         for batch in obstore.list(store):
             for item in batch:
                 count += 1
@@ -317,15 +321,14 @@ class Jobs:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):  # deleted since it was listed
                     target.write_bytes(bytes(obstore.get(store, item["path"]).bytes()))
-        if not count:
-            raise CannotStart(f"Failed to mount {uri}: DataAccessError(NotFound): there is nothing at this path")
+        return count
 
     def _upload(self, folder: Path, uri: str) -> None:
         import obstore
 
         for path in folder.rglob("*"):
             if path.is_file():
-                obstore.put(self._store(uri), path.relative_to(folder).as_posix(), path)
+                obstore.put(self._store(*self._place(uri)), path.relative_to(folder).as_posix(), path)
 
     def end(self) -> None:
         """Ends everything that runs."""
