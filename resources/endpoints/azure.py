@@ -112,6 +112,9 @@ class AzureEndpoints(ManagedEndpoints):
         try:
             sizes = {str(one.name).lower(): one for one in self.ml.client.compute.list_sizes()}
         except AzureError as error:
+            if microsoft.code_of(error) in microsoft.DENIED:
+                told = "these credentials may not look at the region's machines"
+                return Finding(what, "unknown", told, f"look for cores of {self.instance} at the studio's Quota")
             return Finding(what, "unknown", *microsoft.explained(error))
         found = sizes.get(self.instance.lower())
         if found is None:

@@ -17,6 +17,7 @@ TEMPLATE = ROOT / "infra" / "azure" / "template.bicep"
 BUILT_IN = {
     "blobContributor": "ba92f5b4-2d11-453d-a403-e96b0029c9fe",  # Storage Blob Data Contributor
     "acrPull": "7f951dda-4ed3-4680-a7ca-43fe172d538d",  # AcrPull
+    "identityOperator": "f1a07417-d97a-45cb-824c-7a7467783830",  # Managed Identity Operator
 }
 """Roles that Azure has everywhere under these ids."""
 
@@ -71,15 +72,20 @@ def test_nobody_has_a_key_that_can_be_lost(template: Any) -> None:
 
 def test_rights_are_for_one_thing_and_from_a_known_role(template: Any) -> None:
     assignments = of_kind(template, "roleAssignments")
-    assert {name: one["scope"] for name, one in assignments.items()} == {
+    assert {name: one.get("scope", "the group") for name, one in assignments.items()} == {
         "jobsInTheLake": "lake",
         "jobsFetchImages": "registry",
         "dagsterInTheLake": "lake",
         "dagsterInTheWorkspace": "workspace",
+        "serversInTheLake": "lake",
+        "serversFetchImages": "registry",
+        "serversInTheWorkspace": "workspace",
+        "dagsterGivesTheIdentity": "servers",
+        "dagsterScales": "the group",
     }
     for name, one in assignments.items():
         given = json.dumps(one["properties"]["roleDefinitionId"])
-        assert any(role in given for role in (*BUILT_IN, "runner")), name
+        assert any(role in given for role in (*BUILT_IN, "runner", "asker", "scaler")), name
         # A name that is a function of whom, what and where can be deployed again, and is no other one's.
         assert "guid" in str(one["name"]), name
     text = TEMPLATE.read_text()
@@ -94,7 +100,18 @@ def test_the_runners_role_names_each_action(template: Any) -> None:
     assert all(action.startswith(workspace) for action in permission["actions"])
     assert not [action for action in permission["actions"] if "*" in action]
     assert len(set(permission["actions"])) == len(permission["actions"])
-    assert not [action for action in permission["actions"] if action.endswith("/delete")]
+    assert {action.removeprefix(workspace) for action in permission["actions"] if action.endswith("/delete")} == {
+        "onlineEndpoints/delete",
+        "onlineEndpoints/deployments/delete",
+        "models/versions/delete",
+    }, "an endpoint that is stopped, and what is left of it; nothing that was made from data"
+
+
+def test_the_other_roles_are_for_one_thing(template: Any) -> None:
+    for role, only in (("asker", "onlineEndpoints/listkeys/action"), ("scaler", "autoscaleSettings/")):
+        (permission,) = properties(template, role)["permissions"]
+        assert permission["dataActions"] == []
+        assert all(only in action and "*" not in action for action in permission["actions"])
 
 
 def test_clusters_cost_nothing_without_work(template: Any) -> None:
