@@ -208,7 +208,7 @@ def _client(workspace: Workspace, environment: tuple[tuple[str, str], ...]) -> A
     # It tells on standard error what it does, takes whatever there is not for a failure, and prints a dot at each look.
     logging.getLogger("azure.ai.ml.operations").setLevel(logging.WARNING)
     logging.getLogger("azure.ai.ml._telemetry").setLevel(logging.CRITICAL)
-    vars(_azureml_polling)["print"] = lambda *_, **__: None
+    setattr(_azureml_polling, "print", lambda *_, **__: None)  # noqa: B010 - it has no such name to assign to
     return made
 
 

@@ -181,7 +181,10 @@ class ManagedEndpoints(Endpoints):
     def _asleep(self, asked: Mapping[str, Any]) -> dict[str, Held]:
         """The slots that an endpoint had when it was stopped."""
         laid = asked.get("asleep") or {}
-        return {name: Held(ready=False, **{**about, "share": int(about["share"])}) for name, about in laid.items()}
+        return {
+            name: Held(str(about["deployment"]), int(about["share"]), ready=False, count=int(about["count"]))
+            for name, about in laid.items()
+        }
 
     def health(self, slot: str) -> Health | None:
         """What the servers of a slot have counted, and what others say of it that they have shown requests to."""
