@@ -132,8 +132,8 @@ class Hosting:
         if deployment not in self._reasons:
             said = []
             try:
-                if slot in self._operations:
-                    error = self.workspace.ask("GET", self._operations[slot]).get("error") or {}
+                if operation := self._operations.get(deployment):
+                    error = self.workspace.ask("GET", operation).get("error") or {}
                     said.append(f"{error.get('code', '')}: {error.get('message', '')}".strip(": "))
                 log = self.workspace.client.online_deployments.get_logs(slot, self.name, LINES)
                 said.append("; ".join(line.strip() for line in log.splitlines()[-LINES:] if line.strip()))
@@ -227,7 +227,7 @@ class Hosting:
         # The SDK has no public word for where it asks how that goes on, and its own answer is of this process alone.
         initial = getattr(begun.polling_method(), "_initial_response", None)
         headers = getattr(getattr(initial, "http_response", None), "headers", {})
-        self._operations[slot] = str(headers.get("Azure-AsyncOperation", ""))
+        self._operations[deployment] = str(headers.get("Azure-AsyncOperation", ""))
         return True
 
     def _who(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from contract.test_endpoints import SETTINGS, picture
+from contract.test_endpoints_managed import until
 from fakes import azureml
 from fakes.azureml_endpoints import BODY_BYTES
 
@@ -140,6 +141,23 @@ def test_a_server_that_dies_leaves_its_last_words(
     (slot,) = endpoints.status().slots
     assert slot.state == "failed"
     assert "/nowhere: no such file or folder" in slot.error, "also to somebody who did not ask for it"
+
+
+@pytest.mark.long
+def test_servers_that_mirror_take_new_keys(one: Any, model: dict[str, str], azureml_service: azureml.AzureML) -> None:
+    one.deploy("green", **model, version="2", settings=SETTINGS)
+    one.wait_ready("green", 60)
+    one.mirror("green", 1.0)
+
+    def compared() -> int:
+        one.invoke(None, picture())
+        seen = one.health("green")
+        return seen.compared if seen else 0
+
+    until(compared, "compared")
+    azureml_service.endpoints.all[one.name].keys[:] = ["fresh", "fresher"]
+    before = compared()
+    until(lambda: compared() > before + 5, "compared on")
 
 
 @pytest.mark.long
