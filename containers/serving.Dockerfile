@@ -14,8 +14,10 @@ WORKDIR /src
 COPY pyproject.toml requirements.lock ./
 RUN python -m pip install --no-cache-dir --constraint requirements.lock uv
 RUN uv venv --python /usr/local/bin/python /opt/venv
+# For endpoints of Azure ML with an entry script: --build-arg ALSO=azureml-inference-server-http
+ARG ALSO=""
 RUN uv pip install --no-cache --compile-bytecode --python /opt/venv/bin/python \
-  --constraint requirements.lock --group serving
+  --constraint requirements.lock --group serving ${ALSO}
 
 FROM ${BASE}
 # No USER: SageMaker expects its containers to start as root, and puts the model there as root. `serve` goes on as this

@@ -95,16 +95,27 @@ def _azure() -> dict[str, Any]:
 
 
 def _identity() -> dict[str, Any]:
-    """A token of the identity that Azure ML has given to this job."""
+    """A token for Blob storage, in obstore's words."""
+    token, ends = identity_token(BLOB)
+    return {"token": token, "expires_at": datetime.fromtimestamp(ends, timezone.utc)}
+
+
+def identity_token(resource: str) -> tuple[str, int]:
+    """A token of the identity that Azure ML has given to this job or server, and when it ends, epoch seconds.
+
+    Args:
+        resource: What it is for, as `https://storage.azure.com/`.
+
+    Raises:
+        KeyError: This is none of Azure ML's machines.
+        OSError: It is not given.
+    """
     where, secret = (os.environ[name] for name in OF_THE_JOB)
-    asked = {"api-version": "2017-09-01", "resource": BLOB}
+    asked = {"api-version": "2017-09-01", "resource": resource}
     client = os.environ.get(CLIENT)
     query = urllib.parse.urlencode({**asked, **({"clientid": client} if client else {})})
     request = urllib.request.Request(f"{where}?{query}", headers={"secret": secret})
     with urllib.request.urlopen(request, timeout=60) as answer:
         told: Mapping[str, Any] = json.load(answer)
     # Other services with this interface tell a date; Azure ML tells seconds since 1970.
-    return {
-        "token": told["access_token"],
-        "expires_at": datetime.fromtimestamp(int(told["expires_on"]), timezone.utc),
-    }
+    return str(told["access_token"]), int(told["expires_on"])

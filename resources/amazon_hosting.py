@@ -49,8 +49,6 @@ class Hosting:
         subnets: Subnets to run in; none for SageMaker's own network.
         security_groups: Security groups in these subnets.
         tags: Tags of all that is made.
-        patience_s: Seconds that the endpoint may take for a change.
-        poll_s: Seconds between two looks.
     """
 
     name: str
@@ -63,8 +61,6 @@ class Hosting:
     subnets: Sequence[str]
     security_groups: Sequence[str]
     tags: Mapping[str, str]
-    patience_s: float
-    poll_s: float
     _configs: dict[str, Sequence[Variant]] = field(default_factory=dict)
 
     # Looking ---------------------------------------------------------------------------------------------------------
@@ -80,18 +76,6 @@ class Hosting:
                 if amazon.message_of(error).startswith(GONE):
                     return None
                 raise
-
-    def settled(self) -> Described | None:
-        """The endpoint when it takes changes again; None if there is none."""
-        ends = time.monotonic() + self.patience_s
-        while (told := self.described()) is not None and told["EndpointStatus"] in BUSY:
-            if time.monotonic() > ends:
-                raise EndpointError(
-                    f"{self.name} is {told['EndpointStatus']} for {self.patience_s / 60:.0f} minutes; look at it in "
-                    "the SageMaker console, and try again"
-                )
-            time.sleep(self.poll_s)
-        return told
 
     def variants(self, config: str) -> Sequence[Variant]:
         """The variants of a configuration, which never changes."""
@@ -132,13 +116,13 @@ class Hosting:
                 **({"VpcConfig": network} if self.subnets else {}),
             )
 
-    def variant(self, name: str, model: str, weight: float) -> Variant:
-        """A variant that is to be."""
+    def variant(self, name: str, model: str, weight: float, count: int) -> Variant:
+        """A variant that is to be, with so many instances."""
         return {
             "VariantName": name,
             "ModelName": model,
             "InstanceType": self.instance,
-            "InitialInstanceCount": self.count,
+            "InitialInstanceCount": count,
             "InitialVariantWeight": weight,
             "ContainerStartupHealthCheckTimeoutInSeconds": STARTUP_S,
         }
@@ -170,10 +154,9 @@ class Hosting:
         )
 
     def delete(self) -> None:
-        """Deletes the endpoint, and waits until it is gone."""
+        """Begins to delete the endpoint."""
         with _told("delete the endpoint"):
             amazon.client("sagemaker").delete_endpoint(EndpointName=self.name)
-        self.settled()
 
     def tidy(self, kept: Iterable[str], forget: Callable[[str], None]) -> None:
         """Deletes what earlier changes have left.

@@ -148,6 +148,40 @@ class Workspace:
             raise HttpResponseError(response=answer)
         return answer.json()
 
+    def address(self, below: str = "") -> str:
+        """Where the resource manager answers about the workspace, or about something below it."""
+        return f"{_manager(self.client)}{self.path}{below}"
+
+    def ask(self, method: str, where: str, body: Any = None, *, missing: bool = False) -> Mapping[str, Any]:
+        """Asks the resource manager for what the SDK has no word for; an empty answer for nothing.
+
+        Args:
+            method: As `GET`.
+            where: An address, or what follows the resource manager's own.
+            body: What is sent, if anything.
+            missing: Whether it is well if there is no such thing.
+
+        Raises:
+            AzureError: It is refused.
+        """
+        from azure.core.exceptions import HttpResponseError
+        from azure.core.rest import HttpRequest
+
+        url = where if where.startswith("https://") else f"{_manager(self.client)}{where}"
+        answer = _asking(self, _environment()).send_request(HttpRequest(method, url, json=body))
+        if answer.status_code >= 400 and not (missing and answer.status_code == 404):
+            raise HttpResponseError(response=answer)
+        return answer.json() if answer.status_code != 404 and answer.content else {}
+
+    def identity(self, resource: str) -> str:
+        """The client id of a user-assigned identity.
+
+        Raises:
+            AzureError: It is not told.
+        """
+        found = self.ask("GET", f"{resource}?api-version=2023-01-31")
+        return str(found["properties"]["clientId"])
+
     def page(self, name: str) -> str:
         """Address of a job's page in the studio."""
         return f"https://ml.azure.com/runs/{name}?wsid={self.path}"
@@ -236,11 +270,17 @@ def _client(workspace: Workspace, environment: tuple[tuple[str, str], ...]) -> A
     # It says of classes that nobody here uses that they may change.
     logging.getLogger("azure.ai.ml._utils._experimental").setLevel(logging.ERROR)
     from azure.ai.ml import MLClient
+    from azure.ai.ml._utils import _azureml_polling
 
-    return MLClient(
+    made = MLClient(
         _credential(environment), workspace.subscription, workspace.group, workspace.name,
         enable_telemetry=False, show_progress=False, retry_total=RETRIES,
     )  # fmt: skip
+    # It tells on standard error what it does, takes whatever there is not for a failure, and prints a dot at each look.
+    logging.getLogger("azure.ai.ml.operations").setLevel(logging.WARNING)
+    logging.getLogger("azure.ai.ml._telemetry").setLevel(logging.CRITICAL)
+    setattr(_azureml_polling, "print", lambda *_, **__: None)  # noqa: B010 - it has no such name to assign to
+    return made
 
 
 def _manager(client: Any) -> str:

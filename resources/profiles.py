@@ -26,6 +26,7 @@ from resources.compute.aws import SageMakerCompute
 from resources.compute.azure import AzureCompute
 from resources.compute.local import LocalCompute
 from resources.endpoints.aws import SageMakerEndpoints
+from resources.endpoints.azure import AzureEndpoints
 from resources.endpoints.local import LocalEndpoints
 from resources.home import home, lake_here
 from resources.microsoft_tracking import uri_of
@@ -177,21 +178,20 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
             f"container, with AZURE_STORAGE_ACCOUNT_KEY or another way in (.env.example), or set {CONNECTION}"
         )
     here = local(detector, host=host, port=port, capture=capture, platform="azure")
-    common = {
+    studio = {
         "storage": here["storage"],
         "subscription": _needed("azure", "DETECTION_AZURE_SUBSCRIPTION", "the id of the subscription"),
         "group": _needed("azure", "DETECTION_AZURE_RESOURCE_GROUP", "the resource group of the workspace"),
         "workspace": _needed("azure", "DETECTION_AZURE_WORKSPACE", "the name of the Azure ML workspace"),
         "datastore": _needed("azure", "DETECTION_AZURE_DATASTORE", "the workspace's datastore of the lake's container"),
     }
+    common = {**studio, "detector": detector, "poll_s": float(os.environ.get("DETECTION_POLL_S", "3"))}
     compute = AzureCompute(
         **common,
         here=here["compute"],
-        detector=detector,
         image=_needed("azure", "DETECTION_AZURE_PROGRAMS_IMAGE", "the address of the image that jobs run"),
         cpu=_needed("azure", "DETECTION_AZURE_CPU", "the compute cluster for `hardware: cpu`"),
         gpu=_needed("azure", "DETECTION_AZURE_GPU", "the compute cluster for `hardware: gpu`"),
-        poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
         **_given(
             spot="DETECTION_AZURE_SPOT", count="DETECTION_AZURE_TRAINING_INSTANCES",
             identity="DETECTION_AZURE_IDENTITY", jobs="DETECTION_AZURE_JOBS",
@@ -209,11 +209,32 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
             poll_s=compute.poll_s,
             **_given(count="DETECTION_AZURE_BATCH_INSTANCES"),
         )
+    endpoints = AzureEndpoints(
+        **common,
+        image=_needed("azure", "DETECTION_AZURE_SERVING_IMAGE", "the address of the image that serves"),
+        identity=_needed(
+            "azure", "DETECTION_AZURE_ENDPOINT_IDENTITY", "the resource id of the servers' user-assigned identity"
+        ),
+        capture=dict(capture) if capture else None,
+        **_given(
+            instance="DETECTION_AZURE_ENDPOINT",
+            count="DETECTION_AZURE_ENDPOINT_INSTANCES",
+            most="DETECTION_AZURE_ENDPOINT_MOST",
+            per_minute="DETECTION_AZURE_ENDPOINT_PER_MINUTE",
+            concurrent="DETECTION_AZURE_ENDPOINT_CONCURRENT",
+            timeout_s="DETECTION_AZURE_ENDPOINT_TIMEOUT_S",
+            wait_s="DETECTION_AZURE_ENDPOINT_WAIT_S",
+            insights="DETECTION_AZURE_ENDPOINT_INSIGHTS",
+            script="DETECTION_AZURE_ENDPOINT_SCRIPT",
+            report_s="DETECTION_REPORT_S",
+        ),
+    )
     return {
         **here,
         "compute": compute,
         "batch": batch,
-        "registry": AzureRegistry(**common, model=detector),
+        "endpoints": endpoints,
+        "registry": AzureRegistry(**studio, model=detector),
         # The studio shows it beside the jobs, and nothing has to be set up or paid for it.
         "tracking": here["tracking"]
         if os.environ.get("MLFLOW_TRACKING_URI")

@@ -143,12 +143,15 @@ def azureml_service(
 
 
 @pytest.fixture
-def azure_settings(azureml_service: azureml.AzureML, blob_lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def azure_settings(azureml_service: azureml.AzureML, blob_lake: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a filled `.env` says, of a workspace that has no models and no data yet."""
     azureml_service.assets.there.clear()
     for name, value in {
         **azureml_service.settings,
         "DETECTION_LAKE": blob_lake,
         "DETECTION_POLL_S": "0.2",
+        "DETECTION_REPORT_S": "0.2",
     }.items():
         monkeypatch.setenv(name, value)
+    yield
+    azureml_service.endpoints.clear()

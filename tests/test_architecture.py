@@ -72,7 +72,10 @@ MAY_KNOW = {
 }
 
 
-SHARED_BY_CLOUDS = {"compute": {"managed.py", "messages.py", "searches.py", "trials.py"}, "endpoints": {"desk.py"}}
+SHARED_BY_CLOUDS = {
+    "compute": {"managed.py", "messages.py", "searches.py", "trials.py"},
+    "endpoints": {"managed.py", "desk.py"},
+}
 """What the backends of clouds share is the one thing that a room may have beside its base and its backends."""
 
 

@@ -1,6 +1,6 @@
-"""Shows copies of requests to a slot that other servers hold, as variants of one SageMaker endpoint do.
+"""Shows copies of requests to a slot that other servers of the same endpoint hold, and compares the two answers.
 
-What is asked there is marked as a trial, so that nobody takes it for traffic; the two answers are compared here.
+What is asked there is marked as a trial, so that nobody takes it for traffic.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any
 
 import orjson
 
-from detection_assets.domain.rollout import TRIAL, agree
-from detection_assets.serving.copies import TIMEOUT_S, Copies, Copy
+from detection_assets.domain.rollout import agree
+from detection_assets.serving.copies import Copies, Copy
 from detection_assets.serving.observe import Metrics
 from detection_assets.serving.state import parse_share
+from detection_assets.serving.ways import Unanswered, Way, way_of
 
 logger = logging.getLogger("detection.elsewhere")
 
@@ -27,13 +28,13 @@ class Other:
     """A slot that sees copies.
 
     Attributes:
-        endpoint: The endpoint's name.
-        name: The slot's.
+        way: How it is asked.
+        name: The slot's name.
         deployment: What the slot was given when this was ordered; its comparisons are counted under that name.
         share: Share of the requests that it sees, 0 to 1.
     """
 
-    endpoint: str
+    way: Way
     name: str
     deployment: str
     share: float
@@ -47,7 +48,7 @@ def parse_other(raw: Mapping[str, Any]) -> Other:
         ValueError: The share is none.
     """
     share = parse_share(raw["share"], "shadow.share")
-    return Other(str(raw["endpoint"]), str(raw["slot"]), str(raw["deployment"]), share)
+    return Other(way_of(raw), str(raw["slot"]), str(raw["deployment"]), share)
 
 
 class Elsewhere(Copies[Other]):
@@ -57,7 +58,6 @@ class Elsewhere(Copies[Other]):
         """Starts the thread; no slot sees copies yet."""
         super().__init__("elsewhere", metrics)
         self._other: Other | None = None
-        self._client: Any = None
         self._counts: dict[str, dict[str, int]] = {}
 
     def point(self, other: Other | None) -> None:
@@ -79,23 +79,16 @@ class Elsewhere(Copies[Other]):
         return {name: dict(count) for name, count in list(self._counts.items())}
 
     def compare(self, copy: Copy[Other]) -> None:
-        """Asks SageMaker for the slot's variant."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
+        """Asks the slot by way of the endpoint."""
         body, kind = copy.encoded, "application/octet-stream"
         if copy.threshold is not None:
             asked = {"image": base64.b64encode(copy.encoded).decode(), "confidence": copy.threshold}
             body, kind = orjson.dumps(asked), "application/json"
         try:
-            told = self._service().invoke_endpoint(
-                EndpointName=copy.slot.endpoint, TargetVariant=copy.slot.name, Body=body, ContentType=kind,
-                Accept="application/json", CustomAttributes=TRIAL,
-            )  # fmt: skip
-            same = agree(copy.answered["boxes"], orjson.loads(told["Body"].read())["boxes"])
-        except (ClientError, BotoCoreError) as error:
+            same = agree(copy.answered["boxes"], orjson.loads(copy.slot.way.ask(copy.slot.name, body, kind))["boxes"])
+        except Unanswered as error:
             # That it had no time for a copy says nothing about it; that it failed one does.
-            status = getattr(error, "response", {}).get("OriginalStatusCode", 0)
-            if status < 500 or status in (503, 504):
+            if error.status < 500 or error.status in (503, 504):
                 self.count(copy.slot, "dropped")
                 return
             logger.warning(f"the shadow failed: {error}", extra={"fields": {"slot": copy.slot.name}})
@@ -104,12 +97,3 @@ class Elsewhere(Copies[Other]):
         count["agreed"] += same
         count["compared"] += 1
         self.count(copy.slot, "agreed" if same else "disagreed")
-
-    def _service(self) -> Any:
-        if self._client is None:
-            from boto3.session import Session
-            from botocore.config import Config
-
-            patient = Config(retries={"max_attempts": 1}, connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S)
-            self._client = Session().client("sagemaker-runtime", config=patient)
-        return self._client

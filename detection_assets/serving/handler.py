@@ -13,7 +13,7 @@ from typing import Any
 from detection_assets.domain.problems import InputError
 from detection_assets.serving import answers, images
 from detection_assets.serving.bodies import Pictures, check_number, unwrap
-from detection_assets.serving.bundle import SLOT, find
+from detection_assets.serving.bundle import find
 from detection_assets.serving.predictor import Predictor
 from detection_assets.serving.refusals import Refused
 from detection_assets.serving.scoring import Limits, Scored
@@ -73,7 +73,7 @@ class Handler:
         return {
             "request_id": request_id or uuid.uuid4().hex,
             "detector": self.bundle.detector,
-            "slot": SLOT,
+            "slot": self.bundle.slot,
             "model_version": self.bundle.spec.version,
             "latency_ms": round((time.perf_counter() - began) * 1000, 3),
         } | ({"results": pictures} if given.batch else pictures[0])

@@ -45,6 +45,7 @@ param batch bool = false
 
 // The built-in roles that are given below, by the ids that Azure has for them everywhere.
 var blobContributor = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
+var identityOperator = 'f1a07417-d97a-45cb-824c-7a7467783830'
 var blobReader = '2a2b9908-6ea1-4ae2-8e65-a410df84e7d1'
 var acrPull = '7f951dda-4ed3-4680-a7ca-43fe172d538d'
 
@@ -315,6 +316,18 @@ resource runner 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {
           'Microsoft.MachineLearningServices/workspaces/jobs/read'
           'Microsoft.MachineLearningServices/workspaces/jobs/write'
           'Microsoft.MachineLearningServices/workspaces/jobs/cancel/action'
+          'Microsoft.MachineLearningServices/workspaces/onlineEndpoints/read'
+          'Microsoft.MachineLearningServices/workspaces/onlineEndpoints/write'
+          'Microsoft.MachineLearningServices/workspaces/onlineEndpoints/delete'
+          'Microsoft.MachineLearningServices/workspaces/onlineEndpoints/listkeys/action'
+          'Microsoft.MachineLearningServices/workspaces/onlineEndpoints/deployments/read'
+          'Microsoft.MachineLearningServices/workspaces/onlineEndpoints/deployments/write'
+          'Microsoft.MachineLearningServices/workspaces/onlineEndpoints/deployments/delete'
+          'Microsoft.MachineLearningServices/workspaces/onlineEndpoints/deployments/getLogs/action'
+          'Microsoft.MachineLearningServices/workspaces/models/versions/delete'
+          'Microsoft.MachineLearningServices/workspaces/codes/versions/read'
+          'Microsoft.MachineLearningServices/workspaces/codes/versions/write'
+          'Microsoft.MachineLearningServices/workspaces/codes/versions/startPendingUpload/action'
         ]
         notActions: []
         dataActions: []
@@ -329,6 +342,105 @@ resource dagsterInTheWorkspace 'Microsoft.Authorization/roleAssignments@2022-04-
   scope: workspace
   properties: {
     roleDefinitionId: runner.id
+    principalId: principal
+    principalType: principalType
+  }
+}
+
+// The endpoints ------------------------------------------------------------------------------------------------------
+
+resource servers 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = {
+  name: '${name}-servers'
+  location: location
+}
+
+// Servers read their model, and write what they count and keep of the requests.
+resource serversInTheLake 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(lake.id, servers.id, blobContributor)
+  scope: lake
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobContributor)
+    principalId: servers.properties.principalId
+    principalType: 'ServicePrincipal'
+  }
+}
+
+resource serversFetchImages 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(registry.id, servers.id, acrPull)
+  scope: registry
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', acrPull)
+    principalId: servers.properties.principalId
+    principalType: 'ServicePrincipal'
+  }
+}
+
+// To show copies of requests to the other slot a server has to be told the endpoint's key.
+resource asker 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {
+  name: guid(workspace.id, 'detection-asker')
+  properties: {
+    roleName: 'Detection Assets asking endpoints in ${name}'
+    description: 'What servers of Detection Assets ask of their workspace.'
+    type: 'CustomRole'
+    assignableScopes: [resourceGroup().id]
+    permissions: [
+      {
+        actions: ['Microsoft.MachineLearningServices/workspaces/onlineEndpoints/listkeys/action']
+        notActions: []
+        dataActions: []
+        notDataActions: []
+      }
+    ]
+  }
+}
+
+resource serversInTheWorkspace 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(workspace.id, servers.id, asker.id)
+  scope: workspace
+  properties: {
+    roleDefinitionId: asker.id
+    principalId: servers.properties.principalId
+    principalType: 'ServicePrincipal'
+  }
+}
+
+// Who makes an endpoint has to be allowed to give it its identity.
+resource dagsterGivesTheIdentity 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(servers.id, principal, identityOperator)
+  scope: servers
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', identityOperator)
+    principalId: principal
+    principalType: principalType
+  }
+}
+
+// Rules by which Azure Monitor adds and removes servers are things of the resource group, not of the workspace.
+resource scaler 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {
+  name: guid(resourceGroup().id, 'detection-scaler')
+  properties: {
+    roleName: 'Detection Assets scaling endpoints in ${name}'
+    description: 'What Detection Assets asks of Azure Monitor.'
+    type: 'CustomRole'
+    assignableScopes: [resourceGroup().id]
+    permissions: [
+      {
+        actions: [
+          'Microsoft.Insights/autoscaleSettings/write'
+          'Microsoft.Insights/autoscaleSettings/delete'
+        ]
+        notActions: []
+        dataActions: []
+        notDataActions: []
+      }
+    ]
+  }
+}
+
+resource dagsterScales 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(resourceGroup().id, principal, scaler.id)
+  properties: {
+    roleDefinitionId: scaler.id
     principalId: principal
     principalType: principalType
   }
@@ -424,6 +536,7 @@ output DETECTION_AZURE_RESOURCE_GROUP string = resourceGroup().name
 output DETECTION_AZURE_WORKSPACE string = workspace.name
 output DETECTION_AZURE_DATASTORE string = datastore.name
 output DETECTION_AZURE_CPU string = clusters[0].name
+output DETECTION_AZURE_ENDPOINT_IDENTITY string = servers.id
 output DETECTION_AZURE_GPU string = clusters[1].name
 output DETECTION_AZURE_SPOT string = clusters[2].name
 output DETECTION_AZURE_IDENTITY string = jobs.properties.clientId

@@ -8,6 +8,7 @@
 The servers' side is `detection_assets.serving.reports`.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -41,11 +42,15 @@ class Desk:
             onnx: Storage key of the model.
             about: What `serving.json` is to say of it.
         """
-        folder = layout.deployment(deployment)
+        folder = self.folder(deployment)
         self.storage.put(f"{folder}/best.onnx", self.storage.get(onnx))
         told = {**about, "deployment": deployment, "desk": self.storage.uri_of(layout.ENDPOINT)}
         self.storage.put(f"{folder}/serving.json", orjson.dumps(told))
         return folder
+
+    def folder(self, deployment: str) -> str:
+        """Key of the folder with what the servers of a deployment load."""
+        return layout.deployment(deployment)
 
     def about(self, deployment: str) -> Mapping[str, Any]:
         """What was said of a deployment when it was placed, which never changes.
@@ -68,6 +73,12 @@ class Desk:
         """Deletes what a deployment that is gone has left."""
         self.storage.delete(layout.deployment(deployment))
         self.storage.delete(layout.reports(deployment))
+
+    def left(self, kept: Iterable[str], older_s: float) -> list[str]:
+        """The deployments that lie here for longer than some seconds although nobody has a use for them."""
+        prefix, before = layout.deployment(""), time.time() - older_s
+        found = {item.key.removeprefix(prefix).split("/")[0]: item.written for item in self.storage.list(prefix)}
+        return [name for name, written in found.items() if name not in set(kept) and written < before]
 
     # What was asked for ----------------------------------------------------------------------------------------------
 

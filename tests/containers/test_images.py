@@ -29,6 +29,8 @@ else:
 SERVING, PROGRAMS, BATCH = (ROOT / "containers" / f"{name}.Dockerfile" for name in ("serving", "programs", "batch"))
 IMAGES = pytest.mark.parametrize("image", [SERVING, PROGRAMS, BATCH], ids=["serving", "programs", "batch"])
 USER = 10001
+LEFT_OUT = ("--no-cache", "--compile-bytecode", "${ALSO}")
+"""Words of an installation that nothing here depends on; an argument is empty unless somebody gives one."""
 OTHERS = {"azureml_inference_server_http", "sagemaker_inference"}
 """Servers of the clouds that bring themselves."""
 
@@ -134,7 +136,7 @@ def installed(image: Path, folder: Path) -> tuple[Path, Path]:
             continue  # uv itself: it is here already
         told = {"/opt/venv": str(environment), "/opt/venv/bin/python": str(environment / "bin" / "python")}
         told |= {"/usr/local/bin/python": interpreter(), "uv": str(Path(sys.executable).with_name("uv"))}
-        command = [told.get(word, word) for word in words if word not in ("--no-cache", "--compile-bytecode")]
+        command = [told.get(word, word) for word in words if word not in LEFT_OUT]
         done = subprocess.run(command, cwd=source, capture_output=True, text=True)
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
     dockerfile.copy(image_stage, root)

@@ -87,3 +87,14 @@ def model(platform: Any, onnx: bytes) -> dict[str, str]:
     """The model in the platform's lake, as an endpoint is told of it."""
     platform.storage.put("weights/w1/best.onnx", onnx)
     return {"onnx": "weights/w1/best.onnx", "sha256": hashlib.sha256(onnx).hexdigest()}
+
+
+@pytest.fixture
+def one(platform: Any, model: dict[str, str]) -> Any:
+    """An endpoint with version 1 at 100 %."""
+    endpoints = platform.endpoints
+    settings = {"confidence": 0.25, "iou": 0.7, "max_det": 300}
+    endpoints.deploy("blue", **model, version="1", settings=settings)
+    endpoints.wait_ready("blue", 60)
+    endpoints.route({"blue": 100})
+    return endpoints

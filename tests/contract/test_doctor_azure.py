@@ -78,3 +78,23 @@ def test_an_azure_that_does_not_answer_is_said_within_a_minute(
     (silent,) = platform.compute.check()
     assert (silent.what, silent.state) == ("workspace", "bad")
     assert silent.remedy == "Azure does not answer; correct the network, and run again"
+
+
+def test_what_the_endpoint_needs_is_looked_at(platform: Any, azureml_service: azureml.AzureML) -> None:
+    findings = found(platform.endpoints)
+    assert {name: finding.state for name, finding in findings.items()} == {
+        "identity of servers": "good",
+        "machines of servers": "good",
+    }
+    assert findings["machines of servers"].told.startswith("Standard_F4s_v2: 2 while a version comes in, 8 cores")
+    wrong = platform.endpoints.model_copy(update={"identity": "servers", "instance": "Standard_Unknown"})
+    findings = found(wrong)
+    assert "DETECTION_AZURE_ENDPOINT_IDENTITY" in findings["identity of servers"].remedy
+    assert findings["machines of servers"].remedy == "correct DETECTION_AZURE_ENDPOINT"
+    none = platform.endpoints.model_copy(update={"identity": f"{platform.endpoints.identity}-none"})
+    assert found(none)["identity of servers"].state == "bad"
+    azureml_service.denied = {"GET identities", "GET vmSizes"}
+    try:
+        assert {finding.state for finding in found(platform.endpoints).values()} == {"unknown"}
+    finally:
+        azureml_service.denied = set()

@@ -25,6 +25,7 @@ from fakes import blob
 from fakes.azureml_assets import Assets
 from fakes.azureml_batch import BatchEndpoints
 from fakes.azureml_codes import Codes
+from fakes.azureml_endpoints import CLIENT, Endpoints
 from fakes.azureml_jobs import Jobs
 from fakes.azureml_metrics import Metrics
 from fakes.azureml_mlflow import Mlflow
@@ -39,6 +40,7 @@ TENANT = "99999999-8888-7777-6666-555555555555"
 DATASTORE = "lake"
 IMAGE = "detection.azurecr.io/detection-programs:1"
 BATCH_IMAGE = "detection.azurecr.io/detection-batch:1"
+SERVING = "detection.azurecr.io/detection-serving:1"
 CLOUD = "StandIn"
 ML = "https://ml.azure.in.test"
 """What a token is for that asks an endpoint of this cloud's, and not its resource manager."""
@@ -76,6 +78,7 @@ class AzureML:
         batch: Batch endpoints.
         sweeps: What was asked to be searched; trials are jobs.
         metrics: What jobs have logged to their runs.
+        endpoints: What answers requests.
         calls: What was asked for, as `PUT jobs`, in order.
         silent: How many questions about jobs to come are not answered.
         denied: What whoever asks has no right to, as `PUT jobs`.
@@ -98,19 +101,24 @@ class AzureML:
         self.batch = BatchEndpoints(self)
         self.sweeps = Sweeps(self)
         self.metrics = Metrics(self)
+        self.endpoints = Endpoints(self)
         self.calls: list[str] = []
         self.denied: set[str] = set()
         self.silent = 0
         self.secret = secrets.token_hex(16)
         self._tokens: dict[str, str] = {}
+        self._of_servers: set[str] = set()
         self._lock = threading.RLock()
 
     # Who asks --------------------------------------------------------------------------------------------------------
 
     def token(self, query: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
         """A token of the identity, as the endpoint on a machine of Azure ML's gives it: unsigned, but well-formed."""
-        if headers.get("secret") != self.secret:
+        serves = headers.get("secret") == self.endpoints.secret
+        if headers.get("secret") != self.secret and not serves:
             raise Refused(401, "Unauthorized", "the secret is missing or wrong")
+        if serves and query.get("clientid") != CLIENT:
+            raise Refused(400, "BadRequest", "this machine has no identity but a user-assigned one, which is not named")
         if query.get("api-version") != "2017-09-01" or not query.get("resource"):
             raise Refused(400, "BadRequest", "api-version and resource are required")
         now, resource = int(time.time()), query["resource"].rstrip("/")
@@ -120,17 +128,20 @@ class AzureML:
         }
         made = ".".join([_part({"alg": "RS256", "typ": "JWT"}), _part(claims), _encoded(b"unsigned")])
         self._tokens[made] = resource
+        if serves:
+            self._of_servers.add(made)
         return (
             200,
             {"access_token": made, "expires_on": str(now + 3600), "resource": resource, "token_type": "Bearer"},
             {},
         )
 
-    def known(self, headers: Mapping[str, str], *, ml: bool = False) -> None:
-        """Looks who asks, the resource manager or an endpoint."""
-        given = headers.get("Authorization", "")
-        if self._tokens.get(given.removeprefix("Bearer ")) != (ML if ml else self.url):
+    def known(self, headers: Mapping[str, str], *, ml: bool = False) -> bool:
+        """Looks who asks, the resource manager or an endpoint; whether it is a server of an endpoint."""
+        given = headers.get("Authorization", "").removeprefix("Bearer ")
+        if self._tokens.get(given) != (ML if ml else self.url):
             raise Refused(401, "InvalidAuthenticationToken", "The access token is invalid.")
+        return given in self._of_servers
 
     # What is asked ---------------------------------------------------------------------------------------------------
 
@@ -154,6 +165,7 @@ class AzureML:
             ("GET", "datastores", f"/({NAME})", lambda _, name: (200, self._datastore(name), {})),
             *self.assets.rows(),
             *self.codes.rows(),
+            *self.endpoints.rows(),
             *self.batch.rows(),
             ("PUT", "jobs", "/([^/]+)", lambda body, name: self._asked(body).put(name, body)),
             ("GET", "jobs", "/([^/]+)", lambda _, name: (200, self._with(name).get(name), {})),
@@ -174,6 +186,8 @@ class AzureML:
         for verb, pattern, act in self.mlflow.rows():
             yield verb, pattern, self._authorized(f"{verb} mlflow", act, versioned=False)
         yield from self.batch.routes()
+        for verb, what, path, act in self.endpoints.others():
+            yield verb, path, self._authorized(f"{verb} {what}", act)
         yield "GET", r"/subscriptions/.+/workspaces/([^/]+).*", self._nowhere
 
     def _asked(self, body: Any) -> Jobs | Sweeps:
@@ -186,12 +200,13 @@ class AzureML:
         """Looks who asks, and whether they may, before anything is done."""
 
         def check(query: Mapping[str, str], headers: Mapping[str, str], body: Any, *groups: str) -> Answer:
-            self.known(headers)
+            serves = self.known(headers)
             with self._lock:
                 self.calls.append(what)
                 silent = what in ("GET jobs", "GET runs") and self.silent > 0
                 self.silent -= silent
-            if silent or what in self.denied:
+            # What a server has of its rights on the workspace is that it is told the key.
+            if silent or what in self.denied or (serves and what != "POST onlineEndpoints"):
                 raise Refused(
                     403,
                     "AuthorizationFailed",
@@ -279,6 +294,8 @@ class AzureML:
             "DETECTION_AZURE_GPU": "gpu",
             "DETECTION_AZURE_BATCH": "cpu",
             "DETECTION_AZURE_BATCH_IMAGE": BATCH_IMAGE,
+            "DETECTION_AZURE_SERVING_IMAGE": SERVING,
+            "DETECTION_AZURE_ENDPOINT_IDENTITY": self.endpoints.identity,
         }
 
     @contextmanager
@@ -295,8 +312,12 @@ class AzureML:
                 asked = urlsplit(self.path)
                 query = {name: values[0] for name, values in parse_qs(asked.query).items()}
                 try:
-                    body = json.loads(content) if content else None
-                    status, told, more = this.answer(self.command, unquote(asked.path), query, self.headers, body)
+                    scored = re.fullmatch("/scoring/([^/]+)/score", asked.path)
+                    if scored is not None:
+                        status, told, more = this.endpoints.score(scored[1], content, self.headers)
+                    else:
+                        body = json.loads(content) if content else None
+                        status, told, more = this.answer(self.command, unquote(asked.path), query, self.headers, body)
                 except Refused as error:
                     status, more = error.status, {}
                     told = {"error": {"code": error.code, "message": str(error), "details": []}}
@@ -332,6 +353,7 @@ class AzureML:
             self.sweeps.end()
             self.jobs.end()
             self.mlflow.end()
+            self.endpoints.clear()
             server.shutdown()
             server.server_close()
 

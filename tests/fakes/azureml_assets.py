@@ -49,6 +49,7 @@ class Assets:
             one = "/([^/]+)/versions/([^/]+)"
             yield "PUT", kind, one, lambda body, *key, kind=kind: self.put(body, kind, *key)
             yield "GET", kind, one, lambda _, *key, kind=kind: (200, self.get(kind, *key), {})
+            yield "DELETE", kind, one, lambda _, *key, kind=kind: self.delete(kind, *key)
             yield (
                 "GET",
                 kind,
@@ -110,6 +111,15 @@ class Assets:
         if (kind, name, version) not in self.there:
             raise not_found(f"{kind}/{name}/versions/{version}")
         return self.there[kind, name, version]
+
+    def delete(self, kind: str, name: str, version: str) -> Answer:
+        """Deletes a version that no endpoint has."""
+        path = f"{self.service.root}/{kind}/{name}/versions/{version}"
+        if self.service.endpoints.uses(path):
+            raise Refused(409, "Conflict", f"{path} is in use")
+        self.get(kind, name, version)
+        del self.there[kind, name, version]
+        return 200, None, {}
 
     def _of(self, kind: str, name: str) -> list[dict[str, Any]]:
         found = [one for key, one in self.there.items() if key[:2] == (kind, name)]

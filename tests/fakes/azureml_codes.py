@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -75,6 +76,11 @@ class Codes:
         if (name, version) not in self.there:
             raise not_found(f"codes/{name}/versions/{version}")
         return self.there[name, version]
+
+    def of(self, path: str | None) -> dict[str, Any] | None:
+        """The version that something else names by its path; None if there is none."""
+        found = re.search(r"/codes/([^/]+)/versions/([^/]+)$", path or "")
+        return self.there.get((found[1], found[2])) if found else None
 
     def names(self, code: dict[str, Any]) -> list[str]:
         """The files of a version."""

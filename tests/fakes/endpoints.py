@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import random
-import shutil
-import subprocess
-import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fakes import s3
+from fakes import s3, servers
 from fakes.agents import Agents
-from project import free_port
+from fakes.servers import Server
 
 STARTUP_S = 60.0
 """Seconds that a server has to be ready; SageMaker gives minutes."""
 BODY_BYTES = 25 * 2**20
-ROOT = Path(__file__).parents[2]
 
 
 class Refused(Exception):
@@ -40,42 +35,11 @@ class Refused(Exception):
 
 
 @dataclass
-class Instance:
-    """One server."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    log: Path = Path(os.devnull)
-
-    def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
-        there = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        there.request(method, path, body, dict(headers or {}))
-        answer = there.getresponse()
-        told = (answer.status, answer.read(), answer.getheader("Content-Type", ""))
-        there.close()
-        return told
-
-    @property
-    def ready(self) -> bool:
-        with suppress(OSError, http.client.HTTPException):
-            return self.ask("GET", "/ping")[0] == 200
-        return False
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether it will never be ready, as it says itself; SageMaker does not ask, and waits to the end."""
-        with suppress(OSError, http.client.HTTPException):
-            slots = json.loads(self.ask("GET", "/status")[1])["slots"].values()
-            return any(slot["state"] == "failed" for slot in slots)
-        return False
-
-
-@dataclass
 class Fleet:
     """The instances of a configuration's variants, by name."""
 
     config: str
-    instances: dict[str, list[Instance]] = field(default_factory=dict)
+    instances: dict[str, list[Server]] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
 
 
@@ -110,7 +74,7 @@ class Endpoints:
         self.replaces, self.takes_s = False, 0.1
         self._agents = Agents(moto)
         self._lock = threading.RLock()
-        self._all: list[Instance] = []
+        self._all: list[Server] = []
 
     OPERATIONS: ClassVar[Mapping[str, str]] = {
         **{f"{verb}{kind}": kind for kind in ("Model", "EndpointConfig") for verb in ("Create", "Describe", "Delete")},
@@ -312,42 +276,25 @@ class Endpoints:
             Fleet("", {name: [o for o in those if id(o) not in kept] for name, those in before.instances.items()})
         )
 
-    def start(self, model: str, **told: str) -> Instance:
+    def start(self, model: str, **told: str) -> Server:
         """Starts a server with a model, which is told of where it runs by its environment."""
         container = self.models[model][1]["PrimaryContainer"]
-        port = free_port()
-        folder = self.folder / f"{model}-{port}"
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = self.folder / f"{model}-{uuid.uuid4().hex[:8]}"
         if "ModelDataUrl" in container:
             self._agents.unpack(container["ModelDataUrl"], folder / "model")
         else:
             self._agents.copy_in(folder / "model", container["ModelDataSource"]["S3DataSource"])
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                # What `serve` does in the image.
-                [sys.executable, "-m", "detection_assets.serving.app", "--model", str(folder / "model"), "--no-key",
-                 "--port", str(port)],
-                cwd=ROOT,
-                env={**self.environment, **container.get("Environment", {}), **told},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        instance = Instance(process, port, folder / "log")
+        environment = {**self.environment, **container.get("Environment", {}), **told}
+        instance = servers.start(folder / "model", folder / "log", environment)
         self._all.append(instance)
         return instance
 
     def _end(self, fleet: Fleet) -> None:
         self.end([one for each in fleet.instances.values() for one in each])
 
-    def end(self, those: Sequence[Instance]) -> None:
+    def end(self, those: Sequence[Server]) -> None:
         """Ends servers, which answer what they have begun with."""
-        for one in those:
-            one.process.terminate()
-        for one in those:
-            with suppress(subprocess.TimeoutExpired):
-                one.process.wait(timeout=20)
-            one.process.kill()
-            one.process.wait()
+        servers.end(those)
 
     def clear(self) -> None:
         """Ends everything, as if nothing had ever been."""

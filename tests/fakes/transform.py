@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 
 from fakes import s3
 from fakes.agents import Agents
-from fakes.endpoints import STARTUP_S, Endpoints, Instance, Refused
+from fakes.endpoints import STARTUP_S, Endpoints, Refused
+from fakes.servers import Server
 
 GROUP = "/aws/sagemaker/TransformJobs"
 MOST_MB = 100
@@ -195,7 +196,7 @@ class TransformJobs:
 
     def _run(self, job: FakeTransformJob) -> None:
         count = job.asked["TransformResources"]["InstanceCount"]
-        fleet: list[Instance] = []
+        fleet: list[Server] = []
         try:
             fleet += [self._endpoints.start(job.asked["ModelName"], **job.told) for _ in range(count)]
             self._await(job, fleet)
@@ -221,7 +222,7 @@ class TransformJobs:
             else:
                 job.status = "Failed" if job.failure else "Completed"
 
-    def _await(self, job: FakeTransformJob, fleet: list[Instance]) -> None:
+    def _await(self, job: FakeTransformJob, fleet: list[Server]) -> None:
         ends = time.monotonic() + STARTUP_S
         for one in fleet:
             while not one.ready and not job.stopping.is_set():
@@ -230,7 +231,7 @@ class TransformJobs:
                     raise RuntimeError("AlgorithmError: Algorithm did not respond to /ping; see job logs")
                 time.sleep(0.05)
 
-    def _ask_all(self, job: FakeTransformJob, fleet: list[Instance]) -> dict[str, bytes | None]:
+    def _ask_all(self, job: FakeTransformJob, fleet: list[Server]) -> dict[str, bytes | None]:
         """The answer to each object; None where there was none."""
         answers: dict[str, bytes | None] = {}
 
@@ -243,7 +244,7 @@ class TransformJobs:
             list(pool.map(one, itertools.count(), *zip(*objects, strict=True)))
         return answers
 
-    def _ask(self, job: FakeTransformJob, instance: Instance, prefix: str, key: str) -> bytes | None:
+    def _ask(self, job: FakeTransformJob, instance: Server, prefix: str, key: str) -> bytes | None:
         where = f"{prefix.removeprefix('s3://')}{key}"
         try:
             body = self._agents.get(prefix, key)

@@ -18,6 +18,7 @@ BUILT_IN = {
     "blobContributor": "ba92f5b4-2d11-453d-a403-e96b0029c9fe",  # Storage Blob Data Contributor
     "blobReader": "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1",  # Storage Blob Data Reader
     "acrPull": "7f951dda-4ed3-4680-a7ca-43fe172d538d",  # AcrPull
+    "identityOperator": "f1a07417-d97a-45cb-824c-7a7467783830",  # Managed Identity Operator
 }
 """Roles that Azure has everywhere under these ids."""
 
@@ -77,17 +78,22 @@ def test_nobody_has_a_key_that_can_be_lost(template: Any) -> None:
 
 def test_rights_are_for_one_thing_and_from_a_known_role(template: Any) -> None:
     assignments = of_kind(template, "roleAssignments")
-    assert {name: one["scope"] for name, one in assignments.items()} == {
+    assert {name: one.get("scope", "the group") for name, one in assignments.items()} == {
         "jobsInTheLake": "lake",
         "jobsFetchImages": "registry",
         "dagsterInTheLake": "lake",
         "dagsterInTheWorkspace": "workspace",
         "jobsReadTheAccount": "account",
         "dagsterInvokesBatch": "workspace",
+        "serversInTheLake": "lake",
+        "serversFetchImages": "registry",
+        "serversInTheWorkspace": "workspace",
+        "dagsterGivesTheIdentity": "servers",
+        "dagsterScales": "the group",
     }
     for name, one in assignments.items():
         given = json.dumps(one["properties"]["roleDefinitionId"])
-        assert any(role in given for role in (*BUILT_IN, "runner", "batchRunner")), name
+        assert any(role in given for role in (*BUILT_IN, "runner", "batchRunner", "asker", "scaler")), name
         # A name that is a function of whom, what and where can be deployed again, and is no other one's.
         assert "guid" in str(one["name"]), name
     text = TEMPLATE.read_text()
@@ -96,7 +102,13 @@ def test_rights_are_for_one_thing_and_from_a_known_role(template: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "deletes"), [("runner", []), ("batchRunner", ["batchEndpoints/deployments/delete"])], ids=["", "batch"]
+    ("role", "deletes"),
+    [
+        # An endpoint that is stopped, and what is left of it; nothing that was made from data.
+        ("runner", ["onlineEndpoints/delete", "onlineEndpoints/deployments/delete", "models/versions/delete"]),
+        ("batchRunner", ["batchEndpoints/deployments/delete"]),
+    ],
+    ids=["", "batch"],
 )
 def test_a_runners_role_names_each_action(template: Any, role: str, deletes: list[str]) -> None:
     (permission,) = properties(template, role)["permissions"]
@@ -113,8 +125,16 @@ def test_what_lets_keys_be_seen_is_given_for_batch_endpoints_alone(template: Any
     conditional = {name for name, one in template["resources"].items() if one["config"].get("condition") == "batch"}
     assert conditional == {"jobsReadTheAccount", "batchRunner", "dagsterInvokesBatch"}
     (permission,) = properties(template, "runner")["permissions"]
-    assert not [action for action in permission["actions"] if "secret" in action.lower() or "keys" in action.lower()]
+    seen = [action for action in permission["actions"] if "secret" in action.lower() or "keys" in action.lower()]
+    assert [action.rpartition("workspaces/")[2] for action in seen] == ["onlineEndpoints/listkeys/action"]
     assert "param batch bool = false" in TEMPLATE.read_text()
+
+
+def test_the_other_roles_are_for_one_thing(template: Any) -> None:
+    for role, only in (("asker", "onlineEndpoints/listkeys/action"), ("scaler", "autoscaleSettings/")):
+        (permission,) = properties(template, role)["permissions"]
+        assert permission["dataActions"] == []
+        assert all(only in action and "*" not in action for action in permission["actions"])
 
 
 def test_clusters_cost_nothing_without_work(template: Any) -> None:
