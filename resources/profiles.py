@@ -16,7 +16,8 @@ from detection_assets.domain import layout
 from detection_assets.object_store import CONNECTION, account_of
 from resources.alerts.base import Alerts
 from resources.alerts.local import chosen
-from resources.arrivals.aws import QueueArrivals
+from resources.arrivals.aws import SqsArrivals
+from resources.arrivals.azure import StorageQueueArrivals
 from resources.arrivals.local import NobodyTells
 from resources.batch.aws import SageMakerBatch
 from resources.batch.local import LocalBatch
@@ -92,13 +93,7 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
             f"platform aws: DETECTION_LAKE is {lake or 'not set'}; set it to a bucket, as in s3://my-bucket/detectors"
         )
     here = local(detector, host=host, port=port, capture=capture)
-    queue = os.environ.get("DETECTION_AWS_QUEUE", "")
-    if queue and "{detector}" not in queue:
-        # Whoever takes a message takes it from the others, so two detectors with one queue would miss half each.
-        raise SettingsError(
-            "platform aws: DETECTION_AWS_QUEUE has no {detector} in it; each detector has a queue of its own, as in "
-            "https://sqs.eu-central-1.amazonaws.com/123456789012/detection-{detector}-videos"
-        )
+    queue = _queue("aws", "https://sqs.eu-central-1.amazonaws.com/123456789012/detection-{detector}-videos")
     common = {
         "storage": here["storage"],
         "role": _needed("aws", "DETECTION_AWS_ROLE", "the ARN of the role that jobs and servers have"),
@@ -111,7 +106,7 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
     serving = _needed("aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image that serves")
     return {
         **here,
-        "arrivals": QueueArrivals(storage=here["storage"], queue=queue.replace("{detector}", detector))
+        "arrivals": SqsArrivals(storage=here["storage"], queue=queue.replace("{detector}", detector))
         if queue
         else here["arrivals"],
         "compute": SageMakerCompute(
@@ -181,7 +176,12 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
         poll_s=float(os.environ.get("DETECTION_POLL_S", "3")),
         **_given(spot="DETECTION_AZURE_SPOT", identity="DETECTION_AZURE_IDENTITY", jobs="DETECTION_AZURE_JOBS"),
     )
-    return {**here, "compute": compute, "batch": LocalBatch(compute=compute)}
+    arrivals = here["arrivals"]
+    if queue := _queue("azure", "https://myaccount.queue.core.windows.net/detection-{detector}-videos"):
+        # A queue's name has no underscores.
+        named = queue.replace("{detector}", detector.replace("_", "-"))
+        arrivals = StorageQueueArrivals(storage=here["storage"], queue=named)
+    return {**here, "arrivals": arrivals, "compute": compute, "batch": LocalBatch(compute=compute)}
 
 
 PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local, "aws": aws, "azure": azure}
@@ -221,6 +221,19 @@ def _needed(platform: str, name: str, what: str) -> Any:
     if not os.environ.get(name):
         raise SettingsError(f"platform {platform}: {name} is not set; set it to {what}")
     return dg.EnvVar(name)
+
+
+def _queue(platform: str, example: str) -> str:
+    """The queue that tells of videos, with `{detector}` in it; "" for none."""
+    name = f"DETECTION_{platform.upper()}_QUEUE"
+    queue = os.environ.get(name, "")
+    if queue and "{detector}" not in queue:
+        # Whoever takes a message takes it from the others, so two detectors with one queue would miss half each.
+        raise SettingsError(
+            f"platform {platform}: {name} has no {{detector}} in it; each detector has a queue of its own, as in "
+            f"{example}"
+        )
+    return queue
 
 
 def _given(**settings: str) -> dict[str, Any]:

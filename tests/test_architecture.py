@@ -70,7 +70,11 @@ MAY_KNOW = {
 }
 
 
-SHARED_BY_CLOUDS = {"compute": {"managed.py", "messages.py"}, "endpoints": {"desk.py"}}
+SHARED_BY_CLOUDS = {
+    "arrivals": {"managed.py"},
+    "compute": {"managed.py", "messages.py"},
+    "endpoints": {"desk.py"},
+}
 """What the backends of clouds share is the one thing that a room may have beside its base and its backends."""
 
 
