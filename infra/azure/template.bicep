@@ -304,6 +304,8 @@ resource runner 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {
         actions: [
           'Microsoft.MachineLearningServices/workspaces/read'
           'Microsoft.MachineLearningServices/workspaces/computes/read'
+          'Microsoft.MachineLearningServices/workspaces/data/versions/read'
+          'Microsoft.MachineLearningServices/workspaces/data/versions/write'
           'Microsoft.MachineLearningServices/workspaces/datastores/read'
           'Microsoft.MachineLearningServices/workspaces/environments/read' // a version is of an environment, and is made with it
           'Microsoft.MachineLearningServices/workspaces/environments/write' // as above
@@ -314,6 +316,8 @@ resource runner 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {
           'Microsoft.MachineLearningServices/workspaces/jobs/read'
           'Microsoft.MachineLearningServices/workspaces/jobs/write'
           'Microsoft.MachineLearningServices/workspaces/jobs/cancel/action'
+          'Microsoft.MachineLearningServices/workspaces/models/versions/read'
+          'Microsoft.MachineLearningServices/workspaces/models/versions/write'
         ]
         notActions: []
         dataActions: []
