@@ -3,7 +3,7 @@
 //
 //   az deployment group create --resource-group detection --template-file infra/azure/production.bicep \
 //     --parameters name=mydetection tag=1 login=<client id> people='["<object id>"]' tracking=<MLflow's address> \
-//       databasePassword="$(openssl rand -hex 20)"
+//       identity=<client id> databasePassword="$(openssl rand -hex 20)"
 
 targetScope = 'resourceGroup'
 
