@@ -79,7 +79,7 @@ def add(
 
 
 Lake = Annotated[
-    str, typer.Option(help="The other lake, as s3:// or az://my-bucket/detectors; default: DETECTION_LAKE.")
+    str, typer.Option(help="The other lake, as s3:// or az://my-bucket/detectors; default: what .env says.")
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -22,14 +23,20 @@ def dagster_home() -> Path:
         ours = home() / "dagster.yaml"
         if not ours.exists():
             ours = Path(__file__).parents[1] / "dagster.yaml"
-        shutil.copyfile(ours, settings)
+        half = folder / f".dagster.yaml.{os.getpid()}"
+        shutil.copyfile(ours, half)
+        half.replace(settings)
     os.environ["DAGSTER_HOME"] = str(folder)
     return folder
 
 
 def open_instance() -> DagsterInstance:
-    """The shared instance."""
-    dagster_home()
+    """The shared instance; of several processes that open a new one, the first makes its databases.
+
+    Dagster itself lets each of them make the tables, and all but one fail.
+    """
     from dagster import DagsterInstance
 
-    return DagsterInstance.get()
+    with (dagster_home() / "instance.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return DagsterInstance.get()

@@ -38,7 +38,21 @@ class SettingsError(ValueError):
     """Settings that do not fit together; the message says which to set and to what."""
 
 
-def local(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def lake_setting(platform: str | None) -> str:
+    """Name of the setting that says where a platform's lake is: one of its own where it is set, or the common one.
+
+    With settings of their own, detectors on different platforms live in one Dagster, and one word moves a detector.
+
+    Args:
+        platform: As `resources_for` takes it.
+    """
+    own = f"DETECTION_{_chosen(platform).upper()}_LAKE"
+    return own if os.environ.get(own) else "DETECTION_LAKE"
+
+
+def local(
+    detector: str, *, host: str, port: int, capture: Mapping[str, Any] | None = None, platform: str = "local"
+) -> dict[str, Any]:
     """Everything on this machine: folders, subprocesses, SQLite, a server process.
 
     Args:
@@ -46,12 +60,13 @@ def local(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
         host: Address that the endpoint binds.
         port: Port that the endpoint binds; 0 for a free one that is kept.
         capture: Which requests the endpoint keeps: `rate`, `below`, `images`, `keep_days`; None: none.
+        platform: Whose lake it is, where all but the lake is on this machine.
     """
-    root = home()
-    lake = os.environ.get("DETECTION_LAKE") or str(lake_here())
+    root, setting = home(), lake_setting(platform)
+    lake = os.environ.get(setting) or str(lake_here())
     # The server writes files: into a lake that is no folder of this machine it captures nothing.
     captures = Storage(root=lake, prefix=detector).local_path(layout.CAPTURES)
-    storage = Storage(root=_setting("DETECTION_LAKE", str(lake_here())), prefix=detector)
+    storage = Storage(root=_setting(setting, str(lake_here())), prefix=detector)
     tracking = Tracking(
         uri=_setting("MLFLOW_TRACKING_URI", f"sqlite:///{root / '.mlflow' / 'mlflow.db'}"),
         experiment=detector,
@@ -87,12 +102,8 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
     Raises:
         SettingsError: A setting is missing, or is none that AWS takes.
     """
-    lake = os.environ.get("DETECTION_LAKE", "")
-    if not lake.startswith("s3://"):
-        raise SettingsError(
-            f"platform aws: DETECTION_LAKE is {lake or 'not set'}; set it to a bucket, as in s3://my-bucket/detectors"
-        )
-    here = local(detector, host=host, port=port, capture=capture)
+    _lake("aws", "s3://", "a bucket, as in s3://my-bucket/detectors")
+    here = local(detector, host=host, port=port, capture=capture, platform="aws")
     queue = _queue("aws", "https://sqs.eu-central-1.amazonaws.com/123456789012/detection-{detector}-videos")
     common = {
         "storage": here["storage"],
@@ -145,12 +156,7 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
     Raises:
         SettingsError: A setting is missing, or is none that Azure takes.
     """
-    lake = os.environ.get("DETECTION_LAKE", "")
-    if not lake.startswith("az://"):
-        raise SettingsError(
-            f"platform azure: DETECTION_LAKE is {lake or 'not set'}; set it to a container, as in "
-            "az://my-container/detectors"
-        )
+    _lake("azure", "az://", "a container, as in az://my-container/detectors")
     if os.environ.get(CONNECTION):
         try:
             account_of(os.environ[CONNECTION])
@@ -161,7 +167,7 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
             "platform azure: AZURE_STORAGE_ACCOUNT_NAME is not set; set it to the storage account that has the "
             f"container, with AZURE_STORAGE_ACCOUNT_KEY or another way in (.env.example), or set {CONNECTION}"
         )
-    here = local(detector, host=host, port=port, capture=capture)
+    here = local(detector, host=host, port=port, capture=capture, platform="azure")
     compute = AzureCompute(
         storage=here["storage"],
         here=here["compute"],
@@ -202,7 +208,7 @@ def resources_for(
     Raises:
         SettingsError: If there is no such platform, or settings contradict each other.
     """
-    chosen = platform or os.environ.get("DETECTION_PLATFORM") or "local"
+    chosen = _chosen(platform)
     if chosen not in PROFILES:
         known = ", ".join(sorted(PROFILES))
         raise SettingsError(
@@ -210,6 +216,17 @@ def resources_for(
             f"`platform:` in detectors/{detector}.yaml, to one of: {known}"
         )
     return PROFILES[chosen](detector, host=host, port=port, capture=capture)
+
+
+def _chosen(platform: str | None) -> str:
+    return platform or os.environ.get("DETECTION_PLATFORM") or "local"
+
+
+def _lake(platform: str, scheme: str, what: str) -> None:
+    name = lake_setting(platform)
+    told = os.environ.get(name, "")
+    if not told.startswith(scheme):
+        raise SettingsError(f"platform {platform}: {name} is {told or 'not set'}; set it to {what}")
 
 
 def _setting(name: str, default: str) -> Any:

@@ -6,6 +6,7 @@ nothing here touches it before the first figure is logged, by when a training is
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import warnings
@@ -237,7 +238,21 @@ class Tracking(dg.ConfigurableResource):
         """An MLflow client for the server."""
         from mlflow.tracking import MlflowClient
 
-        return MlflowClient(self.server)
+        with self._alone():
+            return MlflowClient(self.server)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps others from opening a new database meanwhile: all but one would fail to make its tables."""
+        _, here, path = self.uri.partition("sqlite:///")
+        if not here:
+            yield
+            return
+        beside = Path(f"{path}.lock")
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def experiment_id(self) -> str:
         """The experiment's id; it is made if missing."""

@@ -43,7 +43,7 @@ def make_home(folder: Path, setenv: Callable[[str, str], object]) -> Path:
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }.items():
         setenv(name, value)
-    for name in ("DETECTION_PLATFORM", "DETECTION_LAKE", "MLFLOW_TRACKING_URI"):
+    for name in ("DETECTION_PLATFORM", "DETECTION_LAKE", "DETECTION_LOCAL_LAKE", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
     return folder
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from detection_assets import detector_file as detectors
 from detection_assets.domain.layout import Stored
 from detection_assets.domain.problems import InputError
-from resources import transfer
+from resources import profiles, transfer
 from resources.home import lake_here
 from resources.storage import Storage
 
@@ -34,11 +34,12 @@ def _here(name: str) -> Storage:
 
 
 def _there(name: str, lake: str) -> Storage:
-    told = lake or os.environ.get("DETECTION_LAKE", "")
+    setting = profiles.lake_setting(detectors.find(name).platform)
+    told = lake or os.environ.get(setting, "")
     if "://" not in told:
         raise InputError(
             f"{told or 'no lake'}: the other lake is a bucket or container, as s3:// or az://my-bucket/detectors; set "
-            "DETECTION_LAKE, or say --lake"
+            f"{setting}, or say --lake"
         )
     return Storage(root=told, prefix=name)
 

@@ -27,12 +27,12 @@ def serve(out: Console, name: str) -> None:
         raise InputError(f"{name}: its endpoint is no server of this machine; `detection run {name}` sees to it")
     if not endpoints.state()["slots"]:
         raise InputError(f"{name}: nothing is deployed yet; `detection run {name}` deploys what passes its gates")
-    if endpoints.pid() is not None:
+    if endpoints.server.pid() is not None:
         raise InputError(f"{name}: answers at {endpoints.url} already; `detection stop {name}` ends that first")
     out.print(f"{name} answers at [bold]{endpoints.url}[/bold]")
     tell_how(out, endpoints)
     (endpoints.home / "pid").write_text(str(os.getpid()))
-    command = endpoints.command()
+    command = endpoints.server.command()
     os.execv(command[0], command)
 
 

@@ -200,7 +200,7 @@ def story(out: Console, size: str, report: Path) -> int:
         "DAGSTER_HOME": str(folder / ".dagster"),
     }
     os.environ.update(environment)
-    for name in ("DETECTION_LAKE", "DETECTION_PLATFORM", "MLFLOW_TRACKING_URI"):
+    for name in ("DETECTION_LAKE", "DETECTION_LOCAL_LAKE", "DETECTION_PLATFORM", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
     if (folder / "detectors" / f"{NAME}.yaml").exists():
         Project.of(NAME).endpoints.stop()

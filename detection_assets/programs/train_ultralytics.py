@@ -316,8 +316,8 @@ def export(weights: Path, imgsz: int) -> Path:
     )
     use_all_cores()
     model = onnx.load(path)
-    # The time of the export would give equal weights unequal digests.
-    kept = [item for item in model.metadata_props if item.key != "date"]
+    # The time of the export, and the folder of the training's data, would give equal weights unequal digests.
+    kept = [item for item in model.metadata_props if item.key not in ("date", "description")]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
     onnx.save(model, path)

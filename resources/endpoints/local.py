@@ -4,17 +4,9 @@ The process watches a small state file that says which slots hold which model an
 the endpoint replaces that file.
 """
 
-import fcntl
-import hashlib
 import json
 import os
-import secrets
-import signal
-import socket
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,16 +16,9 @@ import dagster as dg
 
 from detection_assets.domain.rollout import Health
 from resources.endpoints.base import EndpointError, Endpoints, EndpointStatus, Slot
+from resources.server_process import LOCK_S, Server
 from resources.storage import Storage
 
-START_S = 60.0
-"""Seconds that the server has to start: on a busy machine its imports alone take some."""
-LOCK_S = 15.0
-"""Seconds that somebody else may be changing the endpoint's state before we give up."""
-BUSY_S = 20.0
-"""Seconds that a server that runs may not answer before it is started again: under load it answers late."""
-PORTS = 5
-"""Ports to try when somebody else was faster to bind the one that was free."""
 TAKEN_S = 10.0
 """Seconds that the server has to follow the state file."""
 KEPT = ("confidence", "iou", "max_det")
@@ -62,24 +47,19 @@ class LocalEndpoints(Endpoints):
         return Path(self.folder).absolute() / self.detector
 
     @property
+    def server(self) -> Server:
+        """The process."""
+        return Server(self.detector, self.home, self.host, self.port)
+
+    @property
     def key_file(self) -> Path:
         """The file with the API key; made on first use, readable by its owner alone."""
-        path = self.home / "key"
-        if not path.exists():
-            self.home.mkdir(parents=True, exist_ok=True)
-            try:
-                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:
-                return path
-            with os.fdopen(handle, "w") as out:
-                out.write(os.environ.get("DETECTION_ENDPOINT_KEY") or secrets.token_urlsafe(24))
-        return path
+        return self.server.key_file
 
     @property
     def url(self) -> str:
         """Where the endpoint answers."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
-        return f"http://{host}:{self.chosen_port()}"
+        return self.server.url
 
     def how_to_ask(self) -> Sequence[str]:
         """A page, and a command that can be pasted."""
@@ -90,33 +70,12 @@ class LocalEndpoints(Endpoints):
             f"{self.url}/score",
         ]
 
-    def chosen_port(self) -> int:
-        """The port: the one that was set, or one that was free when it was first asked for."""
-        if self.port:
-            return self.port
-        path = self.home / "port"
-        if path.exists():
-            return int(path.read_text())
-        # The same detector tends to get the same port on every machine, so that bookmarks survive.
-        first = 8100 + int(hashlib.sha256(self.detector.encode()).hexdigest(), 16) % 800
-        for port in range(first, first + 100):
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((self.host, port))
-                except OSError:
-                    continue
-            self.home.mkdir(parents=True, exist_ok=True)
-            path.write_text(str(port))
-            return port
-        raise EndpointError(f"{self.detector}: no free port from {first} to {first + 99}; set endpoint.port")
-
     # The state file --------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """What the endpoint was told to be."""
         try:
-            return json.loads((self.home / "state.json").read_text())
+            return json.loads(self.server.state_file.read_text())
         except FileNotFoundError:
             return {"detector": self.detector, "slots": {}, "traffic": {}}
 
@@ -127,7 +86,7 @@ class LocalEndpoints(Endpoints):
         Raises:
             EndpointError: If somebody else holds it for too long.
         """
-        with self._locked("state.lock", LOCK_S):
+        with self.server.locked("state.lock", LOCK_S):
             state = self.state()
             before = json.dumps(state)
             yield state
@@ -138,166 +97,7 @@ class LocalEndpoints(Endpoints):
             if json.dumps(state) != before:
                 scratch = self.home / f"state.{os.getpid()}.tmp"
                 scratch.write_text(json.dumps(state, indent=2))
-                os.replace(scratch, self.home / "state.json")
-
-    @contextmanager
-    def _locked(self, name: str, patience_s: float) -> Iterator[None]:
-        self.home.mkdir(parents=True, exist_ok=True)
-        path = self.home / name
-        ends = time.monotonic() + patience_s
-        # The file is never removed: a lock on a removed file keeps nobody out. The kernel frees it if we are killed.
-        with path.open("a") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > ends:
-                        raise EndpointError(
-                            f"{self.detector}: another process has been changing the endpoint for {patience_s:.0f} s "
-                            f"({path} is locked); try again, or end that process"
-                        ) from None
-                    time.sleep(0.02)
-            yield
-
-    # The process -----------------------------------------------------------------------------------------------------
-
-    def pid(self) -> int | None:
-        """The server's process id, if it runs."""
-        try:
-            pid = int((self.home / "pid").read_text())
-            os.kill(pid, 0)
-        except (FileNotFoundError, ValueError, ProcessLookupError):
-            return None
-        try:
-            # A recycled process id must not be taken for our server.
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            return pid
-        return pid if b"detection_assets.serving" in command and str(self.home).encode() in command else None
-
-    def command(self) -> list[str]:
-        """The command line of the server."""
-        return [
-            *(sys.executable, "-m", "detection_assets.serving.app"),
-            *("--state", str(self.home / "state.json"), "--key-file", str(self.key_file)),
-            *("--host", self.host, "--port", str(self.chosen_port())),
-        ]
-
-    def ensure_running(self) -> None:
-        """Starts the server unless it runs.
-
-        Raises:
-            EndpointError: If it does not come up; the message holds the end of its log.
-        """
-        if self.pid() is not None and self._healthy():
-            return
-        # Two who start it at once would leave a server that nobody knows.
-        with self._locked("start.lock", START_S + LOCK_S):
-            self._start()
-
-    def _start(self) -> None:
-        ends = time.monotonic() + BUSY_S
-        while self.pid() is not None and time.monotonic() < ends:
-            if self._healthy():
-                return
-            time.sleep(0.1)
-        self.stop()
-        with self._changing():
-            pass  # writes one if there is none
-        log, tail = self.home / "server.log", ""
-        for _ in range(PORTS):
-            began = log.stat().st_size if log.exists() else 0
-            pid = self._spawn(log)
-            ends = time.monotonic() + START_S
-            while self._runs(pid) and time.monotonic() < ends:
-                if self._healthy():
-                    return
-                time.sleep(0.1)
-            with log.open("rb") as said:
-                said.seek(began)
-                tail = said.read()[-2000:].decode(errors="replace")
-            if self.port or "address already in use" not in tail:
-                break
-            (self.home / "port").unlink(missing_ok=True)  # somebody else was faster, or took it while we were down
-        raise EndpointError(f"{self.detector}: the server at {self.url} did not start. End of {log}:\n{tail}")
-
-    def _spawn(self, log: Path) -> int:
-        """Starts the server as a process that outlives us: it is spawned, not opened, for nobody here waits for it.
-
-        It has a session of its own, because Dagster ends the process group of a run that is cancelled, and notes its
-        own process id: were we killed before we could, nobody would know the server.
-        """
-        command = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.home / "pid"), *self.command()]
-        return os.posix_spawn(
-            command[0],
-            command,
-            os.environ,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-                (os.POSIX_SPAWN_DUP2, 1, 2),
-            ],
-            setsid=True,
-        )
-
-    def stop(self) -> bool:
-        """Ends the server, letting requests in flight finish; returns whether it ran."""
-        pid = self.pid()
-        if pid is None:
-            return False
-        for number, patience in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0)):
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                break
-            ends = time.monotonic() + patience
-            while time.monotonic() < ends and self._runs(pid):
-                time.sleep(0.05)
-            if not self._runs(pid):
-                break
-        (self.home / "pid").unlink(missing_ok=True)
-        return True
-
-    @staticmethod
-    def _runs(pid: int) -> bool:
-        try:
-            if os.waitpid(pid, os.WNOHANG)[0] == pid:
-                return False
-        except ChildProcessError:
-            pass  # started by an earlier run
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-
-    # Requests --------------------------------------------------------------------------------------------------------
-
-    def _healthy(self) -> bool:
-        """Whether our server answers; another one on the same port does not know the key, or follows another file."""
-        try:
-            return self._call("GET", "/status", timeout_s=2).get("state_file") == str(self.home / "state.json")
-        except EndpointError:
-            return False
-
-    def _call(
-        self, method: str, path: str, body: bytes | None = None, slot: str | None = None, timeout_s: float = 30
-    ) -> dict[str, Any]:
-        headers = {"X-API-Key": self.key_file.read_text().strip(), "Content-Type": "application/octet-stream"}
-        if slot:
-            headers["X-Detection-Slot"] = slot
-        request = urllib.request.Request(self.url + path, data=body, headers=headers, method=method)
-        # A proxy of the environment has no business between us and our own server.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(request, timeout=timeout_s) as response:
-                return json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            detail = error.read().decode(errors="replace")[:500]
-            raise EndpointError(f"{self.url}{path} answered {error.code}: {detail}") from error
-        except (OSError, ValueError) as error:
-            raise EndpointError(f"{self.url}{path} did not answer: {error}") from error
+                os.replace(scratch, self.server.state_file)
 
     # What every endpoint does ----------------------------------------------------------------------------------------
 
@@ -308,19 +108,19 @@ class LocalEndpoints(Endpoints):
             return
         with self._changing():
             pass
-        self.ensure_running()
+        self.server.ensure_running()
 
     def status(self) -> EndpointStatus:
         """The endpoint as the server says; as the state file says where no server runs."""
         state = self.state()
         routed_at = state.get("routed_at")
         if not state["slots"]:
-            return EndpointStatus(self.url, self.pid() is not None and self._healthy(), [], routed_at)
+            return EndpointStatus(self.url, self.server.pid() is not None and self.server.healthy(), [], routed_at)
         told: dict[str, Any] = {}
         alive = False
-        if self.pid() is not None:
+        if self.server.pid() is not None:
             try:
-                told = self._call("GET", "/status", timeout_s=5)["slots"]
+                told = self.server.call("GET", "/status", timeout_s=5)["slots"]
                 alive = True
             except EndpointError:
                 alive = False
@@ -343,9 +143,9 @@ class LocalEndpoints(Endpoints):
     def health(self, slot: str) -> Health | None:
         """The server's counters of a slot."""
         wanted = self.state()["slots"].get(slot)
-        if wanted is None or self.pid() is None:
+        if wanted is None or self.server.pid() is None:
             return None
-        told = (self._call("GET", "/status", timeout_s=5).get("statistics") or {}).get(slot)
+        told = (self.server.call("GET", "/status", timeout_s=5).get("statistics") or {}).get(slot)
         # Just after a change the counters may still be of the model before.
         if told is None or str(told.get("version")) != wanted["version"]:
             return None
@@ -368,11 +168,15 @@ class LocalEndpoints(Endpoints):
             before = state["slots"].get(slot)
             state["slots"][slot] = {"model": str(model), "sha256": sha256, "version": version, **settings}
             self._forget(before, state)
-        self.ensure_running()
+        self.server.ensure_running()
+
+    def stop(self) -> bool:
+        """Ends the server, letting requests in flight finish; returns whether it ran."""
+        return self.server.stop()
 
     def invoke(self, slot: str | None, image: bytes) -> Mapping[str, Any]:
         """Sends one picture to a slot, or as any client does."""
-        return self._call("POST", "/score", image, slot)
+        return self.server.call("POST", "/score", image, slot)
 
     def route(self, traffic: Mapping[str, int]) -> None:
         """Sets the slots' shares, and waits until the server has taken them; one that does not run takes them later."""
@@ -386,8 +190,8 @@ class LocalEndpoints(Endpoints):
                 state["traffic"] = dict(traffic)
                 state["routed_at"] = time.time()
         ends = time.monotonic() + TAKEN_S
-        while self.pid() is not None:
-            told = self._call("GET", "/status")["traffic"]
+        while self.server.pid() is not None:
+            told = self.server.call("GET", "/status")["traffic"]
             if all(told.get(name, 0) == share for name, share in traffic.items()):
                 return
             if self.state()["traffic"] != dict(traffic):

@@ -234,7 +234,7 @@ class TestTheLocalServer:
         endpoints.deploy("blue", **model, version="1", settings=SETTINGS)
         other = endpoints.model_copy(update={"folder": f"{endpoints.folder}-2"})
         other.home.mkdir(parents=True)
-        (other.home / "port").write_text(str(endpoints.chosen_port()))
+        (other.home / "port").write_text(str(endpoints.server.chosen_port()))
         try:
             other.deploy("blue", **model, version="7", settings=SETTINGS)
             assert other.wait_ready("blue", other.ready_s).version == "7"

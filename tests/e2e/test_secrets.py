@@ -29,7 +29,7 @@ import httpx
 import pandas as pd
 import pytest
 import search
-from fakes import s3
+from fakes import blob, certificates, s3
 from project import DETECTION, free_port, make_home, write_detector
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -68,13 +68,81 @@ def canary(name: str) -> str:
 
 
 @dataclass
+class OnS3:
+    """A lake on S3 whose credentials are secrets."""
+
+    url: str
+    folder: str
+
+    def settings(self, hidden: dict[str, str]) -> dict[str, str]:
+        """What `.env` says of it; adds its secrets to what is hidden."""
+        own = {name: canary(name[-6:].strip("_").lower()) for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")}
+        hidden |= own
+        return {**s3.environment(self.url), **own, "DETECTION_LAKE": f"s3://{s3.BUCKET}/{self.folder}"}
+
+    def objects(self) -> Iterator[tuple[str, bytes]]:
+        """All that lies in it, by a client of its own."""
+        from boto3.session import Session
+
+        made = Session(aws_access_key_id="x", aws_secret_access_key="x", region_name=s3.REGION)
+        client = made.client("s3", endpoint_url=self.url)
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=s3.BUCKET, Prefix=self.folder):
+            for item in page.get("Contents", []):
+                data = client.get_object(Bucket=s3.BUCKET, Key=item["Key"])["Body"].read()
+                for part in search.unpacked(data):
+                    yield f"s3: {item['Key']}", part + item["Key"].encode()
+        client.close()
+
+    @contextmanager
+    def refusing(self) -> Iterator[tuple[dict[str, str], str, int]]:
+        """Settings with which it refuses what is put there, what is said then, and the exit code."""
+        one = s3.Between(
+            before=lambda one: s3.refusal(403, "SignatureDoesNotMatch") if one.method in ("PUT", "POST") else None
+        )
+        with one.open(self.url) as url:
+            yield {"AWS_ENDPOINT_URL": url}, "does not know these credentials", 1
+
+
+@dataclass
+class OnBlob:
+    """A lake on Blob storage whose account's key is a secret."""
+
+    url: str
+    folder: str
+    certificate: certificates.Certificate
+
+    def settings(self, hidden: dict[str, str]) -> dict[str, str]:
+        """What `.env` says of it; adds its secrets to what is hidden."""
+        hidden["AZURE_STORAGE_ACCOUNT_KEY"] = blob.KEY
+        lake = {"DETECTION_LAKE": f"az://{blob.CONTAINER}/{self.folder}"}
+        return {**blob.environment(self.url, self.certificate), **lake}
+
+    def objects(self) -> Iterator[tuple[str, bytes]]:
+        """All that lies in it, by a client of its own."""
+        from obstore.store import AzureStore
+
+        options: Any = {"allow_http": True, "root_certificate": self.certificate.authority.read_bytes()}
+        account: Any = {"account_name": blob.ACCOUNT, "account_key": blob.KEY, "endpoint": f"{self.url}/{blob.ACCOUNT}"}
+        store = AzureStore(blob.CONTAINER, client_options=options, **account)
+        for batch in store.list(self.folder):
+            for item in batch:
+                for part in search.unpacked(bytes(store.get(item["path"]).bytes())):
+                    yield f"blob: {item['path']}", part + item["path"].encode()
+
+    @contextmanager
+    def refusing(self) -> Iterator[tuple[dict[str, str], str, int]]:
+        """Settings with which it refuses all, what is said then, and the exit code."""
+        other = base64.b64encode(b"another key than the account's").decode()
+        yield {"AZURE_STORAGE_ACCOUNT_KEY": other}, "does not know these credentials", 2
+
+
+@dataclass
 class World:
     """A project whose `.env` has secrets."""
 
     home: Path
     secrets: Mapping[str, str]
-    lake: str
-    s3: str
+    lake: OnS3 | OnBlob
     whole: bool
     said: list[tuple[str, bytes]] = field(default_factory=list)
 
@@ -91,19 +159,6 @@ class World:
         self.said.append((f"detection {' '.join(words)}", told.encode()))
         assert done.returncode == code, f"{words}: {done.returncode}\n{told}"
         return told
-
-    def objects(self) -> Iterator[tuple[str, bytes]]:
-        """All that lies in the bucket, by a client of its own."""
-        from boto3.session import Session
-
-        made = Session(aws_access_key_id="x", aws_secret_access_key="x", region_name=s3.REGION)
-        client = made.client("s3", endpoint_url=self.s3)
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=s3.BUCKET, Prefix=self.lake):
-            for item in page.get("Contents", []):
-                data = client.get_object(Bucket=s3.BUCKET, Key=item["Key"])["Body"].read()
-                for part in search.unpacked(data):
-                    yield f"s3: {item['Key']}", part + item["Key"].encode()
-        client.close()
 
 
 @contextmanager
@@ -153,29 +208,34 @@ def running(command: list[str], folder: Path, url: str, env: Mapping[str, str]) 
             process.wait(timeout=60)
 
 
-@pytest.fixture(scope="module", params=["frames", "endpoint"])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, s3_server: str) -> Iterator[World]:
+@pytest.fixture(scope="module", params=["frames", "endpoint", "frames on Blob"])
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, certificate: certificates.Certificate
+) -> Iterator[World]:
     """A project that has been through a good run, as far as its frames or its endpoint, and through bad ones."""
     folder = tmp_path_factory.mktemp("secrets")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as opened:
         home = make_home(folder / "home", patch.setenv)
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
+        for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_"))]:
             patch.delenv(name)
-        kinds = ("DETECTION_ENDPOINT_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW", "DETECTION_ALERTS")
+        for name in certificate.environment:
+            patch.delenv(name, raising=False)
+        if "Blob" in request.param:
+            lake = OnBlob(request.getfixturevalue("blob_server"), folder.name, certificate)
+        else:
+            lake = OnS3(request.getfixturevalue("s3_server"), folder.name)
+        kinds = ("DETECTION_ENDPOINT_KEY", "MLFLOW", "DETECTION_ALERTS")
         hidden = {kind: canary(kind[-6:].strip("_").lower()) for kind in kinds}
         hidden["MLFLOW"] = re.sub(r"\W", "-", hidden["MLFLOW"])  # a password in an address is quoted by its owner
         port, (where, asked) = free_port(), opened.enter_context(hook(403))
         settings = {
-            **s3.environment(s3_server),
-            "AWS_SECRET_ACCESS_KEY": hidden["AWS_SECRET_ACCESS_KEY"],
-            "AWS_SESSION_TOKEN": hidden["AWS_SESSION_TOKEN"],
-            "DETECTION_LAKE": f"s3://{s3.BUCKET}/{folder.name}",
+            **lake.settings(hidden),
             "DETECTION_ENDPOINT_KEY": hidden["DETECTION_ENDPOINT_KEY"],
             "DETECTION_ALERTS": f"http://{where}/services/{hidden['DETECTION_ALERTS']}",
             "MLFLOW_TRACKING_URI": f"http://detection:{hidden['MLFLOW']}@127.0.0.1:{port}",
         }
         (home / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        made = World(home, hidden, folder.name, s3_server, request.param == "endpoint")
+        made = World(home, hidden, lake, request.param == "endpoint")
         write_detector(home, "fridge")
         made.detection("sample", "fridge", "--clips", "3")
         if made.whole:
@@ -217,11 +277,8 @@ def fails(world: World, asked: list[str]) -> None:
     world.said.append(("an alert", done.stdout + done.stderr))
     assert done.returncode == 0, done.stderr
     assert len(asked) == 3, "the hook was asked, and refused"
-    refusing = s3.Between(
-        before=lambda one: s3.refusal(403, "SignatureDoesNotMatch") if one.method in ("PUT", "POST") else None
-    )
-    with refusing.open(world.s3) as url:
-        assert "does not know these credentials" in world.detection("run", "fridge", code=1, AWS_ENDPOINT_URL=url)
+    with world.lake.refusing() as (settings, why, code):
+        assert why in world.detection("run", "fridge", code=code, **settings)
 
 
 def test_the_search_finds_what_is_hidden_in_every_way(tmp_path: Path) -> None:
@@ -255,7 +312,7 @@ def test_no_secret_is_in_what_a_project_keeps(world: World) -> None:
 
 
 def test_no_secret_is_in_the_lake_or_at_the_tracking_server(world: World) -> None:
-    objects = list(world.objects())
+    objects = list(world.lake.objects())
     assert len(objects) > 20
     assert search.found(world.secrets, objects) == []
     if world.whole:
