@@ -7,7 +7,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 # Where this is set, every start compiles a few thousand modules anew: half of the time of a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo story dev stop test test-aws test-azure test-cloud test-long platforms lint bench images batch-image smoke promote-aws lock clean
+.PHONY: help setup demo story dev stop test test-aws test-azure test-cloud test-long platforms lint bench images batch-image smoke promote-aws promote-azure lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -42,7 +42,7 @@ test-aws: setup ## The part of it that is about AWS, on stand-ins of its service
 	@$(BIN)/python -m pytest -m 'not long and not cloud' -k 'aws or sagemaker or s3 or arrivals or images' -n 3 --dist loadfile --durations 10 tests/contract tests/infra tests/containers tests/e2e/test_aws.py
 
 test-azure: setup ## The part of it that is about Azure, on an Azurite and a stand-in of Azure ML
-	@$(BIN)/python -m pytest -m 'not long and not cloud' -k 'azure or blob' -n 3 --dist loadfile --durations 10 tests/contract
+	@$(BIN)/python -m pytest -m 'not long and not cloud' -k 'azure or blob or arrivals' -n 3 --dist loadfile --durations 10 tests/contract tests/infra
 
 test-cloud: setup ## The contracts in a real AWS account, the one that .env names: hours, some dollars
 	@$(BIN)/python -m pytest -m cloud --timeout 14400 --durations 10 $(if $(ONLY),-k '$(ONLY)') tests/contract
@@ -70,7 +70,7 @@ POSTGRES := dagster-postgres==$(shell sed -n 's/^dagster-aws==//p' requirements.
 STACK ?= detection-dagster
 
 images: ## Build the images of this commit and push them: REGISTRY=...
-	@test -n "$(REGISTRY)" || { echo "REGISTRY is not set; set it to the registry's address, as <account>.dkr.ecr.<region>.amazonaws.com"; exit 2; }
+	@test -n "$(REGISTRY)" || { echo "REGISTRY is not set; set it to the registry's address, as <account>.dkr.ecr.<region>.amazonaws.com or <name>.azurecr.io"; exit 2; }
 	docker build -f containers/programs.Dockerfile --target programs -t $(PROGRAMS) .
 	docker build -f containers/programs.Dockerfile --target dagster --build-arg ALSO=$(POSTGRES) -t $(PROGRAMS)-dagster .
 	docker build -f containers/serving.Dockerfile -t $(SERVING) .
@@ -94,6 +94,20 @@ promote-aws: ## Let Dagster in production (stack STACK) run the images of this c
 	aws cloudformation deploy --stack-name $(STACK) --template-file infra/aws/production.yaml \
 	  --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset $(if $(DEPLOY_ROLE),--role-arn $(DEPLOY_ROLE)) \
 	  --parameter-overrides Image=$(PROGRAMS)-dagster ProgramsImage=$(PROGRAMS) ServingImage=$(SERVING)
+
+# The daemon's old revision is ended before the new one begins: two would start every run twice.
+promote-azure: ## Let Dagster in production (resource group GROUP) run the images of this commit: REGISTRY=... GROUP=...
+	@test -n "$(REGISTRY)" || { echo "REGISTRY is not set; set it to the registry's address, as <name>images.azurecr.io"; exit 2; }
+	@test -n "$(GROUP)" || { echo "GROUP is not set; set it to the resource group of infra/azure/production.bicep"; exit 2; }
+	@test -n "$(DETECTORS)" || { echo 'DETECTORS is not set; name those of infra/azure/production.bicep, as DETECTORS="fridge surgical"'; exit 2; }
+	az containerapp revision deactivate --resource-group $(GROUP) --name daemon --revision \
+	  $$(az containerapp show --resource-group $(GROUP) --name daemon --query properties.latestRevisionName --output tsv)
+	@set -e; for app in $(foreach one,$(DETECTORS),code-$(subst _,-,$(one))) web daemon; do \
+	  echo "$$app: $(PROGRAMS)-dagster"; \
+	  az containerapp update --resource-group $(GROUP) --name $$app --image $(PROGRAMS)-dagster --output none \
+	    --set-env-vars DAGSTER_CURRENT_IMAGE=$(PROGRAMS)-dagster DETECTION_AZURE_PROGRAMS_IMAGE=$(PROGRAMS) \
+	    DETECTION_AZURE_SERVING_IMAGE=$(SERVING); \
+	done
 
 lock: setup ## Pin every extra for every supported Python in requirements.lock
 	@$(BIN)/uv pip compile --universal --python-version 3.10 --all-extras --no-emit-index-url --no-header --no-annotate --quiet pyproject.toml --output-file requirements.lock

@@ -43,8 +43,11 @@ RUN --mount=type=bind,from=build,source=/usr/local/bin/uv,target=/usr/local/bin/
   uv pip install --no-cache --compile-bytecode --python /opt/venv/bin/python --constraint requirements.lock \
   --editable '.[aws,azure]' ${ALSO}
 COPY detectors detectors
+# An instance for each cloud; on Azure DAGSTER_HOME says the other one.
 COPY infra/aws/dagster /opt/dagster
-RUN groupadd --gid 10001 dagster && useradd --uid 10001 --gid 10001 --create-home dagster && chown dagster /opt/dagster
+COPY infra/azure/dagster /opt/dagster-azure
+RUN groupadd --gid 10001 dagster && useradd --uid 10001 --gid 10001 --create-home dagster \
+  && chown dagster /opt/dagster /opt/dagster-azure
 USER dagster
 WORKDIR /home/dagster
 ENV DAGSTER_HOME=/opt/dagster DETECTION_HOME=/home/dagster MLFLOW_DISABLE_TELEMETRY=true GIT_PYTHON_REFRESH=quiet

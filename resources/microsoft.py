@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from detection_assets.object_store import CONNECTION, account_of
+
 SETTINGS = ("AZURE_", "AZUREML_", "ARM_", "MSI_")
 """What the settings begin with that decide whom Azure takes us for, and where it is."""
 DENIED = ("AuthorizationFailed", "LinkedAuthorizationFailed", "Forbidden")
@@ -23,6 +25,8 @@ API = "api-version=2023-10-01"
 """The version of the interface of requests that are made by hand."""
 STALE_S = 300
 """Seconds before its end from which on a token is not used any more."""
+STORAGE_PATIENCE: Any = {"initial_backoff": 1, "increment_base": 2, "retry_total": 3, "connection_timeout": 10}
+"""The same for a storage account: its SDK's own way takes longer than the minute that a sensor has."""
 LOG_IN = "log in (az login), or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET in .env"
 
 _tokens: dict[tuple[str, tuple[tuple[str, str], ...]], Any] = {}
@@ -254,6 +258,15 @@ def help_for(code: str, size: str) -> str:
     return ""
 
 
+def storage_queue(url: str) -> Any:
+    """The SDK's client of a storage queue, opened as the lake's storage account is; made once.
+
+    Raises:
+        ValueError: It is no queue's URL, or `AZURE_STORAGE_CONNECTION_STRING` is none.
+    """
+    return _storage_queue(url, _environment())
+
+
 def _environment() -> tuple[tuple[str, str], ...]:
     return tuple(sorted(item for item in os.environ.items() if item[0].startswith(SETTINGS)))
 
@@ -263,6 +276,25 @@ def _credential(_: tuple[tuple[str, str], ...]) -> Any:
     from azure.identity import DefaultAzureCredential
 
     return DefaultAzureCredential()
+
+
+@functools.lru_cache(maxsize=8)
+def _storage_queue(url: str, environment: tuple[tuple[str, str], ...]) -> Any:
+    from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
+    from azure.storage.queue import QueueClient
+
+    given = dict(environment)
+    # As for the lake: a connection string goes before all else.
+    said = account_of(given[CONNECTION]) if given.get(CONNECTION) else {}
+    given = {} if said else given
+    name = said.get("account_name") or given.get("AZURE_STORAGE_ACCOUNT_NAME", "")
+    key = said.get("account_key") or given.get("AZURE_STORAGE_ACCOUNT_KEY")
+    signature = said.get("sas_key") or given.get("AZURE_STORAGE_SAS_TOKEN") or given.get("AZURE_STORAGE_SAS_KEY")
+    if key:
+        who: Any = AzureNamedKeyCredential(name, key)
+    else:
+        who = AzureSasCredential(signature.lstrip("?")) if signature else _credential(environment)
+    return QueueClient.from_queue_url(url, credential=who, **STORAGE_PATIENCE)
 
 
 @functools.lru_cache(maxsize=8)

@@ -16,7 +16,8 @@ from detection_assets.domain import layout
 from detection_assets.object_store import CONNECTION, account_of
 from resources.alerts.base import Alerts
 from resources.alerts.local import chosen
-from resources.arrivals.aws import QueueArrivals
+from resources.arrivals.aws import SqsArrivals
+from resources.arrivals.azure import StorageQueueArrivals
 from resources.arrivals.local import NobodyTells
 from resources.batch.aws import SageMakerBatch
 from resources.batch.azure import AzureBatch
@@ -108,13 +109,7 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
     """
     _lake("aws", "s3://", "a bucket, as in s3://my-bucket/detectors")
     here = local(detector, host=host, port=port, capture=capture, platform="aws")
-    queue = os.environ.get("DETECTION_AWS_QUEUE", "")
-    if queue and "{detector}" not in queue:
-        # Whoever takes a message takes it from the others, so two detectors with one queue would miss half each.
-        raise SettingsError(
-            "platform aws: DETECTION_AWS_QUEUE has no {detector} in it; each detector has a queue of its own, as in "
-            "https://sqs.eu-central-1.amazonaws.com/123456789012/detection-{detector}-videos"
-        )
+    queue = _queue("aws", "https://sqs.eu-central-1.amazonaws.com/123456789012/detection-{detector}-videos")
     common = {
         "storage": here["storage"],
         "role": _needed("aws", "DETECTION_AWS_ROLE", "the ARN of the role that jobs and servers have"),
@@ -127,7 +122,7 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
     serving = _needed("aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image that serves")
     return {
         **here,
-        "arrivals": QueueArrivals(storage=here["storage"], queue=queue.replace("{detector}", detector))
+        "arrivals": SqsArrivals(storage=here["storage"], queue=queue.replace("{detector}", detector))
         if queue
         else here["arrivals"],
         "compute": SageMakerCompute(
@@ -229,8 +224,14 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
             report_s="DETECTION_REPORT_S",
         ),
     )
+    arrivals = here["arrivals"]
+    if queue := _queue("azure", "https://myaccount.queue.core.windows.net/detection-{detector}-videos"):
+        # A queue's name has no underscores.
+        named = queue.replace("{detector}", detector.replace("_", "-"))
+        arrivals = StorageQueueArrivals(storage=here["storage"], queue=named)
     return {
         **here,
+        "arrivals": arrivals,
         "compute": compute,
         "batch": batch,
         "endpoints": endpoints,
@@ -295,6 +296,19 @@ def _needed(platform: str, name: str, what: str) -> Any:
     if not os.environ.get(name):
         raise SettingsError(f"platform {platform}: {name} is not set; set it to {what}")
     return dg.EnvVar(name)
+
+
+def _queue(platform: str, example: str) -> str:
+    """The queue that tells of videos, with `{detector}` in it; "" for none."""
+    name = f"DETECTION_{platform.upper()}_QUEUE"
+    queue = os.environ.get(name, "")
+    if queue and "{detector}" not in queue:
+        # Whoever takes a message takes it from the others, so two detectors with one queue would miss half each.
+        raise SettingsError(
+            f"platform {platform}: {name} has no {{detector}} in it; each detector has a queue of its own, as in "
+            f"{example}"
+        )
+    return queue
 
 
 def _given(**settings: str) -> dict[str, Any]:

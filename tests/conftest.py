@@ -95,6 +95,13 @@ def blob_server(tmp_path_factory: pytest.TempPathFactory, certificate: certifica
         yield url
 
 
+@pytest.fixture(scope="session")
+def queue_server(tmp_path_factory: pytest.TempPathFactory, certificate: certificates.Certificate) -> Iterator[str]:
+    """The address of the queues of that account."""
+    with blob.queues(tmp_path_factory.mktemp("queues"), certificate) as url:
+        yield url
+
+
 @pytest.fixture
 def blob_lake(blob_server: str, certificate: certificates.Certificate, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URI of an empty lake in it, for a process whose environment says how to get there."""

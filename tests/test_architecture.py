@@ -73,6 +73,7 @@ MAY_KNOW = {
 
 
 SHARED_BY_CLOUDS = {
+    "arrivals": {"managed.py"},
     "compute": {"managed.py", "messages.py", "searches.py", "trials.py"},
     "endpoints": {"managed.py", "desk.py"},
 }

@@ -119,6 +119,20 @@ resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2023-05
   }
 }
 
+// Tells what comes into the lake and what goes; whom it tells of what is infra/azure/detector.bicep's. Azure lets an
+// account have one such topic.
+resource news 'Microsoft.EventGrid/systemTopics@2022-06-15' = {
+  name: '${name}-news'
+  location: location
+  identity: {
+    type: 'SystemAssigned'
+  }
+  properties: {
+    source: account.id
+    topicType: 'Microsoft.Storage.StorageAccounts'
+  }
+}
+
 // The workspace ------------------------------------------------------------------------------------------------------
 
 resource logs 'Microsoft.OperationalInsights/workspaces@2023-09-01' = {
@@ -295,20 +309,20 @@ resource runner 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {
         actions: [
           'Microsoft.MachineLearningServices/workspaces/read'
           'Microsoft.MachineLearningServices/workspaces/computes/read'
+          'Microsoft.MachineLearningServices/workspaces/data/versions/read'
+          'Microsoft.MachineLearningServices/workspaces/data/versions/write'
           'Microsoft.MachineLearningServices/workspaces/datastores/read'
           'Microsoft.MachineLearningServices/workspaces/data/read'
           'Microsoft.MachineLearningServices/workspaces/data/write'
-          'Microsoft.MachineLearningServices/workspaces/data/versions/read'
-          'Microsoft.MachineLearningServices/workspaces/data/versions/write'
           'Microsoft.MachineLearningServices/workspaces/models/read'
           'Microsoft.MachineLearningServices/workspaces/models/write'
           'Microsoft.MachineLearningServices/workspaces/models/versions/read'
           'Microsoft.MachineLearningServices/workspaces/models/versions/write'
-          'Microsoft.MachineLearningServices/workspaces/environments/read'
-          'Microsoft.MachineLearningServices/workspaces/environments/write'
+          'Microsoft.MachineLearningServices/workspaces/environments/read' // a version is of an environment, and is made with it
+          'Microsoft.MachineLearningServices/workspaces/environments/write' // as above
           'Microsoft.MachineLearningServices/workspaces/environments/versions/read'
           'Microsoft.MachineLearningServices/workspaces/environments/versions/write'
-          'Microsoft.MachineLearningServices/workspaces/experiments/read'
+          'Microsoft.MachineLearningServices/workspaces/experiments/read' // a run is of an experiment
           'Microsoft.MachineLearningServices/workspaces/experiments/write'
           'Microsoft.MachineLearningServices/workspaces/experiments/runs/read'
           // A trial logs what it has reached to its run, by the right of whoever has asked for it.
@@ -531,6 +545,8 @@ resource dagsterInvokesBatch 'Microsoft.Authorization/roleAssignments@2022-04-01
 
 output DETECTION_LAKE string = 'az://${container}/detectors'
 output AZURE_STORAGE_ACCOUNT_NAME string = account.name
+@description('Where a detector hears of its videos, once infra/azure/detector.bicep has made its queue.')
+output DETECTION_AZURE_QUEUE string = 'https://${account.name}.queue.${environment().suffixes.storage}/detection-{detector}-videos'
 output DETECTION_AZURE_SUBSCRIPTION string = subscription().subscriptionId
 output DETECTION_AZURE_RESOURCE_GROUP string = resourceGroup().name
 output DETECTION_AZURE_WORKSPACE string = workspace.name

@@ -30,6 +30,7 @@ from fakes.azureml_jobs import Jobs
 from fakes.azureml_metrics import Metrics
 from fakes.azureml_mlflow import Mlflow
 from fakes.azureml_refusals import Refused, not_found
+from fakes.azureml_rights import allowed, right_for
 from fakes.azureml_shapes import NAME, Answer, named
 from fakes.azureml_sweeps import Sweeps
 from fakes.certificates import Certificate
@@ -82,6 +83,8 @@ class AzureML:
         calls: What was asked for, as `PUT jobs`, in order.
         silent: How many questions about jobs to come are not answered.
         denied: What whoever asks has no right to, as `PUT jobs`.
+        rights: The actions that were asked for, as a role names them; one that the role of `infra/azure/template.bicep`
+            does not allow is refused.
     """
 
     def __init__(self, folder: Path, azurite: str, certificate: Certificate) -> None:
@@ -104,6 +107,7 @@ class AzureML:
         self.endpoints = Endpoints(self)
         self.calls: list[str] = []
         self.denied: set[str] = set()
+        self.rights: set[str] = set()
         self.silent = 0
         self.secret = secrets.token_hex(16)
         self._tokens: dict[str, str] = {}
@@ -150,8 +154,34 @@ class AzureML:
         for verb, pattern, act in self._routes():
             found = re.fullmatch(pattern, path)
             if verb == method and found:
+                self._may(method, path, headers)
                 return act(query, headers, body, *found.groups())
         raise Refused(404, "InvalidResourceType", f"nothing answers {method} {path}")
+
+    def _may(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+        """Notes which right a request asks for, and refuses it if that is none of the role's."""
+        right = right_for(method, path, self.root)
+        if right is None:
+            return
+        with self._lock:
+            self.rights.add(right)
+        if not allowed(right):
+            self._known(headers)
+            raise Refused(
+                403,
+                "AuthorizationFailed",
+                "The client 'identity' with object id 'identity' does not have authorization to perform action "
+                f"'{right}' over scope '{path}'",
+            )
+
+    def answered(self) -> Iterator[str]:
+        """The actions that whoever uses all of it asks for."""
+        for verb, pattern, _ in self._routes():
+            # A pattern's groups are names in a path; what else it has is a path as it is written.
+            path = re.sub(r"\((?:[^()\\]|\\.)*\)", "x", pattern)
+            right = right_for(verb, re.sub(r"\\(.)", r"\1", path), self.root)
+            if right is not None:
+                yield right
 
     def _routes(self) -> Iterator[tuple[str, str, Callable[..., Answer]]]:
         """Everything that is answered, by method and path."""

@@ -12,10 +12,11 @@ import hashlib
 import hmac
 import http.client
 import os
+import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from importlib.util import find_spec
@@ -28,7 +29,7 @@ ACCOUNT = "lakeaccount"
 KEY = base64.b64encode(b"a key of 64 bytes, which is what an account of Azure's has: 0123").decode()
 CONTAINER = "lake"
 FOLDER = Path(__file__).parents[1] / "azurite"
-PROGRAM = FOLDER / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+SOURCE = FOLDER / "node_modules" / "azurite" / "dist" / "src"
 
 
 def environment(url: str, certificate: Certificate) -> dict[str, str]:
@@ -50,15 +51,15 @@ def node() -> Path:
     return Path(found.origin).parent
 
 
-def installed() -> Path:
-    """Azurite's program; the first who asks for it on a machine installs it.
+def installed(service: str) -> Path:
+    """Azurite's program for one service, as `blob`; the first who asks for it on a machine installs it.
 
     Raises:
         RuntimeError: It cannot be installed; the message says why.
     """
     with (FOLDER / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not PROGRAM.exists():
+        if not SOURCE.exists():
             npm = node() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
             words = [
                 str(node() / "bin" / "node"),
@@ -73,16 +74,35 @@ def installed() -> Path:
             done = subprocess.run(words, cwd=FOLDER, capture_output=True, text=True)
             if done.returncode != 0:
                 raise RuntimeError(f"npm could not install Azurite into {FOLDER}:\n{done.stderr[-2000:]}")
-    return PROGRAM
+    return SOURCE / service / "main.js"
 
 
 @contextmanager
 def azurite(folder: Path, certificate: Certificate) -> Iterator[str]:
     """An Azurite with one container, whose blobs lie in a folder; gives its address, without the account."""
+    with served("blob", folder, certificate, lambda port: make_container(port, CONTAINER, certificate)) as url:
+        yield url
+
+
+@contextmanager
+def queues(folder: Path, certificate: Certificate) -> Iterator[str]:
+    """An Azurite with the queues of the same account; gives its address, without the account."""
+
+    def asked(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            pass
+
+    with served("queue", folder, certificate, asked) as url:
+        yield url
+
+
+@contextmanager
+def served(service: str, folder: Path, certificate: Certificate, ask: Callable[[int], None]) -> Iterator[str]:
+    """One service of an Azurite; `ask` raises OSError while nobody answers at a port."""
     port = free_port()
     command = [
-        str(node() / "bin" / "node"), str(installed()),
-        "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder),
+        str(node() / "bin" / "node"), str(installed(service)),
+        f"--{service}Host", "127.0.0.1", f"--{service}Port", str(port), "--location", str(folder),
         "--silent", "--disableTelemetry", "--skipApiVersionCheck",
         "--oauth", "basic", "--cert", str(certificate.chain), "--key", str(certificate.key),
     ]  # fmt: skip
@@ -95,7 +115,7 @@ def azurite(folder: Path, certificate: Certificate) -> Iterator[str]:
             assert process.poll() is None, (folder / "azurite.log").read_text()
             assert time.monotonic() < ends, "Azurite does not answer"
             try:
-                make_container(port, CONTAINER, certificate)
+                ask(port)
                 break
             except OSError:
                 time.sleep(0.1)

@@ -106,7 +106,7 @@ class Between:
                 )  # fmt: skip
                 this.seen.append(asked)
                 given = this.before(asked)
-                headers: list[tuple[str, str]] = []
+                headers = [("Content-Type", "application/xml")]
                 if given is None:
                     there = reach(target)
                     there.request(asked.method, asked.path, asked.body, dict(asked.headers))
@@ -116,7 +116,7 @@ class Between:
                     headers = [(name, value) for name, value in answer.getheaders() if name.lower() in kept]
                     there.close()
                     replaced = this.after(asked)
-                    given, headers = (replaced, []) if replaced else (own, headers)
+                    given, headers = (replaced, headers[:0]) if replaced else (own, headers)
                 self.send_response(given[0])
                 for name, value in headers:
                     if name.lower() != "content-length" or self.command == "HEAD":

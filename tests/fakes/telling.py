@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 from fakes import s3
 
+from resources.arrivals.aws import SqsArrivals
+from resources.storage import Storage
+
 Way = Literal["eventbridge", "notification"]
 WAYS: tuple[Way, ...] = ("eventbridge", "notification")
 
@@ -29,10 +32,20 @@ class Telling:
     _s3: Any
     _sqs: Any
 
+    setting = "DETECTION_AWS_QUEUE"
+
     @property
     def lake(self) -> str:
         """DETECTION_LAKE."""
         return f"s3://{self.bucket}"
+
+    def reader(self, queue: str | None = None) -> SqsArrivals:
+        """What takes its messages, or those of another queue."""
+        return SqsArrivals(storage=Storage(root=self.lake, prefix="tiny"), queue=queue or self.queue)
+
+    def event(self, key: str, lake: str = "") -> dict[str, Any]:
+        """What tells of an object in the lake, or in another one."""
+        return {"source": "aws.s3", "detail": {"bucket": {"name": lake or self.bucket}, "object": {"key": key}}}
 
     def put(self, key: str, data: bytes = b"x") -> None:
         """Puts an object below the detector's folder."""

@@ -43,6 +43,7 @@ def of_kind(template: Any, kind: str) -> dict[str, Any]:
 
 def test_every_name_that_is_used_is_one_that_is_there(template: Any) -> None:
     known = {*template["resources"], *template["parameters"], *template["variables"], "cluster", "properties"}
+    known |= {"environment"}  # which cloud it is deployed to
     used = set(re.findall(r'"operand_1": "(\w+)"', json.dumps([template["resources"], template["outputs"]])))
     used |= {whole(one)["parent"] for one in template["resources"].values() if "parent" in whole(one)}
     used |= set(re.findall(r"\$\{(\w+)", TEMPLATE.read_text()))

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 from dagster import DagsterInstance
+from fakes import telling_blob
 from fakes.s3 import Between
 from fakes.telling import Telling, record, telling
 from project import write_detector
@@ -17,8 +18,7 @@ from ticking import Ticker
 
 from jobs import sensors
 from resources import lake
-from resources.arrivals import aws
-from resources.arrivals.aws import QueueArrivals
+from resources.arrivals import aws, managed
 from resources.storage import Storage
 
 
@@ -44,7 +44,7 @@ def instance(tmp_path: Path) -> DagsterInstance:
 def tick(instance: DagsterInstance, told: Telling, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Ticker:
     """A sensor that has listed everything once."""
     monkeypatch.setattr(aws, "WAIT_S", 0)  # moto has one server, which knows at once
-    one = Ticker(instance, storage, "tiny_new_videos", QueueArrivals(storage=storage, queue=told.queue))
+    one = Ticker(instance, storage, "tiny_new_videos", told.reader())
     assert one() == []
     return one
 
@@ -129,7 +129,7 @@ def test_events_that_come_in_the_wrong_order_do_no_harm(told: Telling, tick: Tic
 
 
 def test_a_tick_that_is_killed_loses_nothing(told: Telling, tick: Ticker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aws, "HIDDEN_S", 1)
+    monkeypatch.setattr(managed, "HIDDEN_S", 1)
     told.put("videos/a.mp4")
     told.put("videos/photos/1.jpg")
     tick.dies()
@@ -162,7 +162,7 @@ def test_a_lost_event_is_made_good_by_the_hourly_listing(
 def test_a_queue_that_cannot_be_asked_fails_the_tick_but_not_the_listing(
     told: Telling, instance: DagsterInstance, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tick = Ticker(instance, storage, "tiny_new_videos", QueueArrivals(storage=storage, queue=told.queue + "x"))
+    tick = Ticker(instance, storage, "tiny_new_videos", told.reader(told.queue + "x"))
     told.put("videos/a.mp4")
     assert tick() == [("a.mp4", "a.mp4")]
     with pytest.raises(Exception, match="DETECTION_AWS_QUEUE"):
@@ -223,7 +223,7 @@ def test_hostile_messages_stop_nobody_and_are_not_looked_at_twice(
     assert tick() == [("good one.mp4", "good one.mp4")]
     for word in (
         "no JSON: 'not json'",
-        "another bucket, 'elsewhere'",
+        "another lake, 'elsewhere'",
         "gone.mp4: it is not there",
         "three dots in a row",
     ):
@@ -271,7 +271,28 @@ def test_a_cursor_from_before_there_was_a_queue_goes_on(
     before = Ticker(instance, storage, "tiny_new_videos")
     told.put("videos/a.mp4")
     assert before() == []
-    tick = Ticker(instance, storage, "tiny_new_videos", QueueArrivals(storage=storage, queue=told.queue))
+    tick = Ticker(instance, storage, "tiny_new_videos", told.reader())
     tick.cursor = before.cursor
     assert tick() == [("a.mp4", "a.mp4")], "the first tick with a queue lists: its rule may be younger than a video"
     assert tick() == []
+
+
+def test_on_azure_a_tick_takes_a_message_and_the_next_one_ends_it(
+    queue_server: str, blob_lake: str, home: Path, instance: DagsterInstance
+) -> None:
+    write_detector(home, "tiny")
+    with telling_blob.telling(queue_server, blob_lake, "eventgrid") as told:
+        tick = Ticker(instance, Storage(root=blob_lake, prefix="tiny"), "tiny_new_videos", told.reader())
+        assert tick() == [], "it has listed everything once"
+        told.put("videos/two words/ä+b.mp4")
+        told.put("videos/photos/1.jpg")
+        assert tick() == [("two words/ä+b.mp4", "two words/ä+b.mp4")]
+        assert told.left() == 2, "not before it is certain that the cursor was kept"
+        assert tick() == [("photos", "photos")], "a folder of images is looked at twice"
+        assert told.left() == 0
+        told.delete("videos/photos/1.jpg")
+        told.send("rubbish")
+        assert tick() == []
+        assert [line for line in tick.said if "no JSON: 'rubbish'" in line]
+        assert tick() == []
+        assert told.left() == 0
