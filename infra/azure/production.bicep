@@ -48,6 +48,12 @@ param queue string = ''
 @description('Client id of the clusters\' identity, the output DETECTION_AZURE_IDENTITY of template.bicep.')
 param identity string
 
+@description('Resource id of the servers\' identity, the output DETECTION_AZURE_ENDPOINT_IDENTITY of template.bicep.')
+param servers string
+
+@description('DETECTION_AZURE_BATCH, a cluster for batch endpoints; empty for none, which is command jobs.')
+param batch string = ''
+
 @description('Size of the database\'s machine.')
 param databaseSize string = 'Standard_B2s'
 
@@ -503,6 +509,18 @@ var settings = [
   {
     name: 'DETECTION_AZURE_SERVING_IMAGE'
     value: '${registry.properties.loginServer}/detection-serving:${tag}'
+  }
+  {
+    name: 'DETECTION_AZURE_ENDPOINT_IDENTITY'
+    value: servers
+  }
+  {
+    name: 'DETECTION_AZURE_BATCH'
+    value: batch
+  }
+  {
+    name: 'DETECTION_AZURE_BATCH_IMAGE'
+    value: '${registry.properties.loginServer}/detection-batch:${tag}'
   }
   {
     name: 'DETECTION_AZURE_QUEUE'

@@ -313,20 +313,20 @@ resource runner 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {
           'Microsoft.MachineLearningServices/workspaces/data/versions/write'
           'Microsoft.MachineLearningServices/workspaces/datastores/read'
           'Microsoft.MachineLearningServices/workspaces/data/read'
-          'Microsoft.MachineLearningServices/workspaces/data/write'
+          'Microsoft.MachineLearningServices/workspaces/data/write' // a version is of a container, which is made with it
           'Microsoft.MachineLearningServices/workspaces/models/read'
-          'Microsoft.MachineLearningServices/workspaces/models/write'
+          'Microsoft.MachineLearningServices/workspaces/models/write' // as above
           'Microsoft.MachineLearningServices/workspaces/models/versions/read'
           'Microsoft.MachineLearningServices/workspaces/models/versions/write'
-          'Microsoft.MachineLearningServices/workspaces/environments/read' // a version is of an environment, and is made with it
+          'Microsoft.MachineLearningServices/workspaces/environments/read'
           'Microsoft.MachineLearningServices/workspaces/environments/write' // as above
           'Microsoft.MachineLearningServices/workspaces/environments/versions/read'
           'Microsoft.MachineLearningServices/workspaces/environments/versions/write'
-          'Microsoft.MachineLearningServices/workspaces/experiments/read' // a run is of an experiment
-          'Microsoft.MachineLearningServices/workspaces/experiments/write'
+          'Microsoft.MachineLearningServices/workspaces/experiments/read' // MLflow tells of runs by requests of its own
+          'Microsoft.MachineLearningServices/workspaces/experiments/write' // as above
           'Microsoft.MachineLearningServices/workspaces/experiments/runs/read'
           // A trial logs what it has reached to its run, by the right of whoever has asked for it.
-          'Microsoft.MachineLearningServices/workspaces/experiments/runs/write'
+          'Microsoft.MachineLearningServices/workspaces/experiments/runs/write' // as above
           'Microsoft.MachineLearningServices/workspaces/jobs/read'
           'Microsoft.MachineLearningServices/workspaces/jobs/write'
           'Microsoft.MachineLearningServices/workspaces/jobs/cancel/action'
@@ -487,41 +487,41 @@ resource batchRunner 'Microsoft.Authorization/roleDefinitions@2022-04-01' = if (
         actions: [
           'Microsoft.MachineLearningServices/workspaces/batchEndpoints/read'
           'Microsoft.MachineLearningServices/workspaces/batchEndpoints/write'
-          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/jobs/read'
-          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/jobs/write'
+          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/jobs/read' // Azure ML asks for it when an endpoint is invoked
+          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/jobs/write' // as above
           'Microsoft.MachineLearningServices/workspaces/batchEndpoints/deployments/read'
           'Microsoft.MachineLearningServices/workspaces/batchEndpoints/deployments/write'
           'Microsoft.MachineLearningServices/workspaces/batchEndpoints/deployments/delete'
-          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/deployments/jobs/read'
-          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/deployments/jobs/write'
-          'Microsoft.MachineLearningServices/workspaces/codes/read'
-          'Microsoft.MachineLearningServices/workspaces/codes/write'
+          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/deployments/jobs/read' // as above
+          'Microsoft.MachineLearningServices/workspaces/batchEndpoints/deployments/jobs/write' // as above
+          'Microsoft.MachineLearningServices/workspaces/codes/read' // as above
+          'Microsoft.MachineLearningServices/workspaces/codes/write' // as above
           'Microsoft.MachineLearningServices/workspaces/codes/versions/read'
           'Microsoft.MachineLearningServices/workspaces/codes/versions/write'
           'Microsoft.MachineLearningServices/workspaces/models/read'
-          'Microsoft.MachineLearningServices/workspaces/models/write'
+          'Microsoft.MachineLearningServices/workspaces/models/write' // as above
           'Microsoft.MachineLearningServices/workspaces/models/versions/read'
           'Microsoft.MachineLearningServices/workspaces/models/versions/write'
           'Microsoft.MachineLearningServices/workspaces/data/versions/write'
-          'Microsoft.MachineLearningServices/workspaces/datasets/registered/read'
-          'Microsoft.MachineLearningServices/workspaces/datasets/registered/write'
-          'Microsoft.MachineLearningServices/workspaces/datasets/unregistered/read'
-          'Microsoft.MachineLearningServices/workspaces/datasets/unregistered/write'
-          'Microsoft.MachineLearningServices/workspaces/datastores/listsecrets/action'
-          'Microsoft.MachineLearningServices/workspaces/listStorageAccountKeys/action'
-          'Microsoft.MachineLearningServices/workspaces/computes/listKeys/action'
-          'Microsoft.MachineLearningServices/workspaces/metadata/secrets/read'
-          'Microsoft.MachineLearningServices/workspaces/metadata/snapshots/read'
-          'Microsoft.MachineLearningServices/workspaces/metadata/artifacts/read'
-          'Microsoft.MachineLearningServices/workspaces/metadata/artifacts/write'
-          'Microsoft.MachineLearningServices/workspaces/experiments/runs/submit/action'
-          'Microsoft.MachineLearningServices/workspaces/experiments/runs/write'
-          'Microsoft.MachineLearningServices/workspaces/metrics/resource/write'
-          'Microsoft.MachineLearningServices/workspaces/modules/read'
-          'Microsoft.MachineLearningServices/workspaces/endpoints/pipelines/read'
-          'Microsoft.MachineLearningServices/workspaces/endpoints/pipelines/write'
-          'Microsoft.MachineLearningServices/workspaces/environments/build/action'
-          'Microsoft.MachineLearningServices/workspaces/environments/readSecrets/action'
+          'Microsoft.MachineLearningServices/workspaces/datasets/registered/read' // as above
+          'Microsoft.MachineLearningServices/workspaces/datasets/registered/write' // as above
+          'Microsoft.MachineLearningServices/workspaces/datasets/unregistered/read' // as above
+          'Microsoft.MachineLearningServices/workspaces/datasets/unregistered/write' // as above
+          'Microsoft.MachineLearningServices/workspaces/datastores/listsecrets/action' // as above
+          'Microsoft.MachineLearningServices/workspaces/listStorageAccountKeys/action' // as above
+          'Microsoft.MachineLearningServices/workspaces/computes/listKeys/action' // as above
+          'Microsoft.MachineLearningServices/workspaces/metadata/secrets/read' // as above
+          'Microsoft.MachineLearningServices/workspaces/metadata/snapshots/read' // as above
+          'Microsoft.MachineLearningServices/workspaces/metadata/artifacts/read' // as above
+          'Microsoft.MachineLearningServices/workspaces/metadata/artifacts/write' // as above
+          'Microsoft.MachineLearningServices/workspaces/experiments/runs/submit/action' // as above
+          'Microsoft.MachineLearningServices/workspaces/experiments/runs/write' // as above
+          'Microsoft.MachineLearningServices/workspaces/metrics/resource/write' // as above
+          'Microsoft.MachineLearningServices/workspaces/modules/read' // as above
+          'Microsoft.MachineLearningServices/workspaces/endpoints/pipelines/read' // as above
+          'Microsoft.MachineLearningServices/workspaces/endpoints/pipelines/write' // as above
+          'Microsoft.MachineLearningServices/workspaces/environments/build/action' // as above
+          'Microsoft.MachineLearningServices/workspaces/environments/readSecrets/action' // as above
         ]
         notActions: []
         dataActions: []

@@ -85,7 +85,7 @@ class AzureCompute(ManagedCompute):
             yield self._datastore_finding()
             for setting, cluster in (("CPU", self.cpu), ("GPU", self.gpu), ("SPOT", self.spot)):
                 if cluster:
-                    yield self._cluster_finding(setting, cluster)
+                    yield self.cluster_finding(setting, cluster)
         except AzureError as error:
             yield Finding("workspace", "bad", *microsoft.explained(error))
 
@@ -105,7 +105,8 @@ class AzureCompute(ManagedCompute):
             return Finding("datastore", "bad", told, remedy)
         return Finding("datastore", "good", told)
 
-    def _cluster_finding(self, setting: str, name: str) -> Finding:
+    def cluster_finding(self, setting: str, name: str) -> Finding:
+        """Looks whether there is a compute cluster, and how many machines it may have."""
         try:
             found = self.ml.cluster(name)
         except LookupError:

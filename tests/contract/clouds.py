@@ -178,7 +178,7 @@ class OnAzureML:
 
     def printed(self, compute: Any, job: Any) -> list[list[str]]:
         """What each machine has printed."""
-        return [(job.folder / log).read_text().splitlines() for log in job.logs]
+        return [(job.folder / log).read_text().splitlines() for log in job.prints]
 
     def line(self, instance: int, text: str) -> str:
         """A line of a machine in the run's own log."""

@@ -166,7 +166,7 @@ class AzureML:
         with self._lock:
             self.rights.add(right)
         if not allowed(right):
-            self._known(headers)
+            self.known(headers)
             raise Refused(
                 403,
                 "AuthorizationFailed",
@@ -216,7 +216,7 @@ class AzureML:
         for verb, pattern, act in self.mlflow.rows():
             yield verb, pattern, self._authorized(f"{verb} mlflow", act, versioned=False)
         yield from self.batch.routes()
-        for verb, what, path, act in self.endpoints.others():
+        for verb, what, path, act in (*self.endpoints.others(), *self.batch.others()):
             yield verb, path, self._authorized(f"{verb} {what}", act)
         yield "GET", r"/subscriptions/.+/workspaces/([^/]+).*", self._nowhere
 
@@ -228,6 +228,7 @@ class AzureML:
 
     def _authorized(self, what: str, act: Callable[..., Answer], *, versioned: bool = True) -> Callable[..., Answer]:
         """Looks who asks, and whether they may, before anything is done."""
+        method = what.split()[0]
 
         def check(query: Mapping[str, str], headers: Mapping[str, str], body: Any, *groups: str) -> Answer:
             serves = self.known(headers)
@@ -247,7 +248,6 @@ class AzureML:
                 raise Refused(400, "MissingApiVersionParameter", "The api-version query parameter is required.")
             return act(query if method == "GET" else body, *groups)
 
-        method = what.split()[0]
         return check
 
     def _nowhere(self, _: Any, headers: Mapping[str, str], __: Any, workspace: str) -> Answer:

@@ -49,7 +49,8 @@ class Assets:
             one = "/([^/]+)/versions/([^/]+)"
             yield "PUT", kind, one, lambda body, *key, kind=kind: self.put(body, kind, *key)
             yield "GET", kind, one, lambda _, *key, kind=kind: (200, self.get(kind, *key), {})
-            yield "DELETE", kind, one, lambda _, *key, kind=kind: self.delete(kind, *key)
+            if kind == "models":
+                yield "DELETE", kind, one, lambda _, *key, kind=kind: self.delete(kind, *key)
             yield (
                 "GET",
                 kind,

@@ -81,18 +81,22 @@ class BatchEndpoints:
         yield "GET", kind, f"{below}{one}", lambda _, *key: (200, self._deployment(*key), {})
         yield "PUT", kind, f"{below}{one}", lambda body, *key: self.deploy(body, *key)
         yield "DELETE", kind, f"{below}{one}", lambda _, *key: self.remove(*key)
-        yield (
-            "GET",
-            "batchEndpointsOperations",
-            "/([^/]+)",
-            lambda _, name: (200, self._operation(name), {"Retry-After": "0.1"}),
-        )
 
     def routes(self) -> Iterator[tuple[str, str, Callable[..., Answer]]]:
         """What is asked elsewhere, with a token for Azure ML: method, path and by what."""
         yield "POST", "/batch/([^/]+)/jobs", self._invoked
         listing = re.escape(f"{LISTING}{self.service.root}/batchEndpoints/")
         yield "GET", f"{listing}([^/]+)/jobs", self._listed
+
+    def others(self) -> Iterator[tuple[str, str, str, Callable[..., Answer]]]:
+        """What is answered beside the workspace: method, what it is, its path, and by what."""
+        path = f"{re.escape(self._operations_at)}/([^/]+)"
+        yield "GET", "operations", path, lambda _, name: (200, self._operation(name), {"Retry-After": "0.1"})
+
+    @property
+    def _operations_at(self) -> str:
+        subscription = self.service.root.split("/resourceGroups/")[0]
+        return f"{subscription}/providers/Microsoft.MachineLearningServices/locations/westeurope/mfeOperationResults"
 
     def put(self, body: Any, name: str) -> Answer:
         """Makes an endpoint, or changes it."""
@@ -189,7 +193,7 @@ class BatchEndpoints:
         """An answer that is true in a moment."""
         operation = uuid.uuid4().hex
         self._operations[operation] = self._busy[endpoint] = time.monotonic() + 0.1
-        where = f"{self.service.url}{self.service.root}/batchEndpointsOperations/{operation}?api-version=2023-10-01"
+        where = f"{self.service.url}{self._operations_at}/{operation}?api-version=2023-10-01"
         return status, made, {"Azure-AsyncOperation": where}
 
     def _operation(self, name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from project import ROOT as CHECKOUT
 
 TEMPLATE = CHECKOUT / "infra" / "azure" / "template.bicep"
 WORKSPACE = "Microsoft.MachineLearningServices/workspaces"
+MONITOR = "Microsoft.Insights"
 VERBS = {"GET": "read", "HEAD": "read", "PUT": "write", "PATCH": "write", "DELETE": "delete"}
 
 
@@ -21,24 +22,26 @@ def right_for(method: str, path: str, workspace: str) -> str | None:
         workspace: The workspace's own path.
 
     Returns:
-        As `Microsoft.MachineLearningServices/workspaces/jobs/read`; None for what is no request about this workspace.
+        As `Microsoft.MachineLearningServices/workspaces/jobs/read`; None for what is
+            about neither this workspace nor how many servers it has.
     """
     if re.match(re.escape(f"/history/v1.0{workspace}/runs/"), path):
         return f"{WORKSPACE}/experiments/runs/read"
-    if path != workspace and not path.startswith(f"{workspace}/"):
+    space, _, below = path.rpartition("/providers/")[2].partition("/")
+    ours = path == workspace or path.startswith(f"{workspace}/")
+    if "/providers/" not in path or not (ours or space == MONITOR):
         return None
     # What follows is a kind and a name in turn; a POST ends with what is to be done.
-    kinds = path.removeprefix(workspace).strip("/").split("/")[::2]
-    what = "/".join([WORKSPACE, *(kind for kind in kinds if kind)])
+    what = "/".join([space, *below.strip("/").split("/")[::2]])
     return f"{what}/{'action' if method == 'POST' else VERBS[method]}"
 
 
 @functools.cache
 def given() -> dict[str, str]:
     """The actions that the template's own roles allow, each with what its line says of it after `//`."""
-    blocks = re.findall(r"\bactions: \[(.*?)^\s*\]", TEMPLATE.read_text(), re.DOTALL | re.MULTILINE)
-    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
-    found = [re.fullmatch(r"\s*'([^']+)'(?:\s*// (.+))?", line) for line in lines]
+    blocks = re.findall(r"\bactions: \[([^\]]*)\]", TEMPLATE.read_text())
+    lines = [line for block in blocks for line in block.splitlines() if line.strip() and "//" not in line.split("'")[0]]
+    found = [re.fullmatch(r"\s*'([^']+)'\s*(?:// (.+))?", line) for line in lines]
     assert found, f"{TEMPLATE} gives no actions"
     assert all(found), f"{TEMPLATE}: {[line for line, one in zip(lines, found, strict=True) if one is None]}"
     return {one[1]: one[2] or "" for one in found if one}
