@@ -1,14 +1,14 @@
 """Asking SageMaker for jobs of whatever kind, about them, and to stop them; what it refuses comes with a remedy."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from pydantic import Field
+
 from resources import amazon
 from resources.compute.base import StepFailed
-from resources.compute.managed import Silent
+from resources.compute.managed import ManagedJobs, Silent
 
 ROOT = "/opt/ml"
 """Where SageMaker puts what a container is to see."""
@@ -23,6 +23,25 @@ THERE, EXISTS = ("ResourceInUse",), "Cannot create already existing"
 RUNNING = frozenset(["InProgress", "Stopping"])
 GONE = ("Requested resource not found", "Could not find requested job")
 """What SageMaker says of a Training and of a Processing job that there is not; the code is the one of a bad request."""
+
+
+class OnSageMaker(ManagedJobs):
+    """What jobs of all kinds are given on Amazon SageMaker.
+
+    Attributes:
+        role: ARN of the role that the jobs have.
+        subnets: Subnets to run in; none for SageMaker's own network.
+        security_groups: Security groups in these subnets.
+    """
+
+    role: str
+    subnets: list[str] = Field(default_factory=list)
+    security_groups: list[str] = Field(default_factory=list)
+
+    @property
+    def service(self) -> str:
+        """Amazon SageMaker."""
+        return "SageMaker"
 
 
 @contextmanager

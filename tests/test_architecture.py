@@ -174,6 +174,27 @@ def test_resource_folders_have_the_same_files() -> None:
         assert others <= SHARED_BY_CLOUDS.get(room, set()), room
 
 
+BACKENDS = [
+    path
+    for path in sorted((ROOT / "resources").rglob("*.py"))
+    if path.stem in ("local", "aws", "azure") or path.stem.startswith(("amazon", "microsoft"))
+]
+ABOUT_300, RUN = 330, 6
+
+
+def test_backends_are_short_and_none_has_a_run_of_lines_of_another() -> None:
+    """An algorithm that two backends need is their base's."""
+    assert len(BACKENDS) > 20
+    first: dict[tuple[str, ...], Path] = {}
+    for path in BACKENDS:
+        text = path.read_text().splitlines()
+        assert len(text) <= ABOUT_300 or path.parent.name == "resources", f"{path}: {len(text)} lines"
+        lines = [line.strip() for line in text if line.strip() and not line.startswith(("import ", "from "))]
+        for start in range(len(lines) - RUN + 1):
+            run = tuple(lines[start : start + RUN])
+            assert first.setdefault(run, path) == path, f"{path} and {first[run]}: {run}"
+
+
 def test_the_lock_pins_and_names_no_index() -> None:
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     assert lines

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
-from pydantic import Field
 
 from detection_assets.domain import layout
 from resources import amazon, amazon_account, amazon_jobs
@@ -31,29 +30,18 @@ SUFFIX = ".out"
 """What SageMaker adds to a picture's name for its answer."""
 
 
-class SageMakerBatch(ManagedBatch):
+class SageMakerBatch(amazon_jobs.OnSageMaker, ManagedBatch):
     """Batch Transform on Amazon SageMaker.
 
     Attributes:
-        role: ARN of the role that the jobs have.
         image: The image that serves, `<account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>`.
         instance: Instance type.
         count: Instances of a job; each takes its part of the pictures.
-        subnets: Subnets to run in; none for SageMaker's own network.
-        security_groups: Security groups in these subnets.
     """
 
-    role: str
     image: str
     instance: str = "ml.c5.xlarge"
     count: int = 1
-    subnets: list[str] = Field(default_factory=list)
-    security_groups: list[str] = Field(default_factory=list)
-
-    @property
-    def service(self) -> str:
-        """Amazon SageMaker."""
-        return "SageMaker"
 
     def check(self) -> Iterator[Finding]:
         """Looks whether there may be enough instances."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import dagster as dg
 import orjson
-from pydantic import Field
 
 from resources import amazon, amazon_account, amazon_jobs
 from resources.amazon_jobs import CHANNELS, CHECKPOINTS, FAILURE, HOSTS, ROOT
@@ -32,35 +31,24 @@ PRICES: Mapping[str, float] = {
 """US dollars an hour, on demand, in us-east-1: an estimate elsewhere, and an upper bound for spot."""
 
 
-class SageMakerCompute(ManagedCompute):
+class SageMakerCompute(amazon_jobs.OnSageMaker, ManagedCompute):
     """Jobs on Amazon SageMaker.
 
     Attributes:
-        role: ARN of the role that the jobs have.
         image: The image of the programs, `<account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>`.
         cpu: Instance type for `cpu`.
         gpu: Instance type for `gpu`.
         count: Instances of a training job, which train together; a trial of a study has one.
         volume_gb: Disk of each instance.
         spot: Whether training takes spare capacity: cheaper, interrupted at times, gone on with from a checkpoint.
-        subnets: Subnets to run in; none for SageMaker's own network.
-        security_groups: Security groups in these subnets.
     """
 
-    role: str
     image: str
     cpu: str = "ml.m5.xlarge"
     gpu: str = "ml.g5.xlarge"
     count: int = 1
     volume_gb: int = 100
     spot: bool = True
-    subnets: list[str] = Field(default_factory=list)
-    security_groups: list[str] = Field(default_factory=list)
-
-    @property
-    def service(self) -> str:
-        """Amazon SageMaker."""
-        return "SageMaker"
 
     def check(self) -> Iterator[Finding]:
         """Looks at the credentials, the region, the role, the image and the quotas."""
