@@ -27,7 +27,7 @@ STAGES = [
     *("trained_weights", "evaluation", "registered_model", "deployed_endpoint"),
 ]
 
-KILLED = ("extracted_frames", "trained_weights", "deployed_endpoint")
+KILLED = ("extracted_frames", "deployed_endpoint")
 """Where the run is killed every day; once in a while it is everywhere."""
 
 
