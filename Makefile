@@ -42,7 +42,7 @@ test-aws: setup ## The part of it that is about AWS, on stand-ins of its service
 	@$(BIN)/python -m pytest -m 'not long and not cloud' -k 'aws or sagemaker or s3 or arrivals or images' -n 3 --dist loadfile --durations 10 tests/contract tests/infra tests/containers tests/e2e/test_aws.py
 
 test-azure: setup ## The part of it that is about Azure, on an Azurite and a stand-in of Azure ML
-	@$(BIN)/python -m pytest -m 'not long and not cloud' -k 'azure or blob or arrivals' -n 3 --dist loadfile --durations 10 tests/contract tests/infra
+	@$(BIN)/python -m pytest -m 'not long and not cloud' -k 'azure or blob or arrivals or platforms' -n 3 --dist loadfile --durations 10 tests/contract tests/infra tests/jobs tests/e2e/test_platforms.py
 
 test-cloud: setup ## The contracts in a real AWS account, the one that .env names: hours, some dollars
 	@$(BIN)/python -m pytest -m cloud --timeout 14400 --durations 10 $(if $(ONLY),-k '$(ONLY)') tests/contract
