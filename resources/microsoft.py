@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,16 +141,16 @@ class Workspace:
         return self._told(f"{_manager(self.client)}{self.path}/{below}?{API}", body)
 
     def _told(self, url: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        return self._answer("GET" if body is None else "PUT", url, body, (200, 201)).json()
+
+    def _answer(self, method: str, url: str, body: Mapping[str, Any] | None, fine: Container[int]) -> Any:
         from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
         from azure.core.rest import HttpRequest
 
-        request = HttpRequest("GET", url) if body is None else HttpRequest("PUT", url, json=dict(body))
-        answer = _asking(self, _environment()).send_request(request)
-        if answer.status_code == 404:
-            raise ResourceNotFoundError(response=answer)
-        if answer.status_code not in (200, 201):
-            raise HttpResponseError(response=answer)
-        return answer.json()
+        answer = _asking(self, _environment()).send_request(HttpRequest(method, url, json=body))
+        if answer.status_code not in fine:
+            raise (ResourceNotFoundError if answer.status_code == 404 else HttpResponseError)(response=answer)
+        return answer
 
     def address(self, below: str = "") -> str:
         """Where the resource manager answers about the workspace, or about something below it."""
@@ -168,13 +168,8 @@ class Workspace:
         Raises:
             AzureError: It is refused.
         """
-        from azure.core.exceptions import HttpResponseError
-        from azure.core.rest import HttpRequest
-
         url = where if where.startswith("https://") else f"{_manager(self.client)}{where}"
-        answer = _asking(self, _environment()).send_request(HttpRequest(method, url, json=body))
-        if answer.status_code >= 400 and not (missing and answer.status_code == 404):
-            raise HttpResponseError(response=answer)
+        answer = self._answer(method, url, body, {*range(400), *([404] if missing else [])})
         return answer.json() if answer.status_code != 404 and answer.content else {}
 
     def identity(self, resource: str) -> str:

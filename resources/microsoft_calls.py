@@ -14,8 +14,6 @@ import orjson
 from resources import microsoft
 from resources.endpoints.base import EndpointError
 
-VERSION = "2023-10-01"
-"""Of the interface that tells keys."""
 NAMED = "azureml-model-deployment"
 """The header by which a caller names a deployment."""
 STATUS = "ms-azureml-model-error-statuscode"
@@ -70,7 +68,7 @@ class Caller:
     @property
     def keys(self) -> str:
         """Where whoever may is told the key."""
-        return self.workspace.address(f"/onlineEndpoints/{self.name}/listKeys?api-version={VERSION}")
+        return self.workspace.address(f"/onlineEndpoints/{self.name}/listKeys?{microsoft.API}")
 
 
 def by_requests(target: str, least: int, most: int, per_minute: int) -> dict[str, Any]:

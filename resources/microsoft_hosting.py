@@ -23,8 +23,6 @@ BUSY = frozenset(["Creating", "Updating", "Scaling", "Deleting"])
 SERVES = frozenset(["Succeeded", "Scaling"])
 QUOTA = ("OutOfQuota", "QuotaExceeded", "OutOfCapacity", "Not enough quota", "SkuNotAvailable")
 """Words of a refusal for want of machines."""
-VERSION = "2023-10-01"
-"""Of the interface, where it is asked plainly."""
 CONTAINER = {
     "liveness_route": {"port": 8080, "path": "/healthz"},
     "readiness_route": {"port": 8080, "path": "/ping"},
@@ -38,7 +36,6 @@ SCRIPT = {
 }
 """Where Azure ML's own server does, once it has run the entry script."""
 ENTRY = "score.py"
-SCORE = 'from detection_assets.serving.score import init, run\n\n__all__ = ["init", "run"]\n'
 LINES = 20
 """Last lines of a log that go into a reason."""
 SCALING = "2022-10-01"
@@ -250,7 +247,7 @@ class Hosting:
     def forget(self, deployment: str) -> None:
         """Deletes the model of a deployment that is gone."""
         with told("delete a model that nobody uses"):
-            path = f"{self.workspace.path}/models/{deployment}/versions/1?api-version={VERSION}"
+            path = f"{self.workspace.path}/models/{deployment}/versions/1?{microsoft.API}"
             self.workspace.ask("DELETE", path, missing=True)
 
     def scale(self, slot: str, *, active: bool) -> None:
