@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 
 from detection_assets.domain.formats.frame_names import AMBIGUOUS, OTHER, UNKNOWN, Images, Names
-from detection_assets.domain.formats.parsed import Parsed, ProblemLog
+from detection_assets.domain.formats.parsed import FLAGS, Parsed, ProblemLog
 from detection_assets.domain.problems import Problem
 
-COLUMNS = ["video", "frame", "class", "x1", "y1", "x2", "y2", "track", "source", "annotator", "reviewed"]
+_CARRIED = ("track", "annotator", "reviewed", "confidence", *FLAGS, "attributes")
+"""What the files say of a box that goes into the table as it stands."""
+COLUMNS = ["video", "frame", "class", "x1", "y1", "x2", "y2", "source", *_CARRIED]
 COUNTS = (
     *("boxes_read", "boxes_kept", "boxes_elsewhere", "unknown_class", "illegal", "duplicates", "superseded", "clipped"),
     *("frames_annotated", "frames_matched", "frames_not_extracted", "frames_unknown", "frames_of_other_videos"),
@@ -367,7 +369,7 @@ def _table(
     names = np.array([*sorted(labels), None], dtype=object)
     order = np.lexsort((*corners.T[::-1], rank, frames["index"].to_numpy(dtype=np.int64)[frame]))
     at = at[order]
-    taken: dict[str, Any] = {name: parsed_rows[name].to_numpy()[at] for name in ("track", "annotator", "reviewed")}
+    taken: dict[str, Any] = {name: parsed_rows[name].array.take(at) for name in _CARRIED}
     nothing = rank[order] < 0
     taken["track"] = np.where(nothing, None, taken["track"])
     columns: dict[str, Any] = {

@@ -14,14 +14,15 @@ import pandas as pd
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its pandas dtype and what it holds."""
+    """A column: its pandas dtype, what it holds, and whether a table may lack it, which then reads as nulls."""
 
     dtype: str
     meaning: str
+    optional: bool = False
 
 
-def _columns(**columns: tuple[str, str]) -> dict[str, Column]:
-    return {name.rstrip("_"): Column(*column) for name, column in columns.items()}
+def _columns(*, optional: bool = False, **columns: tuple[str, str]) -> dict[str, Column]:
+    return {name.rstrip("_"): Column(*column, optional) for name, column in columns.items()}
 
 
 _BOX = _columns(
@@ -78,6 +79,16 @@ SCHEMAS: dict[str, dict[str, Column]] = {
             source=("string", "The annotation file, a storage key."),
             annotator=("string", "Who drew it, where the format says."),
             reviewed=("bool", "Whether a reviewer accepted it, where the format says."),
+        ),
+        **_columns(
+            optional=True,
+            confidence=("float64", "How sure the annotator was, 0 to 1; NaN where the format does not say."),
+            keyframe=("boolean", "False where it was interpolated between drawn ones; null if not told."),
+            difficult=("boolean", "Whether it is hard to recognise; null if not told."),
+            truncated=("boolean", "Whether the object goes on outside the box; null if not told."),
+            occluded=("boolean", "Whether something hides a part of it; null if not told."),
+            crowd=("boolean", "Whether the box holds a group of objects; null if not told."),
+            attributes=("string", "What else the annotator said of it, a JSON object; null if nothing."),
         ),
     },
     "detection_dataset": _columns(
@@ -251,10 +262,10 @@ def conform(asset: str, frame: pd.DataFrame) -> pd.DataFrame:
         The same rows; the index is dropped.
 
     Raises:
-        ValueError: If a column is missing or unknown, or cannot have its type.
+        ValueError: If a column that is not optional is missing, one is unknown, or one cannot have its type.
     """
     schema = SCHEMAS[asset]
-    missing = [name for name in schema if name not in frame.columns]
+    missing = [name for name, column in schema.items() if name not in frame.columns and not column.optional]
     unknown = [name for name in frame.columns if name not in schema]
     if missing or unknown:
         raise ValueError(f"table of {asset}: missing columns {missing}, unknown columns {unknown}")
@@ -262,7 +273,8 @@ def conform(asset: str, frame: pd.DataFrame) -> pd.DataFrame:
     for name, column in schema.items():
         try:
             kind: Any = column.dtype
-            columns[name] = frame[name].reset_index(drop=True).astype(kind)
+            values = frame[name] if name in frame else pd.Series([None] * len(frame))
+            columns[name] = values.reset_index(drop=True).astype(kind)
         except (TypeError, ValueError) as error:
             raise ValueError(f"table of {asset}: column {name} does not fit {column.dtype}: {error}") from error
     return pd.DataFrame(columns)

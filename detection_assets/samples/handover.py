@@ -122,10 +122,10 @@ def hand_over(footage: Footage, classes: Sequence[str], annotations: Path) -> li
     if plan.form == "cvat":
         return cvat.save(
             with_keyframes(boxes), classes, base / f"{plan.stem}.xml", video=True, source=f"{plan.stem}.mp4"
-        )
+        ).files
     stills = boxes[boxes["frame_index"].isin(still_frames(footage.pts))].reset_index(drop=True)
     if plan.form == "coco":
-        return coco.save(stills, classes, base / f"{plan.stem}.json")
+        return coco.save(stills, classes, base / f"{plan.stem}.json").files
     if plan.form == "yolo":
-        return yolo.save(stills, classes, base / plan.stem)
-    return pascal_voc.save(stills, classes, base / plan.stem)
+        return yolo.save(stills, classes, base / plan.stem).files
+    return pascal_voc.save(stills, classes, base / plan.stem).files

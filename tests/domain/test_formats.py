@@ -244,7 +244,7 @@ def test_what_is_saved_is_loaded(
     tmp_path_factory: pytest.TempPathFactory, name: str, out: str, boxes: pd.DataFrame
 ) -> None:
     root = tmp_path_factory.mktemp("saved")
-    written = formats.FORMATS[name].save(boxes, CLASSES, root / out)
+    written = formats.FORMATS[name].save(boxes, CLASSES, root / out).files
     assert {formats.detect(path) for path in written} == {name}
     parsed = formats.load(written, root)
     assert parsed.problems == []
@@ -304,7 +304,7 @@ def test_saved_tracks_and_numbers_come_back_from_coco(tmp_path: Path) -> None:
             "track": "t1",
         }
     )
-    parsed = formats.load(formats.coco.save(boxes, CLASSES, tmp_path / "a.json"), tmp_path)
+    parsed = formats.load(formats.coco.save(boxes, CLASSES, tmp_path / "a.json").files, tmp_path)
     assert parsed.boxes["frame_name"].tolist() == ["000004.jpg", "000005.jpg"]
     assert parsed.boxes["frame_index"].tolist() == [4, 5]
     assert parsed.boxes["track"].tolist() == ["t1", "t1"]

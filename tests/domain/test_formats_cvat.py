@@ -216,7 +216,7 @@ def test_only_keyframes_are_written_and_the_rest_comes_back_by_interpolation(tmp
     saved = saved.assign(width=99, height=99, track="3", keyframe=frames == 5)
     saved = saved[saved["frame_index"] != 8]
     saved.loc[len(saved) + 1] = {**saved.iloc[0].to_dict(), "frame_index": 12, "class": None, "track": None}
-    (path,) = formats.cvat.save(saved, ["cat"], tmp_path / "a.xml", video=True, source="clip.mp4")
+    (path,) = formats.cvat.save(saved, ["cat"], tmp_path / "a.xml", video=True, source="clip.mp4").files
     text = path.read_text()
     assert text.count('outside="0"') == 5, "0, 5, 7, 9 and 10"
     assert text.count('outside="1"') == 2, "8 and 11"

@@ -31,7 +31,10 @@ from detection_assets.domain.formats.parsed import (
     table,
     whole,
 )
-from detection_assets.domain.formats.saving import frames_to_save
+from detection_assets.domain.formats.saving import Saved, frames_to_save, lost
+
+HOLDS = ("frame_index", "track")
+"""The columns of `saving.OPTIONAL` that are written."""
 
 MAX_BYTES = 2**30
 """Larger files are refused: parsed JSON takes several times its size in memory."""
@@ -245,7 +248,7 @@ def _extras(annotation: dict[str, Any]) -> tuple[str | None, str | None, bool]:
     )
 
 
-def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> list[Path]:
+def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> Saved:
     """Writes one COCO file.
 
     Args:
@@ -254,7 +257,7 @@ def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> list[Path]:
         out: The `.json` file; its folder is made.
 
     Returns:
-        The file written.
+        The file written, and what the format cannot hold.
 
     Raises:
         InputError: A class that is not in `classes`, or a frame with neither name nor number.
@@ -284,4 +287,4 @@ def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> list[Path]:
     categories = [{"id": i, "name": name, "supercategory": ""} for name, i in ids.items()]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(orjson.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    return [out]
+    return Saved([out], lost(boxes, HOLDS, out.name))

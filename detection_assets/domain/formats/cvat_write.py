@@ -12,16 +12,14 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from detection_assets.domain.formats.saving import check_classes, frames_to_save, optional_text, xml_text
+from detection_assets.domain.formats.saving import Saved, check_classes, frames_to_save, lost, optional_text, xml_text
 from detection_assets.domain.problems import InputError
 
 Corners = tuple[float, float, float, float]
 _NAMES = ("xtl", "ytl", "xbr", "ybr")
 
 
-def save(
-    boxes: pd.DataFrame, classes: Sequence[str], out: Path, *, video: bool = False, source: str = ""
-) -> list[Path]:
+def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path, *, video: bool = False, source: str = "") -> Saved:
     """Writes one CVAT file.
 
     Args:
@@ -35,7 +33,7 @@ def save(
         source: Name of the video file, for those who read the XML.
 
     Returns:
-        The file written.
+        The file written, and what the format cannot hold.
 
     Raises:
         InputError: A class that is not in `classes`, a frame without number or name, a track of two classes or with two
@@ -58,7 +56,7 @@ def save(
     out.parent.mkdir(parents=True, exist_ok=True)
     ElementTree.indent(root)
     ElementTree.ElementTree(root).write(out, encoding="utf-8", xml_declaration=True)
-    return [out]
+    return Saved([out], lost(boxes, ("frame_index", "track", "keyframe") if video else (), out.name))
 
 
 def _images(root: ElementTree.Element, boxes: pd.DataFrame, classes: Sequence[str]) -> None:

@@ -19,9 +19,10 @@ import pandas as pd
 
 from detection_assets.domain.problems import Problem
 
-COLUMNS: dict[str, Literal["object", "Int64", "float64", "bool"]] = {
+COLUMNS: dict[str, Literal["object", "Int64", "float64", "bool", "boolean"]] = {
     "frame_name": "object",
     "frame_index": "Int64",
+    "pts_s": "float64",
     "width": "Int64",
     "height": "Int64",
     "class": "object",
@@ -33,10 +34,20 @@ COLUMNS: dict[str, Literal["object", "Int64", "float64", "bool"]] = {
     "track": "object",
     "annotator": "object",
     "reviewed": "bool",
+    "confidence": "float64",
+    "keyframe": "boolean",
+    "difficult": "boolean",
+    "truncated": "boolean",
+    "occluded": "boolean",
+    "crowd": "boolean",
+    "attributes": "object",
     "file": "object",
     "place": "object",
 }
-"""Columns of `Parsed.boxes` and their types. `object` columns hold `str` or None."""
+"""Columns of `Parsed.boxes` and their types. `object` columns hold `str` or None; `boolean` ones True, False or NA."""
+
+FLAGS = ("keyframe", "difficult", "truncated", "occluded", "crowd")
+"""What a format may say of a box; NA where it does not."""
 
 MAX_LISTED = 1000
 """Problems of one kind in one file that are told one by one; the rest are told as a number."""
@@ -58,8 +69,6 @@ class Parsed:
     Attributes:
         boxes: One row a box, with the columns of `COLUMNS`. A row whose `class` is None says that the file covers the
             frame and there is nothing in it; its coordinates are NaN. Corners are continuous, origin top left, `x2`
-            and `y2` exclusive; pixels, or fractions of the frame where `relative`. `reviewed` is True where the file
-            says that somebody checked the annotator's work.
         problems: What was wrong, in the order met.
     """
 
@@ -134,6 +143,9 @@ def _column(dtype: str, rows: int, values: Any) -> Any:
         if values is None or isinstance(values, int):
             values = [values] * rows if rows < 2 else pd.array([values], dtype="Int64").repeat(rows)
         return pd.array(values, dtype="Int64")
+    if dtype == "boolean":
+        known = [values] * rows if values is None or isinstance(values, bool) else values
+        return pd.array(known, dtype="boolean")
     if dtype == "object":
         column = np.empty(rows, dtype=object)
         column[:] = values

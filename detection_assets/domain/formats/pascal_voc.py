@@ -24,8 +24,11 @@ from detection_assets.domain.formats.parsed import (
     table,
     whole,
 )
-from detection_assets.domain.formats.saving import frames_to_save, one_stem_each, xml_text
+from detection_assets.domain.formats.saving import Saved, frames_to_save, lost, one_stem_each, xml_text
 from detection_assets.domain.formats.xml import tree
+
+HOLDS = ()
+"""The columns of `saving.OPTIONAL` that are written."""
 
 MAX_BYTES = 64 * 2**20
 """One image's annotations are far smaller."""
@@ -91,7 +94,7 @@ def _read(path: Path, file: str, log: ProblemLog, columns: dict[str, list[object
             columns[column].append(value)
 
 
-def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> list[Path]:
+def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> Saved:
     """Writes one Pascal VOC file a frame, corners as they are (see the module's note on 1-based corners).
 
     Args:
@@ -100,7 +103,7 @@ def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> list[Path]:
         out: Folder for `<stem of the frame>.xml`; it is made.
 
     Returns:
-        The files written.
+        The files written, and what the format cannot hold.
 
     Raises:
         InputError: A class that is not in `classes`, two frames of one stem, or a name that XML cannot hold.
@@ -125,4 +128,4 @@ def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> list[Path]:
     for path, root in documents:
         ElementTree.indent(root)
         ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
-    return [path for path, _ in documents]
+    return Saved([path for path, _ in documents], lost(boxes, HOLDS, out.name))

@@ -32,8 +32,11 @@ from detection_assets.domain.formats.parsed import (
     table,
     whole,
 )
-from detection_assets.domain.formats.saving import frames_to_save, one_stem_each
+from detection_assets.domain.formats.saving import Saved, frames_to_save, lost, one_stem_each
 from detection_assets.domain.problems import InputError
+
+HOLDS = ()
+"""The columns of `saving.OPTIONAL` that are written."""
 
 MAX_BYTES = 64 * 2**20
 """One image's labels are far smaller."""
@@ -232,7 +235,7 @@ def _name(value: object) -> str | None:
     return text or None
 
 
-def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> list[Path]:
+def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> Saved:
     """Writes one label file a frame, and `data.yaml` with the names.
 
     Args:
@@ -267,4 +270,4 @@ def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> list[Path]:
     (out / "data.yaml").write_text(names.getvalue(), encoding="utf-8")
     for path, text in files.items():
         path.write_text(text, encoding="utf-8")
-    return [out / "data.yaml", *files]
+    return Saved([out / "data.yaml", *files], lost(boxes, HOLDS, out.name))
