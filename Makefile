@@ -39,7 +39,7 @@ test: setup ## The test suite
 	@$(BIN)/python -m pytest -m 'not long and not cloud' -n 4 --dist loadfile --no-loadscope-reorder --durations 10
 
 test-aws: setup ## The part of it that is about AWS, on stand-ins of its services
-	@$(BIN)/python -m pytest -m 'not long and not cloud' -k 'aws or sagemaker or s3 or arrivals or images' -n 3 --dist loadfile --durations 10 tests/contract tests/infra tests/containers tests/e2e/test_aws.py
+	@$(BIN)/python -m pytest -m 'not long and not cloud' -k 'aws or sagemaker or s3 or arrivals or images or platforms' -n 3 --dist loadfile --durations 10 tests/contract tests/infra tests/containers tests/e2e/test_platforms.py
 
 test-azure: setup ## The part of it that is about Azure, on an Azurite and a stand-in of Azure ML
 	@$(BIN)/python -m pytest -m 'not long and not cloud' -k 'azure or blob or arrivals or platforms' -n 3 --dist loadfile --durations 10 tests/contract tests/infra tests/jobs tests/e2e/test_platforms.py

@@ -31,7 +31,8 @@ def run(job):
     try:
         for epoch in range(1, how["epochs"] + 1):
             if epoch > done:
-                time.sleep(how.get("pause", 0))
+                stays = epoch == how["epochs"] and training["lr0"] > how.get("stays_above", 9)
+                time.sleep(60 if stays else how.get("pause", 0))  # whoever should be stopped must not end first
             if training["lr0"] > how.get("breaks_above", 9):
                 raise RuntimeError(f"lr0 {training['lr0']} is too much")
             fresh = job.checkpoint / "epoch.new"  # as a checkpoint has to be written: a kill may come between

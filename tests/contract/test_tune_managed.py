@@ -185,7 +185,7 @@ def test_values_arrive_in_their_own_types(platform: Any, scripted: Path, service
 @pytest.mark.long
 def test_the_service_ends_a_trial_that_falls_behind(platform: Any, scripted: Path, service: Any) -> None:
     service.give(LR0, *({"lr0": value} for value in (0.3, 0.31, 0.29, 0.99)))
-    how = {"pause": 0.4, "epochs": 6}
+    how = {"pause": 0.4, "epochs": 6, "stays_above": 0.9}
     result = tune(platform, study(platform, scripted, how, trials=4, space=LR0, stopping=MedianStop(3, 2)))
     last = result.trials[3]
     assert (last.state, last.value) == ("pruned", max(last.epochs.values()))

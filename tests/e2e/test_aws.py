@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 import pandas as pd
 import pytest
 from dagster import DagsterInstance
+from e2e import shows
+from e2e.shows import detection
 from fakes import s3, sagemaker
 from fakes.iam import right_for
 from fakes.s3 import Between
 from forked import Command
-from PIL import Image
 from project import make_home, write_detector
 
 from detection_assets import definitions, detector_file
 from resources import amazon, tables
 from resources.storage import Storage
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 TEMPLATE = Path(__file__).parents[2] / "infra" / "aws" / "template.yaml"
 PARTITIONED = ("raw_videos", "extracted_frames", "annotations")
 
@@ -54,12 +53,6 @@ class World:
     def jobs(self, kind: str, program: str) -> list[sagemaker.FakeJob]:
         found = [job for job in self.service.jobs.values() if job.kind == kind]
         return [job for job in found if f"-{program}-" in job.name]
-
-
-def detection(env: Mapping[str, str], *words: str, code: int = 0) -> str:
-    ended, told = Command({**os.environ, **env}, *words).end()
-    assert ended == code, f"{words}: {ended}\n{told}"
-    return told
 
 
 def kill_in_training(env: Mapping[str, str], service: sagemaker.SageMaker) -> None:
@@ -134,12 +127,8 @@ def taken_all_the_way(
 
 def test_the_tables_are_the_same_as_on_one_machine(world: World) -> None:
     for asset in ("extracted_frames", "annotations", "detection_dataset"):
-        here, there = (world.table(env, asset) for env in (world.local, world.aws))
-        passing = [name for name in here.columns if name in ("key",)]  # names the attempt that made it
-        pd.testing.assert_frame_equal(
-            here.drop(columns=passing).sort_values(list(here.columns[:2]), ignore_index=True),
-            there.drop(columns=passing).sort_values(list(there.columns[:2]), ignore_index=True),
-        )
+        here, there = (shows.comparable(world.table(env, asset)) for env in (world.local, world.aws))
+        pd.testing.assert_frame_equal(here, there)
 
 
 def test_each_program_was_one_job_although_its_run_was_killed(world: World) -> None:
@@ -155,14 +144,7 @@ def test_each_program_was_one_job_although_its_run_was_killed(world: World) -> N
 
 
 def test_each_asset_says_what_its_jobs_cost(world: World) -> None:
-    lines = [line.split("│")[1:-1] for line in detection(world.aws, "cost", "fridge").splitlines() if "│" in line]
-    rows = {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
-    assert list(rows) == ["extracted_frames", "trained_weights", "evaluation", "all"]
-    assert [row[0] for row in rows.values()] == ["1", "1", "1", "3"], "the killed run's training counts once"
-    assert rows["trained_weights"][1].startswith("ml.")
-    dollars = [float(row[3]) for row in rows.values()]
-    assert min(dollars) > 0
-    assert sum(dollars[:-1]) == pytest.approx(dollars[-1], abs=2e-4)
+    shows.costs(world.aws, "fridge", "ml.")
 
 
 def test_a_second_run_has_nothing_to_do(world: World) -> None:
@@ -172,79 +154,26 @@ def test_a_second_run_has_nothing_to_do(world: World) -> None:
 
 
 def test_a_detector_that_is_pushed_goes_on_there_and_comes_back(world: World) -> None:
-    before = len(world.service.jobs)
-    told = detection(world.switched, "push", "fridge")
-    assert "objects copied" in told
-    assert "nothing to copy" in detection(world.switched, "push", "fridge")
-    assert "nothing to do" in detection(world.switched, "run", "fridge", "--until", "detection_dataset")
-    assert len(world.service.jobs) == before, "what was extracted here is not extracted again there"
-    detection(world.switched, "pull", "fridge")
-    assert "nothing to do" in detection(world.local, "run", "fridge", "--until", "detection_dataset")
+    shows.moves(world.local, world.switched, "fridge", lambda: len(world.service.jobs))
 
 
 def test_a_canary_takes_over_while_traffic_runs_and_goes_back(world: World) -> None:
-    """Other settings of the same version are enough to roll out."""
-    endpoint = "detection-fridge"
-    assert list(world.service.endpoints.endpoints) == [endpoint]
+    assert list(world.service.endpoints.endpoints) == ["detection-fridge"]
     for kept in (world.service.endpoints.models, world.service.endpoints.configs):
         kept["detection-fridge-blue-00000000"] = (0.0, {"ProductionVariants": []})  # what an early change has left
-    file = Path(world.aws["DETECTION_DETECTORS"]) / "fridge.yaml"
-    rollout = "rollout: {canary: [30], bake_s: 3.0, shadow_s: 2.0, shadow_share: 1.0}"
-    file.write_text(file.read_text().replace("rollout: {bake_s: 1.0}", f"{rollout}\nendpoint: {{confidence: 0.2}}"))
-    with traffic(world, endpoint) as seen:
-        detection(world.aws, "run", "fridge")
-    assert seen.count(200) == len(seen.statuses) > 20, seen.statuses
-    assert seen.variants[0] == "blue"
-    assert seen.variants[-1] == "green"
-    assert world.table(world.aws, "deployed_endpoint")[["slot", "traffic"]].to_numpy().tolist() == [
-        ["blue", 0], ["green", 100],
-    ]  # fmt: skip
-    told = detection(world.aws, "history", "fridge")
-    assert "30" in told
-    with traffic(world, endpoint) as seen:
-        assert "serves" in detection(
-            world.aws, "rollback", "fridge", "--by", "eve", "--reason", "a test of the way back"
-        )
-    assert seen.count(200) == len(seen.statuses) > 0
-    assert seen.variants[-1] == "blue"
+    shows.takes_over_and_goes_back(world.aws, {"fridge": sagemaker_caller(world.service, "fridge")})
     detection(world.aws, "stop", "fridge")
     assert not world.service.endpoints.endpoints
 
 
-@dataclass
-class Seen:
-    """What a caller has seen, in order."""
+def sagemaker_caller(service: sagemaker.SageMaker, detector: str) -> shows.Ask:
+    """Asks the endpoint of a detector."""
 
-    statuses: list[int] = field(default_factory=list)
-    variants: list[str] = field(default_factory=list)
+    def ask(body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
+        status, _, told = service.endpoints.invoke(f"detection-{detector}", body, dict(headers))
+        return status, told.get("x-Amzn-Invoked-Production-Variant", "")
 
-    def count(self, status: int) -> int:
-        return self.statuses.count(status)
-
-
-@contextmanager
-def traffic(world: World, endpoint: str) -> Iterator[Seen]:
-    """Sends pictures to an endpoint, one after the other."""
-    seen, over = Seen(), threading.Event()
-    out = io.BytesIO()
-    Image.new("RGB", (96, 96), (120, 130, 140)).save(out, "JPEG")
-
-    def send() -> None:
-        while not over.wait(0.05):
-            status, _, headers = world.service.endpoints.invoke(
-                endpoint, out.getvalue(), {"Content-Type": "image/jpeg"}
-            )
-            seen.statuses.append(status)
-            seen.variants.append(headers.get("x-Amzn-Invoked-Production-Variant", ""))
-
-    sending = threading.Thread(target=send)
-    sending.start()
-    try:
-        yield seen
-        time.sleep(0.5)
-    finally:
-        over.set()
-        sending.join()
+    return ask
 
 
 UNUSED = {

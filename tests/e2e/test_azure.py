@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
-import re
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from e2e.test_aws import Seen, detection, project
+from e2e import shows
+from e2e.shows import detection
 from e2e.test_aws import World as OnAws
+from e2e.test_aws import project
 from fakes import azureml, blob, certificates
 from forked import Command
-from PIL import Image
-from project import ROOT
-
-TEMPLATE = ROOT / "infra" / "azure" / "template.bicep"
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -33,6 +27,7 @@ class World:
     service: azureml.AzureML
     local: Mapping[str, str]
     azure: Mapping[str, str]
+    switched: Mapping[str, str]
 
     table = OnAws.table
 
@@ -47,9 +42,7 @@ def world(
     folder = tmp_path_factory.mktemp("azure")
     azureml_service.jobs.all.clear()
     azureml_service.assets.there.clear()
-    local = project(folder / "local")
-    azure = {
-        **project(folder / "azure"),
+    settings = {
         **blob.environment(blob_server, certificate),
         **azureml_service.settings,
         "DETECTION_PLATFORM": "azure",
@@ -58,12 +51,16 @@ def world(
         "DETECTION_REPORT_S": "0.3",
         "DETECTION_AZURE_ENDPOINT_MOST": "2",
     }
-    for env in (local, azure):
-        detection(env, "sample", "fridge", "--clips", "4")
+    local = project(folder / "local")
+    azure = {**project(folder / "azure"), **settings}
+    switched = {**local, **settings, "DETECTION_LAKE": f"az://{blob.CONTAINER}/{folder.name}-moved"}
+    detection(local, "sample", "fridge", "--clips", "4")
+    # The same footage, not rendered twice.
+    detection({**switched, "DETECTION_LAKE": settings["DETECTION_LAKE"]}, "push", "fridge")
     detection(local, "run", "fridge", "--until", "detection_dataset")
     detection(azure, "run", "fridge")
     try:
-        yield World(azureml_service, local, azure)
+        yield World(azureml_service, local, azure, switched)
     finally:
         detection(azure, "stop")
         azureml_service.endpoints.clear()
@@ -71,12 +68,8 @@ def world(
 
 def test_the_tables_are_the_same_as_on_one_machine(world: World) -> None:
     for asset in ("extracted_frames", "annotations", "detection_dataset"):
-        here, there = (world.table(env, asset) for env in (world.local, world.azure))
-        passing = [name for name in here.columns if name in ("key",)]  # names the attempt that made it
-        pd.testing.assert_frame_equal(
-            here.drop(columns=passing).sort_values(list(here.columns[:2]), ignore_index=True),
-            there.drop(columns=passing).sort_values(list(there.columns[:2]), ignore_index=True),
-        )
+        here, there = (shows.comparable(world.table(env, asset)) for env in (world.local, world.azure))
+        pd.testing.assert_frame_equal(here, there)
 
 
 def test_each_program_was_one_job_with_a_price(world: World) -> None:
@@ -113,19 +106,12 @@ def test_there_is_nothing_left_to_do(world: World) -> None:
     assert len(list(world.service.jobs)) == 3, "nothing was asked for again"
 
 
-BELOW = {"workspace": "", "runs": "experiments/runs/", "mlflow": "experiments/runs/"}
-VERSIONED = ("environments", "data", "models")
+def test_each_asset_says_what_its_jobs_cost(world: World) -> None:
+    shows.costs(world.azure, "fridge", "Standard_")
 
 
-def test_the_role_of_the_template_allows_what_was_asked(world: World) -> None:
-    allowed = re.findall(r"'Microsoft\.MachineLearningServices/workspaces/(.+)'", TEMPLATE.read_text())
-    needed: set[str] = set()
-    for asked in set(world.service.calls):
-        verb, what = asked.split()
-        below = BELOW.get(what, f"{what}/versions/" if what in VERSIONED else f"{what}/")
-        needed.add(f"{below}{'read' if verb == 'GET' else 'write'}")
-    assert {"models/versions/write", "data/versions/write", "experiments/runs/write", "jobs/write"} <= needed
-    assert sorted(needed - set(allowed)) == []
+def test_a_detector_that_is_pushed_goes_on_there_and_comes_back(world: World) -> None:
+    shows.moves(world.local, world.switched, "fridge", lambda: len(list(world.service.jobs)))
 
 
 def test_no_secret_lies_in_the_project(world: World) -> None:
@@ -135,71 +121,37 @@ def test_no_secret_lies_in_the_project(world: World) -> None:
             assert not path.is_file() or secret.encode() not in path.read_bytes(), path
 
 
-def change(world: World, settings: str) -> None:
-    """Says how the detector rolls out; other settings of the same version are enough to roll out."""
-    file = Path(world.azure["DETECTION_DETECTORS"]) / "fridge.yaml"
-    lines = [line for line in file.read_text().splitlines() if not line.startswith(("rollout:", "endpoint:"))]
-    file.write_text("\n".join([*lines, settings, ""]))
+def azureml_caller(service: azureml.AzureML, detector: str) -> shows.Ask:
+    """Asks the endpoint of a detector, with its key."""
+    (endpoint,) = (one for name, one in service.endpoints.all.items() if detector in name)
 
+    def ask(body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
+        given = {**headers, "Authorization": f"Bearer {endpoint.keys[0]}"}
+        status, _, told = service.endpoints.score(endpoint.name, body, given)
+        return status, told.get("azureml-model-deployment", "")
 
-@contextmanager
-def traffic(world: World) -> Iterator[Seen]:
-    """Sends pictures to the endpoint with its key, one after the other."""
-    seen, over = Seen(), threading.Event()
-    (endpoint,) = world.service.endpoints.all.values()
-    out = io.BytesIO()
-    Image.new("RGB", (96, 96), (120, 130, 140)).save(out, "JPEG")
-    headers = {"Authorization": f"Bearer {endpoint.keys[0]}", "Content-Type": "image/jpeg"}
-
-    def send() -> None:
-        while not over.wait(0.05):
-            status, _, told = world.service.endpoints.score(endpoint.name, out.getvalue(), headers)
-            seen.statuses.append(status)
-            seen.variants.append(told.get("azureml-model-deployment", ""))
-
-    sending = threading.Thread(target=send)
-    sending.start()
-    try:
-        yield seen
-        time.sleep(0.5)
-    finally:
-        over.set()
-        sending.join()
-
-
-def test_a_canary_takes_over_while_traffic_runs(world: World) -> None:
-    change(
-        world,
-        "rollout: {canary: [30], bake_s: 3.0, shadow_s: 2.0, shadow_share: 1.0}\nendpoint: {confidence: 0.2}",
-    )
-    with traffic(world) as seen:
-        detection(world.azure, "run", "fridge")
-    assert seen.count(200) == len(seen.statuses) > 20, seen.statuses
-    assert (seen.variants[0], seen.variants[-1]) == ("blue", "green")
-    assert world.table(world.azure, "deployed_endpoint")[["slot", "traffic"]].to_numpy().tolist() == [
-        ["blue", 0], ["green", 100],
-    ]  # fmt: skip
-    (rule,) = world.service.endpoints.scaling.values()
-    assert rule["properties"]["targetResourceUri"].endswith("/green")
-    assert "30" in detection(world.azure, "history", "fridge")
+    return ask
 
 
 def test_a_version_that_azure_gives_up_with_half_of_the_traffic_goes_back(world: World) -> None:
-    change(world, "rollout: {canary: [50], bake_s: 20.0, min_requests: 5}\nendpoint: {confidence: 0.3}")
+    rollout = "rollout: {canary: [50], bake_s: 20.0, min_requests: 5}\nendpoint: {confidence: 0.3}"
+    shows.configure(world.azure, "fridge", rollout)
     (endpoint,) = world.service.endpoints.all.values()
     running = Command({**os.environ, **world.azure}, "run", "fridge")
-    with traffic(world) as seen:
+    with shows.traffic(azureml_caller(world.service, "fridge")) as seen:
         ends = time.monotonic() + 300
-        while not endpoint.traffic.get("blue"):
+        while not endpoint.traffic.get("green"):
             assert running.poll() is None, running.end()
             assert time.monotonic() < ends
             time.sleep(0.05)
-        endpoint.deployments["blue"].state = "Failed"
+        endpoint.deployments["green"].state = "Failed"
         code, told = running.end()
     assert code != 0, told
-    assert "slot blue is failed" in told
-    assert {name: share for name, share in endpoint.traffic.items() if share} == {"green": 100}
-    assert seen.variants[-1] == "green"
+    assert "slot green is failed" in told
+    assert {name: share for name, share in endpoint.traffic.items() if share} == {"blue": 100}
+    assert seen.slots[-1] == "blue"
+    (rule,) = world.service.endpoints.scaling.values()
+    assert rule["properties"]["targetResourceUri"].endswith("/blue")
 
 
 def test_an_endpoint_that_is_stopped_leaves_nothing_that_costs(world: World) -> None:

@@ -10,7 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from dagster import AssetKey, DagsterInstance
-from e2e.test_aws import PARTITIONED, detection, project
+from e2e import shows
+from e2e.shows import comparable, detection
+from e2e.test_aws import PARTITIONED, project, sagemaker_caller
+from e2e.test_azure import azureml_caller
 from fakes import azureml, blob, certificates, s3, sagemaker
 from forked import Command
 from project import write_detector
@@ -113,12 +116,6 @@ def test_the_tables_are_the_same_on_all_three(world: World) -> None:
     assert len({tuple(found) for found in versions.values()}) == 1, versions
 
 
-def comparable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table without what names the attempt that made it, in an order that does not depend on who was first."""
-    left = table.drop(columns=[name for name in table.columns if name == "key"])
-    return left.sort_values(list(left.columns[:2]), ignore_index=True)
-
-
 def test_the_same_data_teaches_the_same_weights(world: World) -> None:
     digests = {detector: world.table(detector, "trained_weights")["sha256"].iloc[0] for detector in CLOUDS}
     assert digests["fridge"] == digests["surgical"]
@@ -142,6 +139,21 @@ def test_nothing_is_shared(world: World) -> None:
     assert "AWS_" not in told
     assert blob.KEY not in told
     assert f"s3://{s3.BUCKET}" not in told
+
+
+def test_a_canary_takes_over_while_traffic_runs_and_goes_back_on_both(world: World) -> None:
+    asks = {
+        "fridge": azureml_caller(world.azureml, "fridge"),
+        "surgical": sagemaker_caller(world.sagemaker, "surgical"),
+    }
+    shows.takes_over_and_goes_back(world.env, asks)
+    for detector in CLOUDS:
+        assert world.table(detector, "deployed_endpoint")["slot"].iloc[-1] in ("blue", "green")
+
+
+@pytest.mark.parametrize(("detector", "machines"), [("fridge", "Standard_"), ("surgical", "ml.")])
+def test_each_asset_says_what_its_jobs_cost(world: World, detector: str, machines: str) -> None:
+    shows.costs(world.env, detector, machines)
 
 
 def test_one_stops_and_the_other_goes_on(world: World) -> None:

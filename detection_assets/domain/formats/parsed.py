@@ -69,6 +69,10 @@ class Parsed:
     Attributes:
         boxes: One row a box, with the columns of `COLUMNS`. A row whose `class` is None says that the file covers the
             frame and there is nothing in it; its coordinates are NaN. Corners are continuous, origin top left, `x2`
+            and `y2` exclusive; pixels, or fractions of the frame where `relative`. `pts_s` is the frame's time in the
+            video where the file says it, in seconds. `reviewed` is True where the file says that somebody checked the
+            annotator's work, `confidence` is from 0 to 1. `keyframe` is False where a track's box was interpolated.
+            `attributes` is what else the annotator said of the box: a JSON object, keys sorted, or None.
         problems: What was wrong, in the order met.
     """
 
