@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from detection_assets.domain.formats import coco, cvat, pascal_voc, yolo
+from detection_assets.domain.formats import coco, cvat, labelme, mot, openimages, pascal_voc, yolo
 from detection_assets.domain.formats.parsed import (
     COLUMNS,
     Parsed,
@@ -21,9 +21,30 @@ from detection_assets.domain.formats.parsed import (
 )
 from detection_assets.domain.problems import Problem
 
-__all__ = ["COLUMNS", "FORMATS", "Parsed", "coco", "cvat", "detect", "load", "pascal_voc", "yolo"]
+__all__ = [
+    "COLUMNS",
+    "FORMATS",
+    "Parsed",
+    "coco",
+    "cvat",
+    "detect",
+    "labelme",
+    "load",
+    "mot",
+    "openimages",
+    "pascal_voc",
+    "yolo",
+]
 
-FORMATS = {"coco": coco, "yolo": yolo, "pascal_voc": pascal_voc, "cvat": cvat}
+FORMATS = {
+    "coco": coco,
+    "yolo": yolo,
+    "pascal_voc": pascal_voc,
+    "cvat": cvat,
+    "labelme": labelme,
+    "openimages": openimages,
+    "mot": mot,
+}
 
 HEAD = 2**16
 """Bytes that are enough to tell a format."""
@@ -46,7 +67,7 @@ def detect(path: Path) -> str | None:
         path: The file.
 
     Returns:
-        `coco`, `yolo`, `pascal_voc`, `cvat`, or None for anything else, also for what cannot be opened. The class names
+        A key of `FORMATS`, or None for anything else, also for what cannot be opened. The class names
         and image lists of a YOLO data set count as `yolo`: the labels cannot be read without them. So does an empty
         `.txt`, which is YOLO's way to write an empty frame.
     """
@@ -67,10 +88,13 @@ def _head(path: Path) -> bytes:
 def _detect(path: Path, data: bytes) -> str | None:
     text = _lenient(data).lstrip()
     if text.startswith("{"):
-        return "coco" if _is_coco(text) else None
+        return "coco" if _is_coco(text) else "labelme" if labelme.is_mine(path, text) else None
     if text.startswith("<"):
         root = _XML_ROOT.search(_XML_ASIDE.sub("", text[:XML_HEAD]))
         return {"annotations": "cvat", "annotation": "pascal_voc"}.get(root[1]) if root else None
+    for name, module in (("openimages", openimages), ("mot", mot)):
+        if module.is_mine(path, text):
+            return name
     if yolo.is_companion(path.name, text):
         return "yolo"
     if path.suffix.lower() == ".txt":
@@ -120,7 +144,9 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
             found = _detect(path, data)
             if found is None:
                 what = "is not an annotation file we know" if data.strip() else "is empty"
-                raise Unreadable(what, "give COCO JSON, YOLO txt, Pascal VOC XML or CVAT XML")
+                raise Unreadable(
+                    what, "give COCO or LabelMe JSON, Pascal VOC or CVAT XML, YOLO or MOT txt, or OpenImages CSV"
+                )
             groups[found].append(path)
         except Unreadable as error:
             log.unreadable(relative_name(path, root), error)
