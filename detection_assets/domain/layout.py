@@ -52,7 +52,7 @@ ENDPOINT_ASKED = f"{ENDPOINT}/asked.json"
 """Which configuration the service was asked for last, and when the traffic was set."""
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"])
-ANNOTATION_SUFFIXES = frozenset([".json", ".xml", ".txt", ".yaml", ".yml", ".names"])
+ANNOTATION_SUFFIXES = frozenset([".json", ".xml", ".txt", ".csv", ".yaml", ".yml", ".names"])
 PARTIAL_SUFFIXES = frozenset([".part", ".partial", ".tmp", ".temp", ".crdownload", ".download"])
 
 LONGEST = 900
@@ -151,7 +151,7 @@ def sources(listing: Iterable[Stored]) -> tuple[list[Source], dict[str, str]]:
                 folders[folder].append(item)
             else:
                 refused[path] = "it is an image outside any folder; put images in a folder of their own"
-        elif ending in ANNOTATION_SUFFIXES or ending in {".md", ".csv", ".zip", ".gz"}:
+        elif ending in ANNOTATION_SUFFIXES or ending in {".md", ".zip", ".gz"}:
             refused[path] = "it is neither a video nor an image"
         else:
             found.append(Source(path, "video", fingerprint([item]), item.size))
