@@ -89,9 +89,10 @@ def render(name: str, out: Path, seed: int = 0, clips: int | None = None, progre
     """Renders sample footage with annotations and exact truth.
 
     Writes `out/videos/<group>/<camera>/<clip>.mp4`; beside it, under `out/annotations/`, the clip's annotations in one
-    of four formats; `out/truth/boxes.parquet` with every thing in sight in every frame (the columns of the annotations
-    table, and `index`, `pts_s` and `visible`, the share of the thing that is seen) and `out/truth/frames.parquet`
-    (`video, frame, index, pts_s, width, height`). The same seed gives the same bytes of annotations and truth.
+    of four formats; `out/truth/boxes.parquet` with every thing in sight in every frame (the annotations table's columns
+    but the optional ones, and `index`, `pts_s`, `track` and `visible`, the share of the thing that is seen) and
+    `out/truth/frames.parquet` (`video, frame, index, pts_s, width, height`). The same seed gives the same bytes of
+    annotations and truth.
 
     Clips are filmed in worker processes that start afresh, so a script that calls this needs the usual
     `if __name__ == "__main__":`.
