@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from detection_assets.domain.formats.parsed import Unreadable
 
 _BLOCK = 2**24
 """Bytes read at a time; no line can be longer."""
+
+_NUMBER = r"^-?(\d+(\.\d*)?(e[-+]?\d{1,9})?|\.\d+(e[-+]?\d{1,9})?|inf(inity)?)$"
 
 
 @dataclass(frozen=True)
@@ -93,5 +94,11 @@ def read(text: str, delimiter: str, names: Sequence[str], remedy: str, *, header
 
 def number(texts: np.ndarray) -> np.ndarray:
     """Texts as numbers, with a point or a comma before the decimals; NaN for what is none."""
-    plain = pd.Series(texts, dtype="string").str.strip().str.replace(",", ".", regex=False)
-    return pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    import pyarrow as pa
+    from pyarrow import compute
+
+    # Not pandas' to_numeric: it is off in the last digit, and what was written must come back.
+    plain = compute.utf8_trim_whitespace(pa.array(texts, type=pa.string()))
+    plain = compute.utf8_ltrim(compute.replace_substring(plain, ",", "."), "+")
+    is_one = compute.match_substring_regex(plain, _NUMBER, ignore_case=True)
+    return compute.cast(compute.if_else(is_one, plain, None), pa.float64()).to_numpy(zero_copy_only=False)

@@ -18,6 +18,9 @@ from detection_assets.domain.formats.cvat_tracks import covered_frames, position
 from detection_assets.domain.formats.parsed import Parsed, ProblemLog, Unreadable, each_file, join, table
 from detection_assets.domain.formats.xml import stream
 
+HOLDS = ()
+"""The columns of `saving.OPTIONAL` that are written for images; for a video, those that `save` says."""
+
 MAX_ROWS = 5_000_000
 """Most boxes one file may spread out to. A short file can claim a track over a century of video."""
 

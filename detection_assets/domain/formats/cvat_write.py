@@ -25,8 +25,8 @@ def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path, *, video: bool 
     Args:
         boxes: One row a box, in pixels; see `saving.frames_to_save`. For a video every row needs `frame_index`, and
             rows of one `track` are one object; a row without a track is an object of a single frame. Where there is a
-            column `keyframe`, other rows of a track are left to interpolation; the first and last row of each unbroken
-            stretch are written all the same, for they say when the object came and went.
+            column `keyframe`, rows of a track where it is False are left to interpolation; the first and last row of
+            each unbroken stretch are written all the same, for they say when the object came and went.
         classes: The labels of the task.
         out: The `.xml` file; its folder is made.
         video: Whether to write tracks (CVAT for video) or images (CVAT for images).
@@ -129,7 +129,9 @@ def _marks(name: str, rows: list[dict[str, Any]], step: int, stop: int) -> Itera
         corners = (float(row["x1"]), float(row["y1"]), float(row["x2"]), float(row["y2"]))
         begins = i == 0 or frame - frames[i - 1] > step
         ends = i + 1 == len(rows) or frames[i + 1] - frame > step
-        if begins or ends or row.get("keyframe", True):
+        drawn = row.get("keyframe")
+        # Where nobody said that a box was interpolated, it may stand off the line between its neighbours.
+        if begins or ends or drawn is None or pd.isna(drawn) or drawn:
             yield frame, corners, False
         if ends and frame + step <= stop:
             yield frame + step, corners, True
