@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -13,10 +12,12 @@ from pathlib import Path
 from detection_assets.domain.formats import coco, cvat, labelme, mot, openimages, pascal_voc, yolo
 from detection_assets.domain.formats.parsed import (
     COLUMNS,
+    HEAD,
     Parsed,
     ProblemLog,
     Unreadable,
     join,
+    lenient,
     relative_name,
 )
 from detection_assets.domain.problems import Problem
@@ -45,9 +46,6 @@ FORMATS = {
     "openimages": openimages,
     "mot": mot,
 }
-
-HEAD = 2**16
-"""Bytes that are enough to tell a format."""
 
 XML_HEAD = 2**13
 """Characters in which an XML file's root element is looked for. Short, for hostile comments cost its square."""
@@ -86,7 +84,7 @@ def _head(path: Path) -> bytes:
 
 
 def _detect(path: Path, data: bytes) -> str | None:
-    text = _lenient(data).lstrip()
+    text = lenient(data).lstrip()
     if text.startswith("{"):
         return "coco" if _is_coco(text) else "labelme" if labelme.is_mine(path, text) else None
     if text.startswith("<"):
@@ -102,12 +100,6 @@ def _detect(path: Path, data: bytes) -> str | None:
         if not lines or any(_YOLO_LINE.fullmatch(line) for line in lines[:1000]):
             return "yolo"
     return None
-
-
-def _lenient(data: bytes) -> str:
-    """The head as text. It may end inside a character, and its encoding is for the reader to judge, not for us."""
-    wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return data.decode("utf-16" if wide else "utf-8-sig", "replace")
 
 
 def _is_coco(text: str) -> bool:

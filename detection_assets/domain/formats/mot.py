@@ -28,6 +28,7 @@ import pandas as pd
 from detection_assets.domain.formats import csv_file, mot_write
 from detection_assets.domain.formats.frame_names import without_video_suffix
 from detection_assets.domain.formats.parsed import (
+    HEAD,
     MAX_INDEX,
     Parsed,
     ProblemLog,
@@ -36,6 +37,7 @@ from detection_assets.domain.formats.parsed import (
     each_file,
     frame_name,
     join,
+    lenient,
     read_bytes,
     relative_name,
     table,
@@ -79,7 +81,11 @@ def is_mine(path: Path, text: str) -> bool:
     lines = [line for line in text.splitlines()[:1000] if line.strip()]
     if not lines:
         return name in _OWN
-    return any(len(line) < 1000 and _LINE.fullmatch(line) for line in lines)
+    return any(map(_is_line, lines))
+
+
+def _is_line(line: str) -> bool:
+    return len(line) < 1000 and _LINE.fullmatch(line) is not None
 
 
 def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = None) -> Parsed:
@@ -154,13 +160,14 @@ def _inside(folder: Path, root: Path) -> bool:
 
 
 def _read(path: Path, file: str, sequence: _Sequence, several: bool, log: ProblemLog) -> pd.DataFrame:
-    text = decode(read_bytes(path, MAX_BYTES))
-    first = next((line for line in text[:4096].splitlines() if _LINE.fullmatch(line)), None)
-    if first is None and text.strip():
+    data = read_bytes(path, MAX_BYTES)
+    first = next((line for line in lenient(data[:HEAD]).splitlines() if _is_line(line)), None)
+    if first is None and data.strip():
         raise Unreadable("holds no line of numbers with commas", _REMEDY)
     width = len(csv_file.fields(first, ",")) if first else len(_FIELDS)
     names = [*_FIELDS, *(f"more {i}" for i in range(_MOST))][:width]
-    lines = csv_file.read(text, ",", names, _REMEDY, header=False)
+    lines = csv_file.read(data, ",", names, _REMEDY, header=False)
+    del data
     for number, expected, found in lines.bad:
         log.add("fields", file, f"line {number}", f"{found} fields where the first line has {expected}", "dropped")
     rows = pd.DataFrame({name: csv_file.number(lines.columns[name]) for name in names if name in _FIELDS})
@@ -168,9 +175,8 @@ def _read(path: Path, file: str, sequence: _Sequence, several: bool, log: Proble
     # Infinities are left for matching to judge; they are numbers.
     bad = rows[["frame", "left", "top", "width", "height"]].isna().any(axis=1)
     bad |= (rows["frame"] < 1) | (rows["frame"] > MAX_INDEX) | (rows["frame"] % 1 != 0)
-    shown: list[str] = lines.columns["frame"].tolist()
     for i in np.flatnonzero(bad.to_numpy()):
-        what = f"no frame from 1, or corners that are no numbers: frame '{shown[i][:20]}'"
+        what = f"no frame from 1, or corners that are no numbers: frame '{lines.columns['frame'][int(i)].as_py()[:20]}'"
         log.add("numbers", file, f"line {rows['line'].iloc[i]}", what, "dropped")
     labels = _labels(rows, bad.to_numpy(), len(names), sequence, file, log)
     rows, classes = rows[~bad & pd.notna(labels)].reset_index(drop=True), labels[~bad.to_numpy() & pd.notna(labels)]
@@ -181,7 +187,7 @@ def _read(path: Path, file: str, sequence: _Sequence, several: bool, log: Proble
     return join([found, table(len(empty), {**_common(empty, sequence, several, file), "place": _places(empty)})])
 
 
-def _spoken_of(texts: np.ndarray) -> np.ndarray:
+def _spoken_of(texts: Any) -> np.ndarray:
     """The frames that any line speaks of, also one that could not be used: such a frame is not empty."""
     numbers = csv_file.number(texts)
     return numbers[np.isfinite(numbers)]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import pandas as pd
 from detection_assets.domain.formats import csv_file
 from detection_assets.domain.formats.frame_names import stem_of
 from detection_assets.domain.formats.parsed import (
+    HEAD,
     Parsed,
     ProblemLog,
     Unreadable,
@@ -33,6 +34,7 @@ from detection_assets.domain.formats.parsed import (
     each_file,
     frame_name,
     join,
+    lenient,
     read_bytes,
     relative_name,
     table,
@@ -104,30 +106,30 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
 
 
 def _read(path: Path, file: str, known: Mapping[str, str], log: ProblemLog) -> pd.DataFrame | None:
-    text = decode(read_bytes(path, MAX_BYTES))
-    if not text.strip():
+    data = read_bytes(path, MAX_BYTES)
+    if not data.strip():
         raise Unreadable("is empty", _REMEDY)
-    delimiter, header = _header(text)
+    delimiter, header = _header(lenient(data[:HEAD]))
     if "OriginalURL" in header and "LabelName" not in header:
         return None  # a list of pictures
     missing = [name for name in _NEEDED if name not in header]
     if missing or len(set(header)) < len(header):
         what = f"has no column {', '.join(missing)}" if missing else "has two columns of one name"
         raise Unreadable(what, _REMEDY, "line 1")
-    lines = csv_file.read(text, delimiter, header, _REMEDY, header=True)
-    del text
+    lines = csv_file.read(data, delimiter, header, _REMEDY, header=True)
+    del data
     for number, expected, found in lines.bad:
         log.add("fields", file, f"line {number}", f"{found} fields where the header has {expected}", "dropped")
     columns, numbers = lines.columns, lines.numbers
     corners = np.stack([csv_file.number(columns[name]) for name in _NEEDED[2:]], axis=1)
-    names = np.array([frame_name(text) for text in columns["ImageID"]], dtype=object)
-    labels = np.array([known.get(text.strip(), text.strip()) for text in columns["LabelName"]], dtype=object)
+    names = _mapped(columns["ImageID"], frame_name)
+    labels = _mapped(columns["LabelName"], lambda text: known.get(text, text))
     # Infinities are left for matching to judge; they are numbers.
     usable = ~np.isnan(corners).any(axis=1) & (names != "") & (labels != "")
     far = usable & np.isfinite(corners).all(axis=1) & (np.abs(corners).max(axis=1, initial=0) > _FARTHEST)
     for i in np.flatnonzero(~usable):
         if log.room(file, "line"):
-            shown = ", ".join(f"{name} '{columns[name][i][:20]}'" for name in _NEEDED)
+            shown = ", ".join(f"{name} '{columns[name][int(i)].as_py()[:20]}'" for name in _NEEDED)
             log.tell(file, f"line {numbers[i]}", f"no box: {shown}", "dropped")
     for i in np.flatnonzero(far):
         if log.room(file, "fraction"):
@@ -135,7 +137,7 @@ def _read(path: Path, file: str, known: Mapping[str, str], log: ProblemLog) -> p
             what = f"not fractions of the picture: {shown}"
             log.tell(file, f"line {numbers[i]}", what, "dropped; divide by the picture's width and height")
     rows = np.flatnonzero(usable & ~far)
-    unnamed = sorted({label for label in labels[rows] if label.startswith("/m/")})
+    unnamed = sorted(label for label in set(labels[rows].tolist()) if label.startswith("/m/"))
     if unnamed:
         what = f"{len(unnamed)} classes without a name, such as {unnamed[0]}"
         log.tell(file, "LabelName", what, "kept as they are; put class-descriptions-boxable.csv beside the file")
@@ -155,36 +157,43 @@ def _read(path: Path, file: str, known: Mapping[str, str], log: ProblemLog) -> p
     )
 
 
-def _confidence(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray | None:
+def _mapped(texts: Any, change: Callable[[str], str]) -> np.ndarray:
+    """The changed text of each row; each different text is changed once."""
+    codes, words = csv_file.words(texts)
+    return np.array([*map(change, words)], dtype=object)[codes]
+
+
+def _confidence(columns: Mapping[str, Any], rows: np.ndarray) -> np.ndarray | None:
     if "Confidence" not in columns:
         return None
-    texts = columns["Confidence"][rows]
-    return np.where(texts == "1", np.nan, csv_file.number(texts))
+    codes, words = csv_file.words(columns["Confidence"])
+    dummy = np.array([word == "1" for word in words], dtype=bool)[codes]
+    return np.where(dummy, np.nan, csv_file.number(columns["Confidence"]))[rows]
 
 
-def _flag(columns: Mapping[str, np.ndarray], name: str, rows: np.ndarray) -> Any:
+def _flag(columns: Mapping[str, Any], name: str, rows: np.ndarray) -> Any:
     if name not in columns:
         return None
-    values = csv_file.number(columns[name][rows])
+    values = csv_file.number(columns[name])[rows]
     flags = pd.array(values == 1, dtype="boolean")
     flags[(values != 0) & (values != 1)] = pd.NA
     return flags
 
 
-def _attributes(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> list[str | None]:
-    found: dict[str, Any] = {key: _flag(columns, name, rows) for key, name in _ATTRIBUTES.items()}
-    sources = columns["Source"][rows] if "Source" in columns else np.full(len(rows), "", dtype=object)
-    given = [(key, values) for key, values in found.items() if values is not None]
-    said = np.array([source != "" for source in sources], dtype=bool)
-    for _, values in given:
-        said |= ~pd.isna(values)
-    texts: list[str | None] = [None] * len(rows)
-    for i in np.flatnonzero(said):
-        one = {key: bool(values[i]) for key, values in given if not pd.isna(values[i])}
-        if sources[i]:
-            one["source"] = sources[i]
-        texts[i] = orjson.dumps(one, option=orjson.OPT_SORT_KEYS).decode()
-    return texts
+def _attributes(columns: Mapping[str, Any], rows: np.ndarray) -> np.ndarray:
+    """The attributes of each row as JSON; there are few different ones."""
+    given = {key: _flag(columns, name, rows) for key, name in _ATTRIBUTES.items() if name in columns}
+    coded = [(key, values.to_numpy(dtype=np.int64, na_value=-1)) for key, values in given.items()]
+    sources, words = csv_file.words(columns["Source"]) if "Source" in columns else (None, [])
+    frame = pd.DataFrame({**dict(coded), "source": -1 if sources is None else sources[rows]}, index=range(len(rows)))
+    codes, kinds = pd.factorize(pd.MultiIndex.from_frame(frame))
+    texts: list[str | None] = []
+    for kind in kinds.tolist():
+        one: dict[str, Any] = {key: bool(value) for key, value in zip(given, kind, strict=False) if value >= 0}
+        if words and words[kind[-1]]:
+            one["source"] = words[kind[-1]]
+        texts.append(orjson.dumps(one, option=orjson.OPT_SORT_KEYS).decode() if one else None)
+    return np.array(texts, dtype=object)[codes]
 
 
 def _descriptions(folder: Path, root: Path, log: ProblemLog) -> dict[str, str]:

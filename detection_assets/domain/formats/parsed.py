@@ -55,6 +55,9 @@ MAX_LISTED = 1000
 MAX_INDEX = 2**31 - 1
 """Largest frame number, width or height that is believed."""
 
+HEAD = 2**16
+"""Bytes that are enough to tell a format."""
+
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -244,6 +247,12 @@ def decode(data: bytes) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise Unreadable(f"not {encoding.upper()} text", "save it as UTF-8", f"line {line}") from None
+
+
+def lenient(head: bytes) -> str:
+    """The head of a file as text. It may end inside a character, and its encoding is for the reader to judge."""
+    wide = head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return head.decode("utf-16" if wide else "utf-8-sig", "replace")
 
 
 def frame_name(value: str) -> str:
