@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -160,6 +164,12 @@ VALID = {
     b'<image id="0" name="a.jpg" width="9" height="9"><box label="cat" xtl="1" ytl="2" xbr="3" ybr="4"/></image>'
     b'<track id="0" label="cat"><box frame="3" outside="0" keyframe="1" xtl="1" ytl="2" xbr="3" ybr="4"/></track>'
     b"</annotations>",
+    "labelme": b'{"imagePath":"a.jpg","imageData":"AAAA","imageWidth":9,"imageHeight":9,"flags":{"x":true},"shapes":['
+    b'{"label":"cat","shape_type":"rectangle","points":[[1,2],[3,4]],"group_id":7,"flags":{"occluded":true}},'
+    b'{"label":"cat","shape_type":"circle","points":[[1,2],[3,4]],"attributes":{"a":1},"score":0.5}]}',
+    "openimages": b"ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf\n"
+    b'a.jpg,xclick,cat,1,0.25,0.75,0.5,1,1,0,-1\n"b","",/m/01,0.5,"0,25",1,0,1,,,1\n',
+    "mot": b"1,2,1,1,1920,1080,1,1,1\n2,3,101.5,201,10,20,0,2,0.25\n3,-1,5,5,1,1,1,3,-1\n",
 }
 
 
@@ -191,16 +201,129 @@ def check(parsed: formats.Parsed) -> None:
         assert problem.done
 
 
+def test_every_format_is_tried() -> None:
+    assert set(VALID) == set(formats.FORMATS)
+    for name, content in VALID.items():
+        assert name in ("yolo", "mot") or b"cat" in content
+
+
+def never_raises(folder: Path, name: str, data: st.DataObject) -> None:
+    content = data.draw(st.one_of(mutants(name), mutants(name), st.binary(max_size=200)))
+    (folder / "classes.txt").write_text("cat\ndog")
+    path = folder / "a.txt"
+    path.write_bytes(content)
+    check(formats.FORMATS[name].load([path], folder))
+    check(formats.load([path], folder, wanted=[0, 1, 4, 2**40]))
+
+
 @pytest.mark.parametrize("name", list(VALID))
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_readers_never_raise(tmp_path: Path, name: str, data: st.DataObject) -> None:
-    content = data.draw(st.one_of(mutants(name), st.binary(max_size=200)))
-    (tmp_path / "classes.txt").write_text("cat\ndog")
-    path = tmp_path / "a.txt"
-    path.write_bytes(content)
-    check(formats.FORMATS[name].load([path], tmp_path))
-    check(formats.load([path], tmp_path, wanted=[0, 1, 4, 2**40]))
+    never_raises(tmp_path, name, data)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", list(VALID))
+@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_readers_never_raise_in_ten_thousand_files(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    never_raises(tmp_path, name, data)
+
+
+@pytest.mark.parametrize("name", list(formats.FORMATS))
+@pytest.mark.parametrize(
+    "evil", ["../../evil.jpg", "/etc/evil.jpg", "C:\\x\\evil.jpg", "a/../../../evil.jpg", "..\\evil.jpg"]
+)
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str, evil: str) -> None:
+    out = tmp_path / "deep" / "out"
+    row = {"frame_name": evil, "frame_index": 0, "width": 9, "height": 9, "class": "../cat", "track": "../1"}
+    boxes = pd.DataFrame([{**row, "x1": 1.0, "y1": 1.0, "x2": 2.0, "y2": 2.0}])
+    saved = formats.FORMATS[name].save(boxes, ["../cat"], out / SINGLE_FILES.get(name, "."))
+    there = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(saved.files) == sorted(there)
+    assert all(path.is_relative_to(out) for path in there)
+    parsed = formats.load(saved.files, tmp_path)
+    assert parsed.boxes["class"].tolist() == ["../cat"]
+    for found in parsed.boxes["frame_name"].dropna():
+        assert frame_name(found) == found, "what is read is cleaned"
+        assert Path(found).stem == "evil"
+
+
+SINGLE_FILES = {"coco": "a.json", "cvat": "a.xml"}
+
+HEADER = b"ImageID,LabelName,XMin,XMax,YMin,YMax\n"
+ENDLESS = {
+    "arrays.json": (b'{"images": ', b"["),
+    "not-a-number.json": (b'{"images": [NaN,', b"["),
+    "digits.json": (b'{"images": [', b"1"),
+    "shapes.json": (b'{"shapes": [', b'{"a":'),
+    "flat-shapes.json": (b'{"shapes": [', b"{},"),
+    "picture.json": (b'{"shapes": [], "imageData": "', b"A"),
+    "voc.xml": (b"<annotation>", b"<a>"),
+    "flat-voc.xml": (b"<annotation>", b"<a/>"),
+    "cvat.xml": (b"<annotations>", b"<a>"),
+    "meta.xml": (b"<annotations><meta>", b"<a>"),
+    "text.xml": (b"<annotations><meta><task><name>", b"a"),
+    "attribute.xml": (b'<annotations><image name="', b"a"),
+    "comment.xml": (b"<annotations><!-- ", b"a"),
+    "polygon.txt": (b"0 0.5 0.5 0.5 0.5\n0", b" 0"),
+    "word.txt": (b"0 0.5 0.5 0.5 0.5\n", b"0"),
+    "line.csv": (HEADER, b"a"),
+    "quote.csv": (HEADER + b'"', b"a,b,0,1,0,1\n"),
+    "commas.csv": (HEADER, b",,,,,,,,\n"),
+    "line.mot.txt": (b"1,1,1,1,1,1\n", b"1,"),
+    "short.mot.txt": (b"1,1,1,1,1,1\n", b"1,\n"),
+    "zeros.mot.txt": (b"1,1,1,1,1,1\n", b"\0"),
+}
+"""How a file begins that goes on and on, and how it goes on."""
+
+LIMITED = """
+import json, resource, sys, time
+from pathlib import Path
+from detection_assets.domain import formats
+path = Path(sys.argv[1])
+start = time.process_time()
+parsed = formats.load([path], path.parent)
+took = time.process_time() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps([took, peak, len(parsed.boxes), [problem.what for problem in parsed.problems]]))
+"""
+
+
+def endless(path: Path, size: int) -> Path:
+    begin, piece = ENDLESS[path.name]
+    path.write_bytes(begin + piece * ((size - len(begin)) // len(piece)))
+    (path.parent / "classes.txt").write_text("cat")
+    return path
+
+
+@pytest.mark.parametrize("name", list(ENDLESS))
+def test_what_goes_on_and_on_is_told(tmp_path: Path, name: str) -> None:
+    start = time.process_time()
+    parsed = formats.load([endless(tmp_path / name, 2**20)], tmp_path)
+    assert time.process_time() - start < 5
+    assert parsed.problems or name == "polygon.txt", "nobody says how many corners a polygon has"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", list(ENDLESS))
+@pytest.mark.parametrize("size", [2**22 - 1, 2**23, 100 * 10**6])
+def test_a_hundred_megabytes_stay_within_limits(tmp_path: Path, name: str, size: int) -> None:
+    path = endless(tmp_path / name, size)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30)),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    took, peak, _, problems = json.loads(done.stdout)
+    assert problems or name == "polygon.txt"
+    assert peak < 512, f"{peak:.0f} MB"
+    assert took < 5, f"{took:.1f} s"
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -15,6 +15,9 @@ from detection_assets.domain.formats.parsed import Unreadable, decode
 _BLOCK = 2**24
 """Bytes read at a time; no line can be longer."""
 
+MAX_BAD = 100_000
+"""Lines of the wrong length in a file that is read all the same."""
+
 _NUMBER = r"^-?(\d+(\.\d*)?(e[-+]?\d{1,9})?|\.\d+(e[-+]?\d{1,9})?|inf(inity)?)$"
 
 
@@ -60,14 +63,17 @@ def read(data: bytes, delimiter: str, names: Sequence[str], remedy: str, *, head
     compute = _compute()
     bad: list[tuple[int, int, int]] = []
     width = len(names)
+    # Before arrow sees it: it cannot tell of a line that is no text.
+    text = decode(data)
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        data = decode(data).encode()
+        data = text.encode()
+    del text
     if not data.strip():
         return Lines({name: pa.array([], type=pa.string()) for name in names}, np.empty(0, dtype=np.int64), bad)
 
     def leave_out(row: Any) -> str:
         bad.append((row.number, width, row.actual_columns))
-        return "skip"
+        return "skip" if len(bad) <= MAX_BAD else "error"
 
     try:
         found = arrow.read_csv(
@@ -81,8 +87,12 @@ def read(data: bytes, delimiter: str, names: Sequence[str], remedy: str, *, head
             ),
         )
     except pa.ArrowInvalid as error:
-        decode(data)  # says the line where it is no text
-        raise Unreadable(f"not CSV: {str(error)[:200]}", remedy) from None
+        what = f"not CSV: {str(error)[:200]}"
+        if len(bad) > MAX_BAD:
+            what = f"more than {MAX_BAD:,} lines do not have {width} fields as the first has"
+        elif "straddl" in what:
+            what = f"a line of more than {_BLOCK // 2**20} MiB"
+        raise Unreadable(what, remedy) from None
     columns = {name: compute.utf8_trim_whitespace(found.column(name)) for name in names}
     every = np.arange(1, found.num_rows + len(bad) + 1)
     numbers = every[~np.isin(every, np.array([number for number, _, _ in bad], dtype=np.int64))]

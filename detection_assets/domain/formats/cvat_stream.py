@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from detection_assets.domain.formats.frame_names import without_video_suffix
 from detection_assets.domain.formats.parsed import MAX_INDEX, ProblemLog, Unreadable, frame_name, whole
+from detection_assets.domain.formats.xml import check_depth
 
 Corners = tuple[float, float, float, float]
 
@@ -129,6 +130,7 @@ class Reader:
         if not self._path and tag != "annotations":
             raise Unreadable(f"the root element is <{tag[:40]}>, not <annotations>", "export it again as CVAT XML")
         self._path.append(tag)
+        check_depth(len(self._path))
         if self._in_meta:
             self._text.clear()
             if tag in ("task", "job") and self._path[2:-1] in ([], ["project", "tasks"]):

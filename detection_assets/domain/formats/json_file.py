@@ -14,13 +14,15 @@ from detection_assets.domain.formats.parsed import Unreadable, decode, read_byte
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)(?:"|\\?\Z)(\s*:\s*([\[{]|(?="))?)?|[{}\[\]]', re.DOTALL)
 
 
-def document(path: Path, limit: int, remedy: str) -> Any:
+def document(path: Path, limit: int, remedy: str, *, without: str = "", rest: int = 0) -> Any:
     """Parses a file of at most `limit` bytes.
 
     Args:
         path: The file.
         limit: Most bytes.
         remedy: What to do about a file that is no JSON.
+        without: A key whose value, a text without escapes, is left out unread.
+        rest: Most bytes of a file beside that value; 0 for as many as `limit`. Parsed JSON takes thirty times its size.
 
     Raises:
         Unreadable: It is empty, too large, cut off, nested too deeply or no JSON.
@@ -30,6 +32,10 @@ def document(path: Path, limit: int, remedy: str) -> Any:
         raise Unreadable("is empty", remedy)
     if data[:1] in (b"\xef", b"\xff", b"\xfe", b"\x00"):
         data = decode(data).encode("utf-8", "surrogatepass")
+    if without:
+        data = re.sub(rb'("%s"\s*:\s*)"[^"\\]*"' % re.escape(without.encode()), rb"\1null", data)
+    if rest and len(data) > rest:
+        raise Unreadable(f"larger than {rest // 2**20} MiB, not counting '{without}'", remedy)
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:

@@ -42,6 +42,9 @@ HOLDS = OPTIONAL
 MAX_BYTES = 128 * 2**20
 """One picture's shapes, with the picture among them."""
 
+MAX_SHAPES_BYTES = 4 * 2**20
+"""The shapes alone."""
+
 _REMEDY = "export it again as LabelMe JSON"
 _PASSED = {"point", "points", "line", "linestrip", "lines"}
 _COLUMNS = (
@@ -82,7 +85,7 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
 
 
 def _read(path: Path, file: str, log: ProblemLog, columns: dict[str, list[Any]]) -> None:
-    found = document(path, MAX_BYTES, _REMEDY)
+    found = document(path, MAX_BYTES, _REMEDY, without="imageData", rest=MAX_SHAPES_BYTES)
     shapes = found.get("shapes") if isinstance(found, dict) else None
     if not isinstance(shapes, list):
         raise Unreadable("has no list of 'shapes'", _REMEDY, "shapes")

@@ -175,9 +175,10 @@ def _read(path: Path, file: str, sequence: _Sequence, several: bool, log: Proble
     # Infinities are left for matching to judge; they are numbers.
     bad = rows[["frame", "left", "top", "width", "height"]].isna().any(axis=1)
     bad |= (rows["frame"] < 1) | (rows["frame"] > MAX_INDEX) | (rows["frame"] % 1 != 0)
-    for i in np.flatnonzero(bad.to_numpy()):
-        what = f"no frame from 1, or corners that are no numbers: frame '{lines.columns['frame'][int(i)].as_py()[:20]}'"
-        log.add("numbers", file, f"line {rows['line'].iloc[i]}", what, "dropped")
+    for i in log.first("numbers", file, np.flatnonzero(bad.to_numpy())):
+        shown = lines.columns["frame"][int(i)].as_py()[:20]
+        what = f"no frame from 1, or corners that are no numbers: frame '{shown}'"
+        log.tell(file, f"line {rows['line'].iloc[i]}", what, "dropped")
     labels = _labels(rows, bad.to_numpy(), len(names), sequence, file, log)
     rows, classes = rows[~bad & pd.notna(labels)].reset_index(drop=True), labels[~bad.to_numpy() & pd.notna(labels)]
     found = _boxes(rows, classes, path, sequence, several, file)
@@ -225,9 +226,9 @@ def _labels(
     labels[known] = np.array(names, dtype=object)[numbers[known].astype(np.int64) - 1]
     labels[said & ~known] = None
     labels[labels == ""] = None
-    for i in np.flatnonzero(~bad & pd.isna(labels)):
+    for i in log.first("class", file, np.flatnonzero(~bad & pd.isna(labels))):
         what = f"class {numbers[i]:g} has no name among the {len(names)} classes"
-        log.add("class", file, f"line {rows['line'].iloc[i]}", what, f"dropped; write the names into {_LABELS}")
+        log.tell(file, f"line {rows['line'].iloc[i]}", what, f"dropped; write the names into {_LABELS}")
     return labels
 
 

@@ -127,15 +127,12 @@ def _read(path: Path, file: str, known: Mapping[str, str], log: ProblemLog) -> p
     # Infinities are left for matching to judge; they are numbers.
     usable = ~np.isnan(corners).any(axis=1) & (names != "") & (labels != "")
     far = usable & np.isfinite(corners).all(axis=1) & (np.abs(corners).max(axis=1, initial=0) > _FARTHEST)
-    for i in np.flatnonzero(~usable):
-        if log.room(file, "line"):
-            shown = ", ".join(f"{name} '{columns[name][int(i)].as_py()[:20]}'" for name in _NEEDED)
-            log.tell(file, f"line {numbers[i]}", f"no box: {shown}", "dropped")
-    for i in np.flatnonzero(far):
-        if log.room(file, "fraction"):
-            shown = ", ".join(f"{value:.6g}" for value in corners[i])
-            what = f"not fractions of the picture: {shown}"
-            log.tell(file, f"line {numbers[i]}", what, "dropped; divide by the picture's width and height")
+    for i in log.first("line", file, np.flatnonzero(~usable)):
+        shown = ", ".join(f"{name} '{columns[name][int(i)].as_py()[:20]}'" for name in _NEEDED)
+        log.tell(file, f"line {numbers[i]}", f"no box: {shown}", "dropped")
+    for i in log.first("fraction", file, np.flatnonzero(far)):
+        what = f"not fractions of the picture: {', '.join(f'{value:.6g}' for value in corners[i])}"
+        log.tell(file, f"line {numbers[i]}", what, "dropped; divide by the picture's width and height")
     rows = np.flatnonzero(usable & ~far)
     unnamed = sorted(label for label in set(labels[rows].tolist()) if label.startswith("/m/"))
     if unnamed:
@@ -182,6 +179,8 @@ def _flag(columns: Mapping[str, Any], name: str, rows: np.ndarray) -> Any:
 
 def _attributes(columns: Mapping[str, Any], rows: np.ndarray) -> np.ndarray:
     """The attributes of each row as JSON; there are few different ones."""
+    if not len(rows):
+        return np.empty(0, dtype=object)
     given = {key: _flag(columns, name, rows) for key, name in _ATTRIBUTES.items() if name in columns}
     coded = [(key, values.to_numpy(dtype=np.int64, na_value=-1)) for key, values in given.items()]
     sources, words = csv_file.words(columns["Source"]) if "Source" in columns else (None, [])

@@ -114,6 +114,13 @@ class ProblemLog:
         if self.room(file, kind):
             self.tell(file, place, what, done)
 
+    def first(self, kind: str, file: str, rows: np.ndarray) -> np.ndarray:
+        """Counts a problem a row and gives those that are still to be told."""
+        before = self._counts.get((file, kind), 0)
+        if len(rows):
+            self._counts[file, kind] = before + len(rows)
+        return rows[: max(0, MAX_LISTED - before)]
+
     def tell(self, file: str, place: str, what: str, done: str) -> None:
         """Tells a problem for which `room` said yes, or of which a file has only one."""
         self._listed.append(Problem(file, place, what, done))

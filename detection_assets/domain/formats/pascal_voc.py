@@ -30,7 +30,7 @@ from detection_assets.domain.formats.xml import tree
 HOLDS = ()
 """The columns of `saving.OPTIONAL` that are written."""
 
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 4 * 2**20
 """One image's annotations are far smaller."""
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -38,7 +38,7 @@ from detection_assets.domain.problems import InputError
 HOLDS = ()
 """The columns of `saving.OPTIONAL` that are written."""
 
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 8 * 2**20
 """One image's labels are far smaller."""
 
 MAX_NAMES_BYTES = 2**20
