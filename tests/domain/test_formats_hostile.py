@@ -47,7 +47,7 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a
         ("odd.xml", '<?xml version="1.0" encoding="utf-7"?><annotation/>', None),
         ("cvat.xml", "<annotations><version>1.1</version></annotations>", "neither"),
         ("deep.xml", "<annotation>" + "<a>" * 200_000, "cut off"),
-        ("deep.xml", "<annotations>" + "<a>" * 200_000, "cut off"),
+        ("deep.xml", "<annotations>" + "<a>" * 200_000, "more than 100 deep"),
         (
             "century.xml",
             "<annotations><meta><task><start_frame>0</start_frame><stop_frame>2147483647</stop_frame></task>"

@@ -136,3 +136,11 @@ def test_save_refuses_before_writing(tmp_path: Path, boxes: pd.DataFrame, classe
     with pytest.raises(InputError, match=words):
         formats.mot.save(boxes, classes, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("far", ["inf", "1e312", "-inf"])
+def test_infinities_are_no_tracks_and_no_classes(tmp_path: Path, far: str) -> None:
+    (tmp_path / "a.txt").write_text(f"1,{far},1,1,9,9,1,1,1\n2,3,1,1,9,9,1,{far},1\n3,3,1,1,9,9,1,2,1\n")
+    parsed = formats.load([tmp_path / "a.txt"], tmp_path)
+    assert parsed.boxes["track"].tolist() == [None, "3"]
+    assert [problem.place for problem in parsed.problems] == ["line 2"]

@@ -174,7 +174,7 @@ def _read(path: Path, file: str, sequence: _Sequence, several: bool, log: Proble
     rows["line"] = lines.numbers
     # Infinities are left for matching to judge; they are numbers.
     bad = rows[["frame", "left", "top", "width", "height"]].isna().any(axis=1)
-    bad |= (rows["frame"] < 1) | (rows["frame"] > MAX_INDEX) | (rows["frame"] % 1 != 0)
+    bad |= (rows["frame"] < 1) | ~_counts(rows["frame"].to_numpy())
     for i in log.first("numbers", file, np.flatnonzero(bad.to_numpy())):
         shown = lines.columns["frame"][int(i)].as_py()[:20]
         what = f"no frame from 1, or corners that are no numbers: frame '{shown}'"
@@ -186,6 +186,12 @@ def _read(path: Path, file: str, sequence: _Sequence, several: bool, log: Proble
         return found
     empty = np.setdiff1d(np.arange(sequence.length), _spoken_of(lines.columns["frame"]) - 1)
     return join([found, table(len(empty), {**_common(empty, sequence, several, file), "place": _places(empty)})])
+
+
+def _counts(numbers: np.ndarray) -> np.ndarray:
+    """Whether each is a whole number that one can count with: infinities are no remainder's business."""
+    with np.errstate(invalid="ignore"):
+        return (np.abs(numbers) <= MAX_INDEX) & (numbers % 1 == 0)
 
 
 def _spoken_of(texts: Any) -> np.ndarray:
@@ -222,7 +228,7 @@ def _labels(
     else:
         numbers = rows["class"].to_numpy(dtype=np.float64)
     said = ~np.isnan(numbers) & (numbers != -1)
-    known = said & (numbers >= 1) & (numbers <= len(names)) & (numbers % 1 == 0)
+    known = said & _counts(numbers) & (numbers >= 1) & (numbers <= len(names))
     labels[known] = np.array(names, dtype=object)[numbers[known].astype(np.int64) - 1]
     labels[said & ~known] = None
     labels[labels == ""] = None
@@ -239,7 +245,7 @@ def _boxes(
     first_pixel = 0 if sequence.labels else 1
     left, top = rows["left"].to_numpy() - first_pixel, rows["top"].to_numpy() - first_pixel
     ids = rows["id"].to_numpy()
-    tracked = (ids >= 0) & (ids % 1 == 0) & (ids <= MAX_INDEX)
+    tracked = _counts(ids) & (ids >= 0)
     conf = rows["conf"].to_numpy() if "conf" in rows else np.full(len(rows), np.nan)
     name = path.name.lower()
     # Ground truth is told by its name, else by its flags and ids.
