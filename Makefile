@@ -7,7 +7,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 # Where this is set, every start compiles a few thousand modules anew: half of the time of a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo story dev stop test test-aws test-azure test-cloud test-long platforms lint bench images batch-image smoke promote-aws promote-azure lock clean
+.PHONY: help setup demo story dev stop test test-aws test-azure test-cloud test-long platforms lint bench bench-peers images batch-image smoke promote-aws promote-azure lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -60,6 +60,10 @@ lint: setup ## ruff and pyright
 
 bench: setup ## Our speed beside the anchors, as ratios in one run
 	@$(BIN)/python -m benchmarks
+
+bench-peers: setup ## Make the environment of the benchmark's peers, which are no dependencies: supervision, datumaro
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .scratch/bench-peers
+	@$(BIN)/uv pip install --quiet --python .scratch/bench-peers/bin/python supervision datumaro
 
 # What pipelines do, and people may; docs/ci.md tells the whole way. REGISTRY is the address before /detection-programs.
 TAG ?= $(shell git rev-parse HEAD)

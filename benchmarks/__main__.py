@@ -9,7 +9,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("extraction", "evaluation", "training", "serving", "serving_peers", "orchestration", "growth", "drift")
+NAMES = (
+    "extraction",
+    "evaluation",
+    "training",
+    "serving",
+    "serving_peers",
+    "orchestration",
+    "growth",
+    "drift",
+    "formats",
+)
 
 
 def main() -> int:

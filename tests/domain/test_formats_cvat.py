@@ -131,7 +131,8 @@ def test_tasks_of_a_project_are_told_apart(tmp_path: Path) -> None:
 )
 def test_shapes_by_their_extremes(tmp_path: Path, shape: str, corners: tuple[float, ...]) -> None:
     parsed = read(tmp_path, f'<image id="0" name="a.jpg" width="9" height="9">{shape}</image>')
-    assert parsed.problems == []
+    told = [] if 'xtl="1"' in shape else ["image a.jpg, shape 1"]
+    assert [problem.place for problem in parsed.problems] == told
     np.testing.assert_allclose(parsed.boxes.loc[0, CORNERS].to_numpy(dtype=float), corners)
 
 

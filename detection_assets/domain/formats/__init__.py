@@ -9,6 +9,9 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from detection_assets.domain.formats import coco, cvat, labelme, mot, openimages, pascal_voc, yolo
 from detection_assets.domain.formats.parsed import (
     COLUMNS,
@@ -146,4 +149,20 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
     problems: list[Problem] = log.problems()
     for part in parts:
         problems += part.problems
-    return Parsed(join(part.boxes for part in parts), problems)
+    boxes = join(part.boxes for part in parts)
+    return Parsed(boxes, [*problems, *_flat(boxes)])
+
+
+def _flat(boxes: pd.DataFrame) -> list[Problem]:
+    """Tells of boxes without area. They are somebody's work and stay in what is read; matching leaves them out."""
+    x1, y1, x2, y2 = (boxes[name].to_numpy() for name in ("x1", "y1", "x2", "y2"))
+    log = ProblemLog()
+    files: list[str] = boxes["file"].tolist()
+    places: list[str | None] = boxes["place"].tolist()
+    flat = np.isfinite(x1) & np.isfinite(y1) & ((x1 == x2) | (y1 == y2))
+    for i in np.flatnonzero(flat).tolist():
+        if log.room(files[i], "flat"):
+            what = f"a box without area: {x1[i]:g}, {y1[i]:g} to {x2[i]:g}, {y2[i]:g}"
+            done = "kept, and left out where frames are matched; draw it again"
+            log.tell(files[i], places[i] or "", what, done)
+    return log.problems()

@@ -2,15 +2,17 @@
 
 Both common shapes are read: with `info`, `licenses` and `attributes` as labelling tools write it, and the bare one with
 long image ids. `bbox` is `[left, top, width, height]` in pixels from the frame's corner (0-based, continuous):
-https://cocodataset.org/#format-data. A track is `track_id` of the annotation or of its `attributes` (CVAT's way); an
-image's own `frame_index` is read if it is there.
+https://cocodataset.org/#format-data. What else is said of a box stands in the annotation (`iscrowd`, `score`,
+`track_id`) or in its `attributes`, as CVAT and Datumaro write it; an image's own `frame_index` and `pts_s` are read.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from itertools import count
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import numpy as np
 import orjson
 import pandas as pd
 
+from detection_assets.domain.formats import coco_write
+from detection_assets.domain.formats.coco_said import outlines, said, shown
 from detection_assets.domain.formats.parsed import (
     Parsed,
     ProblemLog,
@@ -31,14 +35,18 @@ from detection_assets.domain.formats.parsed import (
     table,
     whole,
 )
-from detection_assets.domain.formats.saving import Saved, frames_to_save, lost
+from detection_assets.domain.formats.shapes import around
 
-HOLDS = ("frame_index", "track")
-"""The columns of `saving.OPTIONAL` that are written."""
+HOLDS = coco_write.HOLDS
+save = coco_write.save
 
 MAX_BYTES = 2**30
 """Larger files are refused: parsed JSON takes several times its size in memory."""
 
+MAX_PTS = 1e9
+"""Seconds; a time beyond is no time."""
+
+_OF_IMAGES = ("frame_name", "frame_index", "pts_s", "width", "height")
 _REMEDY = "export it again as COCO instances JSON"
 
 
@@ -52,7 +60,7 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
 
     Returns:
         The boxes and problems. An image without annotations is an empty frame; an image whose annotations were all
-        unusable is not. Crowd regions are kept as ordinary boxes and noted once a file.
+        unusable is not. Outlines, masks and turned boxes are taken by the box around them, and told.
     """
     with collector_paused():
         tables, log = each_file(paths, root, _read)
@@ -68,42 +76,46 @@ def _read(path: Path, file: str, log: ProblemLog) -> pd.DataFrame:
     images, position = _images(_items(document, "images", file, log), file, log)
     classes = _classes(_items(document, "categories", file, log), file, log)
     annotations = _items(document, "annotations", file, log)
-    arrays = _arrays(annotations, position, classes)
-    named: set[Hashable] = set()
-    if arrays is None:
-        usable = [_usable(a, _place(a, i), position, classes, file, log) for i, a in enumerate(annotations)]
-        named = {_key(a.get("image_id")) for a in annotations}
-        annotations = [a for a, use in zip(annotations, usable, strict=True) if use]
-        arrays = _arrays(annotations, position, classes)
-        if arrays is None:
-            raise Unreadable("annotations of mixed shapes", _REMEDY, "annotations")
-    rows, labels, corners = arrays
-    filled = set(rows.tolist())
-    corners[:, 2:] += corners[:, :2]
-    crowds = sum(1 for a in annotations if a.get("iscrowd"))
-    if crowds:
-        log.tell(file, "iscrowd", f"{crowds} crowd regions", "kept as ordinary boxes")
-    extras = [_extras(a) for a in annotations]
-    places = [_place(a, i) for i, a in enumerate(annotations)]
-    # The parsed JSON is by far the largest thing here; let go of it before the table is made.
+    # By now the parsed JSON is held by `annotations` alone, so that it can be let go of before the table is made.
     document.clear()
+    boxes = _boxes(annotations, position, classes)
+    named: set[Hashable] = set()
+    if boxes is None:
+        named = {_key(a.get("image_id")) for a in annotations}
+        annotations = [a for i, a in enumerate(annotations) if _usable(a, _place(a, i), position, classes, file, log)]
+        boxes = _boxes(annotations, position, classes)
+        if boxes is None:
+            raise Unreadable("annotations of mixed shapes", _REMEDY, "annotations")
+    rows, labels, corners = boxes
+    corners[:, 2:] += corners[:, :2]
+    places = _places(annotations, file, log)
+    keys = set(chain.from_iterable(annotations))
+    outlines(annotations, keys, corners, places, file, log)
+    more = said(annotations, keys, corners, places, file, log)
     annotations.clear()
-    empty = np.array([row for key, row in position.items() if row not in filled and key not in named], dtype=np.int64)
-    boxes = table(
-        len(rows),
+    filled = np.zeros(len(images) + 1, dtype=bool)
+    filled[rows] = True
+    filled[[position[key] for key in named if key in position]] = True
+    empty = np.flatnonzero(~filled[:-1])
+    names = images["frame_name"].to_numpy()
+    missing = len(empty)
+    return table(
+        len(rows) + missing,
         {
-            **_taken(images, rows),
-            "class": labels,
-            **{name: corners[:, i] for i, name in enumerate(("x1", "y1", "x2", "y2"))},
-            "track": [extra[0] for extra in extras],
-            "annotator": [extra[1] for extra in extras],
-            "reviewed": np.array([extra[2] for extra in extras], dtype=bool),
+            **{name: images[name].array.take(np.append(rows, empty)) for name in images.columns},
+            "class": [*labels.tolist(), *[None] * missing],
+            **{name: np.append(corners[:, i], [np.nan] * missing) for i, name in enumerate(("x1", "y1", "x2", "y2"))},
+            **{name: _filled(name, values, missing) for name, values in more.items()},
             "file": file,
-            "place": places,
+            "place": [*places, *(f"image {name}" for name in names[empty])],
         },
     )
-    empty_places = [f"image {name}" for name in images["frame_name"].to_numpy()[empty]]
-    return join([boxes, table(len(empty), {**_taken(images, empty), "file": file, "place": empty_places})])
+
+
+def _filled(name: str, values: list[Any], missing: int) -> Any:
+    """A column's values, followed by those of `missing` empty frames."""
+    nothing = False if name == "reviewed" else None
+    return [*values, *[nothing] * missing] if missing else values
 
 
 def _document(path: Path) -> Any:
@@ -130,6 +142,8 @@ def _items(document: dict[str, Any], key: str, file: str, log: ProblemLog) -> li
     value = document.get(key, [])
     if not isinstance(value, list):
         raise Unreadable(f"'{key}' is no list", _REMEDY, key)
+    if set(map(type, value)) <= {dict}:
+        return value
     items = [item for item in value if isinstance(item, dict)]
     if len(items) < len(value):
         log.tell(file, key, f"{len(value) - len(items)} entries are no objects", "dropped")
@@ -142,7 +156,7 @@ def _key(value: object) -> Hashable:
 
 def _images(items: list[dict[str, Any]], file: str, log: ProblemLog) -> tuple[pd.DataFrame, dict[Hashable, int]]:
     """The usable images, a row each, and the row of each image id."""
-    rows: list[tuple[str, int | None, int | None, int | None]] = []
+    rows: list[tuple[str, int | None, float, int | None, int | None]] = []
     position: dict[Hashable, int] = {}
     for i, image in enumerate(items):
         key, name = _key(image.get("id")), image.get("file_name")
@@ -156,14 +170,11 @@ def _images(items: list[dict[str, Any]], file: str, log: ProblemLog) -> tuple[pd
         else:
             position[key] = len(rows)
             size = (whole(image.get("width"), 1), whole(image.get("height"), 1))
-            rows.append((name, whole(image.get("frame_index")), *size))
-    names, indices, widths, heights = zip(*rows, strict=True) if rows else ((), (), (), ())
-    columns = {"frame_name": names, "frame_index": indices, "width": widths, "height": heights}
-    return table(len(rows), columns), position
-
-
-def _taken(images: pd.DataFrame, rows: np.ndarray) -> dict[str, Any]:
-    return {name: images[name].array.take(rows) for name in ("frame_name", "frame_index", "width", "height")}
+            time = image.get("pts_s")
+            pts = float(time) if isinstance(time, int | float) and abs(time) < MAX_PTS else math.nan
+            rows.append((name, whole(image.get("frame_index")), pts, *size))
+    columns: dict[str, Any] = {name: [row[i] for row in rows] for i, name in enumerate(_OF_IMAGES)}
+    return table(len(rows), columns)[list(_OF_IMAGES)], position
 
 
 def _classes(items: list[dict[str, Any]], file: str, log: ProblemLog) -> dict[Hashable, str]:
@@ -178,18 +189,50 @@ def _classes(items: list[dict[str, Any]], file: str, log: ProblemLog) -> dict[Ha
     return classes
 
 
-def _arrays(
+def _boxes(
     annotations: list[dict[str, Any]], position: dict[Hashable, int], classes: dict[Hashable, str]
-) -> tuple[np.ndarray, list[str], np.ndarray] | None:
-    """Image row, class and `bbox` (n x 4) of every annotation; None where one is not as it should be."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Image row, class and `bbox` (n x 4) of every annotation; None where one is not as it should be.
+
+    A pass over a million annotations costs a tenth of their parsing, so there are few, and none of them is Python.
+    """
     n = len(annotations)
+    names = list(dict.fromkeys(classes.values()))
+    code = {name: i for i, name in enumerate(names)}
+    codes = {key: code[name] for key, name in classes.items()}
     try:
-        rows = np.fromiter((position[a["image_id"]] for a in annotations), dtype=np.int64, count=n)
-        labels = [classes[a["category_id"]] for a in annotations]
-        corners = np.array([a["bbox"] for a in annotations], dtype=np.float64) if n else np.empty((0, 4))
+        rows = np.fromiter(map(position.__getitem__, map(itemgetter("image_id"), annotations)), np.int64, n)
+        labels = np.fromiter(map(codes.__getitem__, map(itemgetter("category_id"), annotations)), np.int64, n)
+        boxes = list(map(itemgetter("bbox"), annotations))
+        if not set(map(type, boxes)) <= {list} or not set(map(len, boxes)) <= {4}:
+            return None
+        corners = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * n)
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return (rows, labels, corners) if corners.shape == (n, 4) else None
+    return rows, np.array([*names, None], dtype=object)[labels], corners.reshape(n, 4)
+
+
+def _places(annotations: list[dict[str, Any]], file: str, log: ProblemLog) -> list[str]:
+    """What problems call each annotation; tells of ids that several have."""
+    try:
+        keys = list(map(itemgetter("id"), annotations))
+    except KeyError:
+        keys = [annotation.get("id") for annotation in annotations]
+    if not set(map(type, keys)) <= {int} or not keys:
+        return [_place(annotation, i) for i, annotation in enumerate(annotations)]
+    try:
+        ids = np.array(keys, dtype=np.int64)
+    except OverflowError:
+        return [_place(annotation, i) for i, annotation in enumerate(annotations)]
+    if not (ids[1:] > ids[:-1]).all():
+        values, counts = np.unique(ids, return_counts=True)
+        if (again := int((counts > 1).sum())) and (counts > 1).any():
+            first = values[counts > 1][0]
+            what = f"{again} ids are those of several annotations, the first is {first}"
+            log.tell(file, f"annotation {first}", what, "kept all; give each annotation its own id")
+    # All numbers at once as text, then cut: a third of the time that a million f-strings take.
+    text = orjson.dumps(ids, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode()
+    return ("annotation " + text.replace(",", "\nannotation ")).split("\n")
 
 
 def _usable(
@@ -204,17 +247,34 @@ def _usable(
     _agree(annotation, "category_id", classes)
     image, category, box = (annotation.get(key) for key in ("image_id", "category_id", "bbox"))
     if _key(image) not in position:
-        log.add("image_id", file, place, f"image_id {_short(image)} is not among the images", "dropped")
+        log.add("image_id", file, place, f"image_id {shown(image)} is not among the images", "dropped")
     elif _key(category) not in classes:
-        log.add("category_id", file, place, f"category_id {_short(category)} is not among the categories", "dropped")
+        log.add("category_id", file, place, f"category_id {shown(category)} is not among the categories", "dropped")
     else:
-        try:
-            if isinstance(box, list) and np.array(box, dtype=np.float64).shape == (4,):
-                return True
-        except (TypeError, ValueError, OverflowError):
-            pass
-        log.add("bbox", file, place, f"bbox {_short(box)} is not four numbers", "dropped")
+        found = _four(box) if box else _extremes(annotation.get("segmentation"))
+        if found is not None:
+            annotation["bbox"] = found
+            return True
+        log.add("bbox", file, place, f"bbox {shown(box)} is not four numbers", "dropped")
     return False
+
+
+def _four(box: object) -> list[float] | None:
+    try:
+        found = np.array(box, dtype=np.float64) if isinstance(box, list) else np.empty(0)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found.tolist() if found.shape == (4,) else None
+
+
+def _extremes(outline: object) -> list[float] | None:
+    """The `bbox` of an outline's polygons, for annotations that have no other."""
+    try:
+        points = [float(value) for polygon in outline for value in polygon] if isinstance(outline, list) else []
+        x1, y1, x2, y2 = around(points[::2], points[1::2])
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return [x1, y1, x2 - x1, y2 - y1]
 
 
 def _agree(annotation: dict[str, Any], field: str, known: Mapping[Hashable, object]) -> None:
@@ -226,65 +286,6 @@ def _agree(annotation: dict[str, Any], field: str, known: Mapping[Hashable, obje
             annotation[field] = other
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def _place(annotation: dict[str, Any], position: int) -> str:
     key = annotation.get("id")
     return f"annotation {key}" if isinstance(key, int) else f"annotations[{position}]"
-
-
-def _extras(annotation: dict[str, Any]) -> tuple[str | None, str | None, bool]:
-    """Track, annotator and reviewed, of the annotation or its attributes."""
-    more = annotation.get("attributes")
-    both = {**more, **annotation} if more and isinstance(more, dict) else annotation
-    track, annotator = both.get("track_id"), both.get("annotator")
-    return (
-        str(track) if isinstance(track, int | str) else None,
-        annotator if isinstance(annotator, str) else None,
-        both.get("reviewed") is True,
-    )
-
-
-def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> Saved:
-    """Writes one COCO file.
-
-    Args:
-        boxes: One row a box, in pixels; see `saving.frames_to_save`.
-        classes: Category names; their ids count from 1 in this order.
-        out: The `.json` file; its folder is made.
-
-    Returns:
-        The file written, and what the format cannot hold.
-
-    Raises:
-        InputError: A class that is not in `classes`, or a frame with neither name nor number.
-    """
-    ids = {name: i for i, name in enumerate(classes, 1)}
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    number = count(1)
-    for i, frame in enumerate(frames_to_save(boxes, classes), 1):
-        image = {"id": i, "file_name": frame.name, "width": frame.width, "height": frame.height}
-        images.append(image if frame.index is None else {**image, "frame_index": frame.index})
-        for box in frame.boxes:
-            x1, y1, x2, y2 = box.corners
-            width, height = x2 - x1, y2 - y1
-            annotations.append(
-                {
-                    "id": next(number),
-                    "image_id": i,
-                    "category_id": ids[box.label],
-                    "bbox": [x1, y1, width, height],
-                    "area": width * height,
-                    "iscrowd": 0,
-                    "segmentation": [],
-                    **({} if box.track is None else {"track_id": box.track}),
-                }
-            )
-    categories = [{"id": i, "name": name, "supercategory": ""} for name, i in ids.items()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(orjson.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    return Saved([out], lost(boxes, HOLDS, out.name))

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from detection_assets.domain.formats import cvat_write
+from detection_assets.domain.formats.cvat_said import beside
 from detection_assets.domain.formats.cvat_stream import Reader, Task
 from detection_assets.domain.formats.cvat_tracks import covered_frames, positions
 from detection_assets.domain.formats.parsed import Parsed, ProblemLog, Unreadable, each_file, join, table
 from detection_assets.domain.formats.xml import stream
 
-HOLDS = ()
-"""The columns of `saving.OPTIONAL` that are written for images; for a video, those that `save` says."""
-
 MAX_ROWS = 5_000_000
 """Most boxes one file may spread out to. A short file can claim a track over a century of video."""
 
+HOLDS = cvat_write.HOLDS
+VIDEO_HOLDS = cvat_write.VIDEO_HOLDS
 save = cvat_write.save
 
 
@@ -41,8 +43,10 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
         The boxes and problems. Frames of the task, and images, without boxes are empty frames. Rows of a video have a
         frame number and no name; where one file holds several tasks, the name is `<the task's video>/<number>`. Turned
         boxes, polygons, masks and ellipses are taken by their extremes; points, lines, skeletons and cuboids are passed
-        over.
-        The annotator is the task's assignee, else its reviewer; a task with a reviewer is `reviewed`.
+        over. Turned boxes and the other shapes are told. Where a box does not say who drew it, the annotator is the
+        task's assignee, else its reviewer; a task with a reviewer is `reviewed`. A frame of a video that is a keyframe
+        says so, and between two of them holds what the first one says. `source` other than `manual`, `z_order` and
+        `group_id` other than 0 are attributes.
     """
 
     def read(path: Path, file: str, log: ProblemLog) -> pd.DataFrame:
@@ -64,27 +68,34 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
 def _images(reader: Reader, file: str) -> pd.DataFrame:
     tasks = reader.tasks_by_id()
     people = [tasks[image.task] for image in reader.images]
-    images = table(
-        len(reader.images),
-        {
-            "frame_name": [image.name for image in reader.images],
-            "width": [image.width for image in reader.images],
-            "height": [image.height for image in reader.images],
-            "annotator": [task.annotator for task in people],
-            "reviewed": [task.reviewed for task in people],
-            "file": file,
-        },
-    )
+    said = reader.sayings.spread(np.array([box.said for box in reader.boxes], dtype=np.int64))
     filled = {box.image for box in reader.boxes}
     empty = [i for i, image in enumerate(reader.images) if i not in filled and image.sound]
-    boxes = images.take([box.image for box in reader.boxes]).reset_index(drop=True)
-    boxes["class"] = pd.Series([box.label for box in reader.boxes], dtype=object)
-    for i, name in enumerate(("x1", "y1", "x2", "y2")):
-        boxes[name] = pd.Series([box.corners[i] for box in reader.boxes], dtype="float64")
-    boxes["place"] = pd.Series([box.place for box in reader.boxes], dtype=object)
-    nothing = images.take(empty).reset_index(drop=True)
-    nothing["place"] = pd.Series([f"image {name}" for name in nothing["frame_name"]], dtype=object)
-    return join([boxes, nothing])
+    of_boxes = [box.image for box in reader.boxes]
+    n = len(of_boxes)
+
+    def common(rows: list[int]) -> dict[str, Any]:
+        return {
+            "frame_name": [reader.images[i].name for i in rows],
+            "width": [reader.images[i].width for i in rows],
+            "height": [reader.images[i].height for i in rows],
+            "annotator": np.array([people[i].annotator for i in rows], dtype=object),
+            "reviewed": np.array([people[i].reviewed for i in rows], dtype=bool),
+            "file": file,
+        }
+
+    shared = common(of_boxes)
+    boxes = {
+        **shared,
+        **said,
+        "annotator": beside(said, "annotator", shared["annotator"]),
+        "reviewed": beside(said, "reviewed", shared["reviewed"]),
+        "class": [box.label for box in reader.boxes],
+        **{name: [box.corners[i] for box in reader.boxes] for i, name in enumerate(("x1", "y1", "x2", "y2"))},
+        "place": [box.place for box in reader.boxes],
+    }
+    nothing = {**common(empty), "place": [f"image {reader.images[i].name}" for i in empty]}
+    return join([table(n, boxes), table(len(empty), nothing)])
 
 
 def _video(
@@ -115,13 +126,18 @@ def _video(
     def named(numbers: Iterable[int]) -> list[str] | None:
         return [f"{task.video}/{number:06d}" for number in numbers] if several else None
 
-    frames, owners, corners = found
+    frames, owners, corners = found.frames, found.owners, found.corners
+    said = reader.sayings.spread(found.said)
     labels = [track.label for track in tracks]
     names = [track.name for track in tracks]
     boxes = table(
         len(frames),
         {
             **common,
+            **said,
+            "annotator": beside(said, "annotator", np.full(len(frames), task.annotator, dtype=object)),
+            "reviewed": beside(said, "reviewed", np.full(len(frames), task.reviewed)),
+            "keyframe": found.drawn,
             "frame_name": named(frames),
             "frame_index": frames,
             "class": [labels[owner] for owner in owners],

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from detection_assets.domain.formats.cvat_said import Sayings
 from detection_assets.domain.formats.frame_names import without_video_suffix
 from detection_assets.domain.formats.parsed import MAX_INDEX, ProblemLog, Unreadable, frame_name, whole
+from detection_assets.domain.formats.shapes import TAKEN, Corners, around, is_turned, turned
 from detection_assets.domain.formats.xml import check_depth
-
-Corners = tuple[float, float, float, float]
 
 _SHAPES = ("box", "polygon", "mask", "ellipse", "polyline", "points", "skeleton", "cuboid")
 _TASK_TEXTS = ("id", "name", "size", "mode", "start_frame", "stop_frame", "frame_filter", "source")
@@ -84,17 +83,21 @@ class Image:
 
 @dataclass(frozen=True)
 class ImageBox:
-    """A box of an `<image>`, by the image's position."""
+    """A box of an `<image>`, by the image's position. `said` is what else is said of it, as `Sayings` counts."""
 
     image: int
     label: str
     corners: Corners
     place: str
+    said: int
 
 
 @dataclass
 class Track:
-    """A `<track>` and its keyframes: frame numbers, four corners each, and whether the object is outside."""
+    """A `<track>` and the boxes drawn in it: frames, four corners each, what else is said, and two flags.
+
+    `keys` says whether a box was drawn by hand and not by interpolation, `outside` that the object is gone.
+    """
 
     name: str
     label: str
@@ -102,6 +105,9 @@ class Track:
     frames: array[int] = field(default_factory=lambda: array("q"))
     corners: array[float] = field(default_factory=lambda: array("d"))
     outside: array[int] = field(default_factory=lambda: array("b"))
+    keys: array[int] = field(default_factory=lambda: array("b"))
+    said: array[int] = field(default_factory=lambda: array("q"))
+    common: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass
@@ -115,6 +121,7 @@ class Reader:
     boxes: list[ImageBox] = field(default_factory=list[ImageBox])
     tracks: list[Track] = field(default_factory=list[Track])
     unsound: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
+    sayings: Sayings = field(default_factory=Sayings)
     _path: list[str] = field(default_factory=list[str])
     _text: list[str] = field(default_factory=list[str])
     _common: dict[str, str] = field(default_factory=dict[str, str])
@@ -122,6 +129,10 @@ class Reader:
     _image_sound: bool = True
     _image_shapes: int = 0
     _track: Track | None = None
+    _shape_tag: str = ""
+    _shape_has: dict[str, str] = field(default_factory=dict[str, str])
+    _shape_says: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    _saying: str | None = None
     _passed: dict[str, int] = field(default_factory=dict[str, int])
     _in_meta: bool = False
 
@@ -143,11 +154,14 @@ class Reader:
             elif tag == "track":
                 self._begin_track(attributes)
         elif len(self._path) == 3 and tag in _SHAPES:
-            self._shape(tag, attributes)
+            self._shape_tag, self._shape_has, self._shape_says = tag, attributes, []
+        elif len(self._path) == 4 and tag == "attribute" and self._shape_tag:
+            self._saying = attributes.get("name", "")
+            self._text.clear()
 
     def data(self, text: str) -> None:
-        """Text of an element; only that of `<meta>` says anything to us."""
-        if self._in_meta and len(self._text) < _MAX_TEXT:
+        """Text of an element; only that of `<meta>` and of boxes' attributes says anything to us."""
+        if (self._in_meta or self._saying is not None) and len(self._text) < _MAX_TEXT:
             self._text.append(text[:_MAX_TEXT])
 
     def end(self, tag: str) -> None:
@@ -156,6 +170,14 @@ class Reader:
             self._end_meta("".join(self._text).strip())
             self._text.clear()
             self._in_meta = len(self._path) > 2
+        elif len(self._path) == 4 and self._saying is not None:
+            if self._saying:
+                self._shape_says.append((self._saying, "".join(self._text)))
+            self._saying = None
+            self._text.clear()
+        elif len(self._path) == 3 and self._shape_tag:
+            self._shape(self._shape_tag, self._shape_has)
+            self._shape_tag = ""
         elif len(self._path) == 2 and self._image is not None:
             self._end_image(self._image)
             self._image = None
@@ -179,6 +201,9 @@ class Reader:
 
     def _end_meta(self, text: str) -> None:
         inside, tag = self._path[2:], self._path[-1]
+        if "label" in inside[:-1]:
+            self.sayings.declare(inside[-2], tag, text)
+            return
         owner = self.tasks[-1] if self.tasks and ("task" in inside or "job" in inside) else None
         texts = self._common if owner is None else owner.texts
         if owner is not None and len(inside) > 1 and inside[-2] == "original_size" and tag in ("width", "height"):
@@ -209,7 +234,8 @@ class Reader:
         if not label:
             self.log.add("label", self.file, f"track {name}", "has no label", "dropped with its boxes")
             return
-        self._track = Track(name, label, attributes.get("task_id", ""))
+        common = {key: attributes[key] for key in ("source", "group_id") if key in attributes}
+        self._track = Track(name, label, attributes.get("task_id", ""), common=common)
         self.tracks.append(self._track)
 
     def _shape(self, tag: str, attributes: dict[str, str]) -> None:
@@ -239,7 +265,12 @@ class Reader:
         else:
             track.frames.append(frame)
             track.corners.extend(corners)
-            track.outside.append(attributes.get("outside", "0").strip().lower() in ("1", "true"))
+            outside = attributes.get("outside", "0").strip().lower() in ("1", "true")
+            track.outside.append(outside)
+            track.keys.append(attributes.get("keyframe", "1").strip() not in ("0", "false", "False"))
+            track.said.append(self.sayings.code(track.label, {**track.common, **attributes}, self._shape_says))
+            if not outside:
+                self._tell_shape(attributes, place)
 
     def _image_box(self, image: dict[str, str], attributes: dict[str, str], corners: Corners | None) -> None:
         self._image_shapes += 1
@@ -250,25 +281,25 @@ class Reader:
             what = "has no label" if corners is not None else "has no four numbers for its corners"
             self.log.add("corners", self.file, place, what, "dropped")
         elif attributes.get("outside", "0") not in ("1", "true"):
-            self.boxes.append(ImageBox(len(self.images), label, corners, place))
+            said = self.sayings.code(label, attributes, self._shape_says)
+            self.boxes.append(ImageBox(len(self.images), label, corners, place, said))
+            self._tell_shape(attributes, place)
+
+    def _tell_shape(self, attributes: dict[str, str], place: str) -> None:
+        if self._shape_tag != "box":
+            self.log.add(self._shape_tag, self.file, place, f"<{self._shape_tag}>, not a box", TAKEN)
+        elif "rotation" in attributes and is_turned(angle := float(attributes["rotation"])):
+            self.log.add("rotation", self.file, place, f"a box turned by {angle:g} degrees", TAKEN)
 
 
 def _box(attributes: dict[str, str]) -> Corners:
     x1, y1, x2, y2 = (float(attributes[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-    angle = float(attributes.get("rotation", "0"))
-    if not angle or not math.isfinite(angle):
-        return x1, y1, x2, y2
-    # CVAT turns a box about its middle, by degrees clockwise; the extremes do not care about the direction.
-    cos, sin = abs(math.cos(math.radians(angle))), abs(math.sin(math.radians(angle)))
-    cx, cy, w, h = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) / 2, (y2 - y1) / 2
-    half_w, half_h = w * cos + h * sin, w * sin + h * cos
-    return cx - half_w, cy - half_h, cx + half_w, cy + half_h
+    return turned((x1, y1, x2, y2), float(attributes.get("rotation", "0")))
 
 
 def _polygon(attributes: dict[str, str]) -> Corners:
     pairs = [point.split(",") for point in attributes["points"].split(";")]
-    xs, ys = [float(pair[0]) for pair in pairs], [float(pair[-1]) for pair in pairs]
-    return min(xs), min(ys), max(xs), max(ys)
+    return around([float(pair[0]) for pair in pairs], [float(pair[-1]) for pair in pairs])
 
 
 def _mask(attributes: dict[str, str]) -> Corners:

@@ -25,6 +25,25 @@ class Covered:
     uncertain: int
 
 
+@dataclass(frozen=True)
+class Positions:
+    """Boxes of tracks at frames.
+
+    Attributes:
+        frames: Frame numbers (n).
+        owners: Positions among the tracks (n).
+        corners: x1 y1 x2 y2 in pixels (n x 4).
+        said: What else is said of each, as `Sayings` counts (n).
+        drawn: Where the box is a keyframe (n).
+    """
+
+    frames: np.ndarray
+    owners: np.ndarray
+    corners: np.ndarray
+    said: np.ndarray
+    drawn: np.ndarray
+
+
 def covered_frames(task: Task, tracks: Sequence[Track], wanted: Collection[int] | None, limit: int) -> Covered | None:
     """Finds the frames of a task to give boxes for.
 
@@ -60,9 +79,7 @@ def covered_frames(task: Task, tracks: Sequence[Track], wanted: Collection[int] 
     return Covered(frames[~uncertain], stop, int(uncertain.sum()))
 
 
-def positions(
-    tracks: Sequence[Track], covered: Covered, limit: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def positions(tracks: Sequence[Track], covered: Covered, limit: int) -> Positions | None:
     """Places every track at every covered frame where it is visible.
 
     Args:
@@ -71,28 +88,32 @@ def positions(
         limit: Most boxes to give.
 
     Returns:
-        Frame numbers (n), positions in `tracks` (n), and corners x1 y1 x2 y2 in pixels (n x 4), track by track; None if
-        there were more than `limit`.
+        The boxes, track by track; None if there were more than `limit`.
     """
     frames: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
     owners: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
     corners: list[np.ndarray] = [np.empty((0, 4))]
+    said: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
+    drawn: list[np.ndarray] = [np.empty(0, dtype=bool)]
     total = 0
     for owner, track in enumerate(tracks):
-        at, here = _positions(track, covered)
+        at, here, says, keys = _positions(track, covered)
         total += len(at)
         if total > limit:
             return None
         frames.append(at)
         owners.append(np.full(len(at), owner, dtype=np.int64))
         corners.append(here)
-    return np.concatenate(frames), np.concatenate(owners), np.concatenate(corners)
+        said.append(says)
+        drawn.append(keys)
+    return Positions(*(np.concatenate(parts) for parts in (frames, owners, corners, said, drawn)))
 
 
-def _positions(track: Track, covered: Covered) -> tuple[np.ndarray, np.ndarray]:
-    keys, corners, outside = _keyframes(track)
+def _positions(track: Track, covered: Covered) -> tuple[np.ndarray, ...]:
+    keys, corners, outside, order = _keyframes(track)
     if not len(keys):
-        return np.empty(0, dtype=np.int64), np.empty((0, 4))
+        nothing = np.empty(0, dtype=np.int64)
+        return nothing, np.empty((0, 4)), nothing, np.empty(0, dtype=bool)
     at = covered.frames[(covered.frames >= keys[0]) & (covered.frames <= covered.stop)]
     left = np.searchsorted(keys, at, side="right") - 1
     at, left = at[~outside[left]], left[~outside[left]]
@@ -104,21 +125,24 @@ def _positions(track: Track, covered: Covered) -> tuple[np.ndarray, np.ndarray]:
     # A frame that is a keyframe shows what was drawn there, bit for bit.
     exact = at == keys[left]
     here[exact] = corners[left[exact]]
-    return at, here
+    # What is said of a box holds until the next keyframe.
+    marks = order[left]
+    said = np.array(track.said, dtype=np.int64)[marks]
+    return at, here, said, exact & np.array(track.keys, dtype=bool)[marks]
 
 
-def _keyframes(track: Track) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keyframes in ascending order; of two for one frame, the later in the file."""
+def _keyframes(track: Track) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Keyframes in ascending order, and where they stand in the file; of two for one frame, the later in the file."""
     frames = np.array(track.frames, dtype=np.int64)
     order = np.argsort(frames, kind="stable")
     last = np.append(frames[order][1:] != frames[order][:-1], True)[: len(order)]
     order = order[last]
     corners = np.array(track.corners, dtype=np.float64).reshape(-1, 4)
-    return frames[order], corners[order], np.array(track.outside, dtype=bool)[order]
+    return frames[order], corners[order], np.array(track.outside, dtype=bool)[order], order
 
 
 def _changes(track: Track) -> list[int]:
     """Frames at which the track appears or disappears."""
-    keys, _, outside = _keyframes(track)
+    keys, _, outside, _ = _keyframes(track)
     before = np.append(True, outside[:-1])[: len(outside)]
     return keys[outside != before].tolist()

@@ -6,11 +6,13 @@ A writer names the columns of `OPTIONAL` that its format can hold. What the tabl
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from detection_assets.domain.formats.frame_names import stem_of
@@ -20,6 +22,9 @@ from detection_assets.domain.problems import InputError, Problem
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 OPTIONAL = ("frame_index", "pts_s", "track", "annotator", "reviewed", "confidence", *FLAGS, "attributes")
 """What a table may say of a box or a frame, and not every format can hold."""
+
+_ONLY_TRUE = ("reviewed", "difficult", "truncated", "occluded", "crowd")
+_CORNERS = ("x1", "y1", "x2", "y2")
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,7 @@ class Saved:
     problems: list[Problem]
 
 
-@dataclass(frozen=True)
-class SavedBox:
+class SavedBox(NamedTuple):
     """A box to write, corners in pixels.
 
     Attributes:
@@ -49,7 +53,7 @@ class SavedBox:
     label: str
     corners: tuple[float, float, float, float]
     track: str | None
-    says: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    says: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,102 @@ class SavedFrame:
     @property
     def stem(self) -> str:
         """The base name without its extension."""
-        return stem_of(self.name.rpartition("/")[2])
+        return frame_stem(self.name)
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """A table of boxes by frame, column by column: for writers that have no time for an object a box.
+
+    Attributes:
+        names: The frames' names, cleaned, in the order of their first row.
+        index: Their numbers.
+        width: Their widths.
+        height: Their heights.
+        pts_s: Their times.
+        rows: Positions in the table of the rows that are boxes, frame by frame.
+        starts: Where in `rows` each frame's boxes begin, and at last their number.
+        labels: The class of each of `rows`, as a position in the classes.
+        corners: `x1, y1, x2, y2` of each of `rows`.
+    """
+
+    names: list[str]
+    index: list[int | None]
+    width: list[int | None]
+    height: list[int | None]
+    pts_s: list[float | None]
+    rows: np.ndarray
+    starts: np.ndarray
+    labels: np.ndarray
+    corners: np.ndarray
+
+    def frames(self) -> np.ndarray:
+        """The frame of each of `rows`, as a position in `names`."""
+        return np.repeat(np.arange(len(self.names)), np.diff(self.starts))
+
+
+def group(boxes: pd.DataFrame, classes: Sequence[str]) -> Grouped:
+    """Groups a table of boxes by frame; arguments and refusals are those of `frames_to_save`."""
+    label_codes, labels = pd.factorize(boxes["class"])
+    number = {name: i for i, name in enumerate(classes)}
+    texts = [str(label) for label in labels]
+    check_classes(boxes, classes)
+    codes, names = _frames(boxes)
+    firsts = np.zeros(len(names), dtype=np.int64)
+    firsts[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    rows = np.flatnonzero(label_codes >= 0)
+    rows = rows[np.argsort(codes[rows], kind="stable")]
+    starts = np.zeros(len(names) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(codes[rows], minlength=len(names)), out=starts[1:])
+    return Grouped(
+        names,
+        _numbers(boxes, "frame_index", firsts),
+        _numbers(boxes, "width", firsts),
+        _numbers(boxes, "height", firsts),
+        _times(boxes, firsts),
+        rows,
+        starts,
+        np.array([number[text] for text in texts], dtype=np.int64)[label_codes[rows]],
+        np.column_stack([boxes[name].to_numpy(dtype=np.float64, na_value=np.nan)[rows] for name in _CORNERS]),
+    )
+
+
+def _frames(boxes: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """The frame of each row, numbered in the order of their first rows, and the frames' names."""
+    found: dict[str, int] = {}
+    if "frame_name" in boxes:
+        raw, unique = pd.factorize(boxes["frame_name"])
+        called = [frame_name(str(name)) for name in unique]
+        codes = np.array([*(found.setdefault(name, len(found)) if name else -1 for name in called), -1])[raw]
+    else:
+        codes = np.full(len(boxes), -1)
+    nameless = np.flatnonzero(codes < 0)
+    if len(nameless):
+        numbers = boxes["frame_index"].iloc[nameless] if "frame_index" in boxes else None
+        if numbers is None or bool(numbers.isna().to_numpy().any()):
+            raise InputError("a box to save has neither frame_name nor frame_index; give one of them")
+        raw, unique = pd.factorize(numbers)
+        called = [f"{int(value):06d}.jpg" for value in unique]
+        codes[nameless] = np.array([found.setdefault(name, len(found)) for name in called])[raw]
+    ordered, unique = pd.factorize(codes)
+    names = list(found)
+    return ordered, [names[code] for code in unique]
+
+
+def _numbers(boxes: pd.DataFrame, name: str, rows: np.ndarray) -> list[int | None]:
+    if name not in boxes:
+        return [None] * len(rows)
+    column = boxes[name].iloc[rows]
+    known = column.notna().tolist()
+    return [int(value) if here else None for value, here in zip(column.tolist(), known, strict=True)]
+
+
+def _times(boxes: pd.DataFrame, rows: np.ndarray) -> list[float | None]:
+    if "pts_s" not in boxes:
+        return [None] * len(rows)
+    column = boxes["pts_s"].iloc[rows]
+    known = column.notna().tolist()
+    return [float(value) if here else None for value, here in zip(column.tolist(), known, strict=True)]
 
 
 def frames_to_save(boxes: pd.DataFrame, classes: Sequence[str]) -> list[SavedFrame]:
@@ -84,23 +183,35 @@ def frames_to_save(boxes: pd.DataFrame, classes: Sequence[str]) -> list[SavedFra
     Raises:
         InputError: A class that is not in `classes`, or a frame with neither name nor number.
     """
-    check_classes(boxes, classes)
-    frames: dict[str, SavedFrame] = {}
-    for row in boxes.to_dict("records"):
-        index, width, height = (_optional_int(row.get(key)) for key in ("frame_index", "width", "height"))
-        name = frame_name(text) if (text := optional_text(row.get("frame_name"))) else ""
-        if not name and index is None:
-            raise InputError("a box to save has neither frame_name nor frame_index; give one of them")
-        name = name or f"{index:06d}.jpg"
-        time = row.get("pts_s")
-        known = None if time is None or pd.isna(time) else float(time)
-        frame = frames.setdefault(name, SavedFrame(name, index, width, height, [], known))
-        label = optional_text(row["class"])
-        if label is not None:
-            corners = (float(row["x1"]), float(row["y1"]), float(row["x2"]), float(row["y2"]))
-            says = {name: row[name] for name in OPTIONAL if name in row and not pd.isna(row[name])}
-            frame.boxes.append(SavedBox(label, corners, optional_text(row.get("track")), says))
-    return list(frames.values())
+    grouped = group(boxes, classes)
+    says = said(boxes, grouped.rows)
+    labels = [classes[i] for i in grouped.labels.tolist()]
+    tracks = [None if (track := one.get("track")) is None else str(track) for one in says]
+    rows = zip(labels, *grouped.corners.T.tolist(), tracks, says, strict=True)
+    saved = [SavedBox(label, (x1, y1, x2, y2), track, more) for label, x1, y1, x2, y2, track, more in rows]
+    starts = grouped.starts.tolist()
+    columns = zip(grouped.names, grouped.index, grouped.width, grouped.height, grouped.pts_s, strict=True)
+    return [
+        SavedFrame(name, index, width, height, saved[starts[i] : starts[i + 1]], time)
+        for i, (name, index, width, height, time) in enumerate(columns)
+    ]
+
+
+def said(boxes: pd.DataFrame, rows: np.ndarray, names: Collection[str] = OPTIONAL) -> list[dict[str, Any]]:
+    """What each of `rows` says in the columns `names`; a column costs only where it says something."""
+    says: list[dict[str, Any]] = [{} for _ in range(len(rows))]
+    for name in names:
+        if name in boxes:
+            column = boxes[name].iloc[rows]
+            here = np.flatnonzero(column.notna().to_numpy())
+            for i, value in zip(here.tolist(), column.iloc[here].tolist(), strict=True):
+                says[i][name] = value
+    return says
+
+
+def frame_stem(name: str) -> str:
+    """The base name of a frame without its extension."""
+    return stem_of(name.rpartition("/")[2])
 
 
 def lost(boxes: pd.DataFrame, holds: Collection[str], file: str) -> list[Problem]:
@@ -112,29 +223,42 @@ def lost(boxes: pd.DataFrame, holds: Collection[str], file: str) -> list[Problem
         file: The file or folder written, as messages name it.
 
     Returns:
-        One problem a column that says something and is not written. A `reviewed` that is nowhere True says nothing.
+        One problem a column that says something and is not written. A flag that is nowhere True says nothing, except
+        `keyframe`: most formats write a 0 for what nobody looked at.
     """
     problems: list[Problem] = []
     for name in OPTIONAL:
         if name in boxes and name not in holds:
-            said = boxes[name].fillna(False).astype(bool) if name == "reviewed" else boxes[name].notna()
-            if number := int(said.sum()):
+            says = boxes[name].notna().to_numpy()
+            if name in _ONLY_TRUE:
+                says &= boxes[name].eq(True).fillna(False).to_numpy(dtype=bool)
+            if number := int(says.sum()):
                 what = f"the format has no place for '{name}', which {number} rows say"
                 problems.append(Problem(file, name, what, "left out; export as another format to keep it"))
     return problems
 
 
-def one_stem_each(frames: Sequence[SavedFrame]) -> None:
+def one_stem_each(frames: Iterable[SavedFrame | str]) -> list[str]:
     """Refuses two frames that would be written to one file.
+
+    Args:
+        frames: The frames, or their names.
+
+    Returns:
+        The stem of each.
 
     Raises:
         InputError: Names both.
     """
     seen: dict[str, str] = {}
+    stems: list[str] = []
     for frame in frames:
-        other = seen.setdefault(frame.stem, frame.name)
-        if other != frame.name:
-            raise InputError(f"frames '{other}' and '{frame.name}' would be written to one file; rename one of them")
+        name = frame if isinstance(frame, str) else frame.name
+        stem = frame_stem(name)
+        if (other := seen.setdefault(stem, name)) != name:
+            raise InputError(f"frames '{other}' and '{name}' would be written to one file; rename one of them")
+        stems.append(stem)
+    return stems
 
 
 def check_classes(boxes: pd.DataFrame, classes: Sequence[str]) -> None:
@@ -143,7 +267,7 @@ def check_classes(boxes: pd.DataFrame, classes: Sequence[str]) -> None:
     Raises:
         InputError: Names the class.
     """
-    unknown = sorted({text for value in boxes["class"].unique() if (text := optional_text(value))} - set(classes))
+    unknown = sorted({str(value) for value in boxes["class"].dropna().unique()} - set(classes))
     if unknown:
         raise InputError(f"class '{unknown[0]}' is not among the classes to save: {', '.join(classes)}")
 
@@ -162,7 +286,3 @@ def xml_text(value: str) -> str:
 def optional_text(value: Any) -> str | None:
     """The value as text; None where it is missing."""
     return None if value is None or pd.isna(value) else str(value)
-
-
-def _optional_int(value: Any) -> int | None:
-    return None if value is None or pd.isna(value) else int(value)

@@ -7,12 +7,12 @@ https://github.com/AlexeyAB/darknet describe the two ways to write that list tha
 
 from __future__ import annotations
 
-import io
 import math
 import re
 import warnings
 from array import array
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML, YAMLError
 
+from detection_assets.domain.formats import yolo_write
 from detection_assets.domain.formats.parsed import (
     Parsed,
     ProblemLog,
@@ -32,17 +33,19 @@ from detection_assets.domain.formats.parsed import (
     table,
     whole,
 )
-from detection_assets.domain.formats.saving import Saved, frames_to_save, lost, one_stem_each
-from detection_assets.domain.problems import InputError
+from detection_assets.domain.formats.shapes import TAKEN
 
-HOLDS = ()
-"""The columns of `saving.OPTIONAL` that are written."""
+HOLDS = yolo_write.HOLDS
+save = yolo_write.save
 
 MAX_BYTES = 8 * 2**20
 """One image's labels are far smaller."""
 
 MAX_NAMES_BYTES = 2**20
 """A list of class names is far smaller."""
+
+MAX_TRACK = 2**53
+"""Beyond it, a float no longer tells whole numbers apart."""
 
 YAML_NAMES = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
 TEXT_NAMES = ("classes.txt", "obj.names")
@@ -79,12 +82,13 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
 
     Returns:
         The boxes, as fractions of the frame (`relative`), and the problems. The frame is called by the label file's
-        base name. An empty file is an empty frame. A line of five numbers is a box; a sixth (a confidence or a track)
-        is passed over; longer lines with an odd count are polygons, taken by their extremes. Labels without class
-        names are not usable: one problem a folder.
+        base name. An empty file is an empty frame. A line of five numbers is a box; a sixth is a confidence or a track
+        as the `sixth` of `data.yaml` says, and passed over in one problem where nothing does; longer lines with an odd
+        count are polygons, taken by their extremes and told. Labels without class names are not usable: one problem a
+        folder.
     """
     rows = _Rows()
-    names_of: dict[Path, list[str | None] | None] = {}
+    names_of: dict[Path, _Names | None] = {}
 
     def read(path: Path, file: str, log: ProblemLog) -> None:
         text = decode(read_bytes(path, MAX_BYTES))
@@ -97,7 +101,20 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
 
     with collector_paused():
         _, log = each_file(paths, root, read)
+    if rows.unsaid:
+        what = f"{rows.unsaid} lines have a sixth number, and nothing says whether it is a confidence or a track"
+        log.tell(
+            rows.first[0], rows.first[1], what, "passed over; write 'sixth: confidence' or 'sixth: track' in data.yaml"
+        )
     return Parsed(rows.table(), log.problems())
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Class names by number, and what the sixth number of a line is, if anybody says so."""
+
+    names: list[str | None]
+    sixth: str | None = None
 
 
 class _Rows:
@@ -109,6 +126,17 @@ class _Rows:
         self.files: list[str] = []
         self.places: list[str] = []
         self.corners = array("d")
+        self.more: dict[str, dict[int, float]] = {"confidence": {}, "track": {}}
+        self.unsaid = 0
+        self.first = ("", "")
+
+    def sixth(self, name: str | None, value: float, file: str, place: str) -> None:
+        """The sixth number of the box that is added next."""
+        if name is None:
+            self.first = self.first if self.unsaid else (file, place)
+            self.unsaid += 1
+        else:
+            self.more[name][len(self.files)] = value
 
     def add(self, frame: str, label: str | None, file: str, place: str, corners: Iterable[float]) -> None:
         self.frames.append(frame)
@@ -121,14 +149,23 @@ class _Rows:
         corners = np.frombuffer(self.corners, dtype=np.float64).reshape(-1, 4)
         columns: dict[str, Any] = {name: corners[:, i] for i, name in enumerate(("x1", "y1", "x2", "y2"))}
         columns |= {"frame_name": self.frames, "class": self.labels, "file": self.files, "place": self.places}
+        if self.more["confidence"]:
+            sure = np.full(len(self.files), np.nan)
+            sure[list(self.more["confidence"])] = list(self.more["confidence"].values())
+            columns["confidence"] = sure
+        if self.more["track"]:
+            tracks: list[str | None] = [None] * len(self.files)
+            for i, value in self.more["track"].items():
+                tracks[i] = f"{value:.0f}"
+            columns["track"] = tracks
         return table(len(self.files), {**columns, "relative": True})
 
 
 _NOTHING = (math.nan,) * 4
 
 
-def _read(text: str, frame: str, file: str, names: list[str | None], rows: _Rows, log: ProblemLog) -> None:
-    seen = False
+def _read(text: str, frame: str, file: str, known: _Names, rows: _Rows, log: ProblemLog) -> None:
+    seen, names = False, known.names
     for number, line in enumerate(text.split("\n"), 1):
         parts = line.split()
         if not parts:
@@ -153,9 +190,23 @@ def _read(text: str, frame: str, file: str, names: list[str | None], rows: _Rows
             what = f"not fractions of the frame: '{line.strip()[:60]}'"
             log.add("fraction", file, place, what, "dropped the line; divide by the frame's width and height")
         else:
+            if len(values) > 6:
+                log.add("polygon", file, place, f"a polygon of {len(values) // 2} points", TAKEN)
+            elif len(values) == 6:
+                _sixth(values[5], known.sixth, file, place, rows, log)
             rows.add(frame, label, file, place, corners)
     if not seen:
         rows.add(frame, None, file, "", _NOTHING)
+
+
+def _sixth(value: float, name: str | None, file: str, place: str, rows: _Rows, log: ProblemLog) -> None:
+    nothing = value == -1 if name == "track" else name == "confidence" and math.isnan(value)
+    good = value.is_integer() and abs(value) < MAX_TRACK if name == "track" else math.isfinite(value)
+    if good and not nothing:
+        rows.sixth(name, value, file, place)
+    elif not nothing:
+        what = f"the sixth number is no {name or 'number'}: {value:g}"
+        log.add("sixth", file, place, what, "left out, the box is kept")
 
 
 def _label(value: float, names: list[str | None]) -> str | None:
@@ -173,8 +224,8 @@ def _corners(values: list[float]) -> tuple[float, float, float, float] | None:
     return None
 
 
-def _names(folder: Path, root: Path, log: ProblemLog) -> list[str | None] | None:
-    """The class names by number, of the nearest list in `folder` or above it up to `root`."""
+def _names(folder: Path, root: Path, log: ProblemLog) -> _Names | None:
+    """The class names, of the nearest list in `folder` or above it up to `root`."""
     here = folder
     while True:
         found = [here / name for name in (*YAML_NAMES, *TEXT_NAMES) if (here / name).is_file()]
@@ -184,12 +235,12 @@ def _names(folder: Path, root: Path, log: ProblemLog) -> list[str | None] | None
             found += []
         for path in found:
             try:
-                names = _yaml_names(path) if path.suffix in (".yaml", ".yml") else _text_names(path)
+                known = _yaml_names(path) if path.suffix in (".yaml", ".yml") else _Names(_text_names(path))
             except Unreadable as error:
                 log.unreadable(relative_name(path, root), error)
                 continue
-            if names:
-                return names
+            if known.names:
+                return known
         if here == root or here == here.parent or root not in here.parents:
             break
         here = here.parent
@@ -203,7 +254,7 @@ def _text_names(path: Path) -> list[str | None]:
     return [line or None for line in lines]
 
 
-def _yaml_names(path: Path) -> list[str | None]:
+def _yaml_names(path: Path) -> _Names:
     text = decode(read_bytes(path, MAX_NAMES_BYTES))
     try:
         with warnings.catch_warnings():
@@ -227,47 +278,11 @@ def _yaml_names(path: Path) -> list[str | None]:
     numbers = [key for key in by_number if key is not None]
     if len(numbers) < len(names) or max(numbers) > 100_000:
         raise Unreadable("'names' is not numbered from 0", "write 'names: {0: first, 1: second}'", "names")
-    return [_name(by_number.get(number)) for number in range(max(numbers) + 1)]
+    sixth = document.get("sixth")
+    said = sixth if isinstance(sixth, str) and sixth in yolo_write.SIXTH else None
+    return _Names([_name(by_number.get(number)) for number in range(max(numbers) + 1)], said)
 
 
 def _name(value: object) -> str | None:
     text = str(value).strip() if isinstance(value, str | int | float) else ""
     return text or None
-
-
-def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> Saved:
-    """Writes one label file a frame, and `data.yaml` with the names.
-
-    Args:
-        boxes: One row a box, in pixels, with the frame's `width` and `height`; see `saving.frames_to_save`.
-        classes: Class names, numbered from 0 in this order.
-        out: Folder for `data.yaml` and `labels/<stem of the frame>.txt`; it is made.
-
-    Returns:
-        The files written, `data.yaml` first.
-
-    Raises:
-        InputError: A class that is not in `classes`, two frames of one stem, or a frame with boxes but without size.
-    """
-    frames = frames_to_save(boxes, classes)
-    one_stem_each(frames)
-    number = {name: i for i, name in enumerate(classes)}
-    files: dict[Path, str] = {}
-    for frame in frames:
-        lines: list[str] = []
-        for box in frame.boxes:
-            if not frame.width or not frame.height:
-                raise InputError(f"frame '{frame.name}' has no width and height, which YOLO's fractions need")
-            x1, y1, x2, y2 = box.corners
-            x, y = (x1 + x2) / 2 / frame.width, (y1 + y2) / 2 / frame.height
-            lines.append(
-                f"{number[box.label]} {x:.9f} {y:.9f} {(x2 - x1) / frame.width:.9f} {(y2 - y1) / frame.height:.9f}\n"
-            )
-        files[out / "labels" / f"{frame.stem}.txt"] = "".join(lines)
-    (out / "labels").mkdir(parents=True, exist_ok=True)
-    names = io.StringIO()
-    YAML(typ="safe", pure=True).dump({"names": dict(enumerate(classes))}, names)
-    (out / "data.yaml").write_text(names.getvalue(), encoding="utf-8")
-    for path, text in files.items():
-        path.write_text(text, encoding="utf-8")
-    return Saved([out / "data.yaml", *files], lost(boxes, HOLDS, out.name))
