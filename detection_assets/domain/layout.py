@@ -12,6 +12,8 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     captures/<day>/<hour>/                    requests that the server kept: parts of JSON lines, and pictures
     profiles/<ds-...>/<version>/              what a dataset's pictures look like
     reports/<day>/<version>/                  drift reports
+    label_requests/<lb-...>/                  batches of pictures that annotators are asked about
+    labeling/<lb-...>/                        what became of a batch: where it was handed to, and what is in
     tables/<asset>/<partition>/               the assets' tables, by content hash, and a pointer to today's
     rollout/                                  what the endpoint was told: a log without gaps, and where it ends
     endpoint/                                 a managed endpoint: what its servers are told, load and have counted
@@ -39,6 +41,8 @@ VIDEOS = "videos"
 ANNOTATIONS = "annotations"
 FRAMES = "frames"
 CAPTURES = "captures"
+LABEL_REQUESTS = "label_requests"
+LABELING = "labeling"
 MANIFEST = "manifest.json"
 ROLLOUT = "rollout"
 ROLLOUT_STATE = f"{ROLLOUT}/state.json"
@@ -297,6 +301,16 @@ def report(day: str, version: str) -> str:
     return f"reports/{day}/{version}"
 
 
+def label_request(batch: str) -> str:
+    """Where a batch of pictures to be labelled is published."""
+    return f"{LABEL_REQUESTS}/{batch}"
+
+
+def label_state(batch: str, what: str) -> str:
+    """Where it is noted what became of a batch: `handed` (to which tool, where) or `collected` (what is in)."""
+    return f"{LABELING}/{batch}/{what}.json"
+
+
 def known(what: str, video_key: str | None = None) -> str:
     """Where it is remembered with which fingerprint a video's `what` was taken in."""
     return f"known/{what}" if video_key is None else f"known/{what}/{_quoted(video_key)}"
@@ -326,7 +340,10 @@ def read_last(key: str) -> int:
 
 def may_change(key: str) -> bool:
     """Whether an object may be replaced by another of the same key; everything else is written once."""
-    return key.startswith((f"{VIDEOS}/", f"{ANNOTATIONS}/", "overrides/", "known/digests/")) or read_last(key) == 2
+    return (
+        key.startswith((f"{VIDEOS}/", f"{ANNOTATIONS}/", f"{LABELING}/", "overrides/", "known/digests/"))
+        or read_last(key) == 2
+    )
 
 
 def is_of_this_place(key: str) -> bool:
