@@ -51,8 +51,8 @@ class ModelVersion:
 
     @property
     def approval(self) -> str:
-        """`pending`, `approved` or `rejected`; a version from before there were approvals is approved."""
-        told = self.tags.get("approval", APPROVED)
+        """`pending`, `approved` or `rejected`; one of which nothing is told waits: its run may have been killed."""
+        told = self.tags.get("approval", PENDING)
         return APPROVED if told == PENDING and APPROVED in self.aliases else told
 
     def heard(self, state: str) -> "ModelVersion":
@@ -151,7 +151,7 @@ class Registry(dg.ConfigurableResource, ABC):
 
     def adopt_aliases(self) -> Sequence[ModelVersion]:
         """Writes down the approvals that were given by setting the alias `approved`, and returns their versions."""
-        waiting = [item for item in self.history() if APPROVED in item.aliases and item.tags.get("approval") == PENDING]
+        waiting = [item for item in self.history() if APPROVED in item.aliases and item.tags.get("approval", PENDING) == PENDING]
         return [self.approve(item.version, REGISTRY, f"the alias `{APPROVED}` was set") for item in waiting]
 
     def pending(self) -> Sequence[ModelVersion]:
