@@ -42,7 +42,7 @@ HOLDS = ("frame_index", "pts_s", "confidence", "crowd")
 TABLE = "MLTable"
 """What a file that names lines of JSON is called, always."""
 
-MAX_TABLE_BYTES = 2**20
+MAX_TABLE_BYTES = 2**16
 """A list of files is far smaller."""
 
 MAX_FILES = 1000
