@@ -2,8 +2,8 @@
 
 A manifest is a line of JSON a picture: `source-ref`, a label attribute with boxes in pixels, and beside it
 `<attribute>-metadata` with the classes by number and how sure the workers were. Its output is the next job's input, so
-a line may hold the labels of several jobs. Jobs on video frames write `SeqLabel.json`, a list of frames; its classes have
-numbers that the job's output manifest tells. https://docs.aws.amazon.com/sagemaker/latest/dg/sms-data-output.html
+a line may hold the labels of several jobs. Jobs on video frames write `SeqLabel.json`, a list of frames; its classes
+have numbers that the job's output manifest tells. https://docs.aws.amazon.com/sagemaker/latest/dg/sms-data-output.html
 
 Ground Truth passes on what else a line holds, so `frame`, `frame_index` and `pts_s` there say which frame it is.
 """
@@ -248,7 +248,8 @@ def _maps(path: Path, root: Path, known: dict[Path, list[_Map]], log: ProblemLog
 
 def _maps_in(folder: Path, root: Path, log: ProblemLog) -> Iterator[_Map]:
     try:
-        manifests = sorted(path for path in folder.rglob("*.manifest") if path.is_file())
+        # Where a job lies as it left it, its manifest is in a folder beside that of its annotations.
+        manifests = [*sorted(folder.glob("*.manifest")), *sorted((folder / "manifests" / "output").glob("*.manifest"))]
     except OSError:
         return
     for path in manifests[:100]:
@@ -324,9 +325,8 @@ class _Sequence:
         }
 
     def _class_of(self, box: Mapping[str, Any]) -> str | None:
-        if self._known is None:
-            self._known = self._classes()
-        label = self._known.get(str(box.get("class-id")))
+        known = self._known = self._classes() if self._known is None else self._known
+        label = known.get(str(box.get("class-id")))
         name = box.get("object-name")
         if label is None and isinstance(name, str) and ":" in name:
             # An object is called by its class and a number: `Car:1`.

@@ -1,10 +1,10 @@
 """Label Studio JSON: tasks with what people annotated on each, of pictures and of videos.
 
 https://labelstud.io/guide/export.html describes the export, https://labelstud.io/guide/task_format.html the import.
-Read are JSON and JSON-MIN exports, and what an export storage holds: one task or one annotation a file. Several people may
-annotate one task; each one's boxes become rows of their own. Predictions are a model's and drafts are not finished:
-neither is an annotation. Regions of a video have keyframes; between two of them a box moves in a straight line, and
-after one that is not `enabled` it is gone.
+Read are JSON and JSON-MIN exports, and what an export storage holds: one task or one annotation a file. Several people
+may annotate one task; each one's boxes become rows of their own. Predictions are a model's and drafts are not
+finished: neither is an annotation. Regions of a video have keyframes; between two of them a box moves in a straight
+line, and after one that is not `enabled` it is gone.
 
 In the tasks that we make, `data` says which frame it is (`frame`, `frame_index`, `pts_s`, `video`, `width`, `height`);
 a region's `meta` holds what Label Studio has no place for. The tool keeps both.
@@ -85,8 +85,8 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
         The boxes and problems. An annotation without regions is an empty frame, or an empty video where it says how
         long that is; one whose regions were all unusable is not. Rows of a video have a frame number, from 0, and a
         name only where several videos are in one file. The annotator is the one who completed the annotation,
-        `reviewed` says that it is a ground truth. Turned boxes, polygons and ellipses are taken by the box around them and told,
-        as is what was painted with a brush, which is dropped.
+        `reviewed` says that it is a ground truth. Turned boxes, polygons and ellipses are taken by the box around them
+        and told, as is what was painted with a brush, which is dropped.
     """
 
     def read(path: Path, file: str, log: ProblemLog) -> pd.DataFrame:
