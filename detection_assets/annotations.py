@@ -26,7 +26,7 @@ from resources.storage import Storage
     dagster_type=tables.TABLE,
     partitions_def=lake.VIDEOS,
     backfill_policy=dg.BackfillPolicy.single_run(),
-    code_version="2",
+    code_version="3",
     kinds={"python", "table"},
     metadata={"settings": ["classes"]},
     check_specs=[
