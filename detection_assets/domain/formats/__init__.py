@@ -116,8 +116,9 @@ def _detect(path: Path, data: bytes) -> str | None:
         # A task of Label Studio has a list of annotations, too, so it is asked for before COCO.
         named = {"label_studio": label_studio, "ground_truth": ground_truth, "azureml": azureml}
         found = next((name for name, module in named.items() if module.is_mine(path, text)), None)
-        if found or text.startswith("["):
+        if found:
             return found
+    if text.startswith("{"):
         return "coco" if _is_coco(text) else "labelme" if labelme.is_mine(path, text) else None
     if path.name == azureml.TABLE:
         return "azureml" if "paths" in text else None
