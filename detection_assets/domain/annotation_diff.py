@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from detection_assets.domain import overlap, schemas
-from detection_assets.domain.matching import SAME_PX
+from detection_assets.domain.matched_rows import SAME_PX
 
 SAME_OBJECT = 0.25
 """Least IoU of two boxes of one object. A box that is shifted by 60 % of its width is at that limit."""

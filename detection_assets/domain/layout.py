@@ -5,6 +5,7 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     videos/<video key>                        what users put: a file, or a folder of images
     annotations/<...>                         what annotators hand over
     frames/<video key>/<version>/             extracted frames, published once per version
+    problems/<digest>.csv                     reports of what was wrong with annotations
     datasets/<ds-...>/                        dataset snapshots
     catalogue/<ds-...>/<table>/<digest>/      how a platform's catalogue of data reads a table of a snapshot
     weights/<version>/  evaluations/<version>/
@@ -237,6 +238,11 @@ def frames(video_key: str, version: str) -> str:
     return f"{FRAMES}/{video_key}/{version}"
 
 
+def problem_report(sha256: str) -> str:
+    """Where a report of what was wrong with annotations lies, by the hash of its content."""
+    return f"problems/{sha256[:32]}.csv"
+
+
 def dataset(version: str) -> str:
     """Where a dataset snapshot is published."""
     return f"datasets/{version}"
@@ -351,6 +357,11 @@ def table_pointer(asset: str, partition: str | None) -> str:
 def table(asset: str, partition: str | None, sha256: str) -> str:
     """Where a table lies, by the hash of its content."""
     return f"{_table_folder(asset, partition)}/{sha256[:32]}.parquet"
+
+
+def table_versions(asset: str, partition: str | None, beginning: str = "") -> str:
+    """How the keys begin of the tables of an asset whose hash begins so; `today.json` is no table."""
+    return f"{_table_folder(asset, partition)}/{beginning}"
 
 
 def _table_folder(asset: str, partition: str | None) -> str:
