@@ -308,8 +308,8 @@ class Monitoring(Part):
 
 
 SECTIONS = (
-    *("videos", "sampling", "annotations", "dataset", "training", "tuning", "evaluation", "gates", "endpoint", "rollout"),
-    *("monitoring", "retraining"),
+    *("videos", "sampling", "annotations", "dataset", "training", "tuning", "evaluation", "gates", "endpoint"),
+    *("rollout", "monitoring", "retraining"),
 )
 
 

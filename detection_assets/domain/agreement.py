@@ -128,8 +128,8 @@ def compared(said: pd.DataFrame, iou: float) -> tuple[pd.DataFrame, pd.DataFrame
         The counts, columns `COUNTED`, sorted: for each two annotators (in order of their names) and two classes the
         boxes that they drew of the same object and the sum of their IoU; `NOTHING` is the class where one of them drew
         no box; where neither did, the row counts the frames that both looked at. Counts of several videos may be
-        added up. And the frames: `frame, one, other, f1, missed`, a row a frame and two annotators who differ on it, worst first:
-        F1 of the boxes of the same class, and how many boxes have no partner of their class.
+        added up. And the frames: `frame, one, other, f1, missed`, a row a frame and two annotators who differ on it,
+        worst first: F1 of the boxes of the same class, and how many boxes have no partner of their class.
     """
     frames, names = pd.factorize(said["frame"], sort=True)
     voices, people = pd.factorize(said["annotator"], sort=True)

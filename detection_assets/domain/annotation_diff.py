@@ -251,8 +251,8 @@ def _changes(codes: _Codes, early: pd.DataFrame, late: pd.DataFrame, one: Ints, 
 
 
 def _text(column: pd.Series, rows: Ints) -> np.ndarray:
-    values = np.append(column.to_numpy(dtype=object, na_value=None), None)
-    return values[rows]
+    plain = column.astype(object)
+    return np.array([*plain.where(plain.notna(), None), None], dtype=object)[rows]
 
 
 def _by(codes: _Codes, late: pd.DataFrame, rows: Ints, frame: Ints) -> np.ndarray:

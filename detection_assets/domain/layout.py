@@ -351,20 +351,16 @@ def digest_of(sha256: str) -> str:
 
 def table_pointer(asset: str, partition: str | None) -> str:
     """The small object that says which table is today's."""
-    return f"{_table_folder(asset, partition)}/today.json"
+    return f"{table_folder(asset, partition)}/today.json"
 
 
 def table(asset: str, partition: str | None, sha256: str) -> str:
     """Where a table lies, by the hash of its content."""
-    return f"{_table_folder(asset, partition)}/{sha256[:32]}.parquet"
+    return f"{table_folder(asset, partition)}/{sha256[:32]}.parquet"
 
 
-def table_versions(asset: str, partition: str | None, beginning: str = "") -> str:
-    """How the keys begin of the tables of an asset whose hash begins so; `today.json` is no table."""
-    return f"{_table_folder(asset, partition)}/{beginning}"
-
-
-def _table_folder(asset: str, partition: str | None) -> str:
+def table_folder(asset: str, partition: str | None) -> str:
+    """Where the tables of a partition lie, or without one those of an asset, or the folders of all its partitions."""
     return f"tables/{asset}/{_quoted(partition)}" if partition is not None else f"tables/{asset}"
 
 
