@@ -104,7 +104,9 @@ def annotations(
     kept = extracted_frames[extracted_frames["kept"]]
     shown = kept[kept["frame"].isin(table["frame"])]
     rows = {str(video): of_video for video, of_video in table.groupby("video")}
-    now = {video: tables.serialize(rows.get(video, schemas.empty("annotations")))[1][:16] for video in videos}
+    now = {
+        video: tables.serialize(rows.get(video, schemas.empty("annotations")))[1][: tables.VERSION] for video in videos
+    }
     changed = reports.since(storage, versions.data_versions(context.instance, context.asset_key, videos), now, rows)
     for video, sentence in changed.items():
         each[video]["since the last version"] = sentence
