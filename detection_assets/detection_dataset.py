@@ -21,6 +21,7 @@ from resources.storage import Storage
 
 @dg.asset(
     dagster_type=tables.TABLE,
+    deps=["annotations"],
     code_version="1",
     kinds={"python", "dataset"},
     metadata={"settings": ["dataset", "classes", "videos"]},
@@ -41,9 +42,11 @@ def detection_dataset(
     storage: Storage,
     registry: Registry,
     extracted_frames: pd.DataFrame,
-    annotations: pd.DataFrame,
 ) -> dg.MaterializeResult:
     """A row an image: frame, group, split, picture, number of boxes. Boxes and the card are in the snapshot."""
+    known = lake.known_videos(context.instance, detector.name)
+    # Read here and not by the IO manager, so that the versions told are those read, whatever is written meanwhile.
+    annotations, drawn = tables.read_with_versions(storage, "annotations", known)
     groups = {video: detector.group_of(video) for video in extracted_frames["video"].unique()}
     frames = extracted_frames.assign(group=extracted_frames["video"].map(groups))
     data = snapshot.labelled(frames, annotations, detector.classes)
@@ -70,9 +73,9 @@ def detection_dataset(
         dataset_version=made.version,
         key=layout.FRAMES + "/" + made.images["file"],
         boxes=made.images["frame"].map(made.boxes["frame"].value_counts()).fillna(0),
+        annotations=made.images["video"].map(drawn),
     ).drop(columns=["file", "phash"])
     deps = context.assets_def.asset_deps[context.asset_key]
-    known = lake.known_videos(context.instance, detector.name)
     test = table[table["split"] == "test"]
     shown = test if len(test) else table
     pictures = f"{thumbnails(storage, shown, 6, made.boxes, detector.classes)}\n\n{legend(detector.classes)}"

@@ -78,6 +78,21 @@ class Sampling(Part):
     hardware: Literal["here", "cpu", "gpu"] = _key("here", "here (beside the run), cpu or gpu (a job of the platform)")
 
 
+class Annotations(Part):
+    """Whose boxes count where several people, or files, annotated one frame."""
+
+    policy: Literal["latest", "union", "consensus"] = _key(
+        "latest", "latest (the last file, in it the last annotator), union (what anybody drew) or consensus"
+    )
+    iou: float = _key(0.5, "the least overlap of two people's boxes of one object", gt=0, le=1)
+    min_annotators: Positive | None = _key(
+        None,
+        "how many must have drawn an object, for `consensus`; null: more than half of those who looked",
+        examples=[2],
+    )
+    agreement: Fraction = _key(0.8, "the least F1 of two annotators' boxes; below it, a check warns")
+
+
 class Shares(Part):
     """How much of the data teaches, tunes and judges. Together 1."""
 
@@ -293,8 +308,8 @@ class Monitoring(Part):
 
 
 SECTIONS = (
-    *("videos", "sampling", "dataset", "training", "tuning", "evaluation", "gates", "endpoint", "rollout"),
-    *("monitoring", "retraining"),
+    *("videos", "sampling", "annotations", "dataset", "training", "tuning", "evaluation", "gates", "endpoint"),
+    *("rollout", "monitoring", "retraining"),
 )
 
 
@@ -315,6 +330,7 @@ class Detector(Part):
     )
     videos: Videos = _key(Videos(), "how videos belong together")
     sampling: Sampling = _key(Sampling(), "which frames are taken from a video")
+    annotations: Annotations = _key(Annotations(), "whose boxes count where several people annotated one frame")
     dataset: Dataset = _key(Dataset(), "how the data set is put together")
     training: Training = _key(Training(), "how the network is trained")
     tuning: Tuning = _key(Tuning(), "what `detection tune` tries")

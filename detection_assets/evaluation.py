@@ -78,7 +78,10 @@ def evaluation(
     table = pd.read_parquet(io.BytesIO(storage.get(made.key("metrics.parquet"))))
     digests = {"challenger": weights["sha256"], "champion": rival}
     table = table.assign(
-        evaluation_version=version, dataset_version=dataset, sha256=table["model"].map(digests).astype("string")
+        evaluation_version=version,
+        dataset_version=dataset,
+        sha256=table["model"].map(digests).astype("string"),
+        dataset_table=tables.keep(storage, "detection_dataset", None, detection_dataset),
     ).reindex(columns=list(schemas.SCHEMAS["evaluation"]))
     summary = json.loads(storage.get(made.key("summary.json")))
     names = {"confusion": "confusion.png", "pr": "pr.png", "worst": "worst.jpg"}
@@ -100,6 +103,10 @@ def evaluation(
                 f"{drawn.get('confusion', '')} {drawn.get('pr', '')}".strip() or "nothing to draw"
             ),
             "worst frames": dg.MetadataValue.md(drawn.get("worst", "nothing to show")),
+            "judged on": dg.MetadataValue.md(
+                f"{card.frame_table(judged_on(test), 50)}\n\n`detection provenance {detector.name} {version}` "
+                "lists the boxes, also after the annotations have changed."
+            ),
             "champion": f"version {champion.version}" if champion else "none",
             **costs.told(result),
             "evaluation_version": version,
@@ -112,6 +119,12 @@ def evaluation(
 def _model(onnx: str) -> Input:
     folder, _, name = onnx.rpartition("/")
     return Input(folder, [name])
+
+
+def judged_on(test: pd.DataFrame) -> pd.DataFrame:
+    """Which version of which video's annotations the truth is from: video, annotations, frames, boxes."""
+    by_video = test.assign(annotations=test["annotations"].fillna("unknown")).groupby(["video", "annotations"])
+    return by_video.agg(frames=("frame", "size"), boxes=("boxes", "sum")).reset_index()
 
 
 def by_slice(table: pd.DataFrame) -> pd.DataFrame:

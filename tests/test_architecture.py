@@ -55,6 +55,12 @@ MAY_KNOW = {
         )
         for stage in STAGES
     },
+    # What annotations tell, apart from their asset.
+    "detection_assets.annotation_reports": ("detection_assets.domain", "detection_assets.pictures", "resources"),
+    "detection_assets.annotations": (
+        *("detection_assets.domain", "detection_assets.detector", "detection_assets.pictures", "resources"),
+        "detection_assets.annotation_reports",
+    ),
     # What the drift report is made of, apart from its asset.
     "detection_assets.drift_reference": ("detection_assets.domain", "detection_assets.pictures", "resources"),
     "detection_assets.live_labels": ("detection_assets.domain", "resources"),

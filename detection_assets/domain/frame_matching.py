@@ -227,7 +227,8 @@ def _tell_doubts(
     for i, file, place, name in zip(firsts.tolist(), files, places, called, strict=True):
         if no_time[i] and log.room(file, "time of no frame"):
             what = f"no frame of {video} is at {pts[i]:.6g} s{times.last}"
-            log.tell(file, place or "", what, f"went by its {'number' if way[i] == 1 else 'name'}")
+            went = f"went by its {'number' if way[i] == 1 else 'name'}"
+            log.tell(file, place or "", what, went, kind="time of no frame", video=video, frame=name)
         if apart[i] and log.room(file, "two frames said"):
             says = [
                 *([f"its time {pts[i]:.6g} s is frame {of_pts[i]}"] if of_pts[i] >= 0 else []),
@@ -235,7 +236,8 @@ def _tell_doubts(
                 *([f"its name '{name}' is frame {of_name[i]}"] if of_name[i] >= 0 else []),
             ]
             done = f"went by its {'time' if way[i] == 0 else 'number'}; export it again if that is wrong"
-            log.tell(file, place or "", f"it is not clear which frame is meant: {', '.join(says)}", done)
+            what = f"it is not clear which frame is meant: {', '.join(says)}"
+            log.tell(file, place or "", what, done, kind="two frames said", video=video, frame=name)
 
 
 def _tell_unknown(
@@ -266,4 +268,5 @@ def _tell_unknown(
         else:
             has = "" if frame_count is None else f", which has {frame_count} frames"
             what, done = f"no frame {called} in {video}{has}", "dropped"
-        log.tell(file, row["place"] or "", what, done)
+        about = {"kind": "unknown frame", "video": video, "frame": row["frame_name"] or called}
+        log.tell(file, row["place"] or "", what, done, fix="name a frame of the video", **about)

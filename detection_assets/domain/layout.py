@@ -5,6 +5,7 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     videos/<video key>                        what users put: a file, or a folder of images
     annotations/<...>                         what annotators hand over
     frames/<video key>/<version>/             extracted frames, published once per version
+    problems/<digest>.csv                     reports of what was wrong with annotations
     datasets/<ds-...>/                        dataset snapshots
     catalogue/<ds-...>/<table>/<digest>/      how a platform's catalogue of data reads a table of a snapshot
     weights/<version>/  evaluations/<version>/
@@ -250,6 +251,11 @@ def frames(video_key: str, version: str) -> str:
     return f"{FRAMES}/{video_key}/{version}"
 
 
+def problem_report(sha256: str) -> str:
+    """Where a report of what was wrong with annotations lies, by the hash of its content."""
+    return f"problems/{sha256[:32]}.csv"
+
+
 def dataset(version: str) -> str:
     """Where a dataset snapshot is published."""
     return f"datasets/{version}"
@@ -371,15 +377,16 @@ def digest_of(sha256: str) -> str:
 
 def table_pointer(asset: str, partition: str | None) -> str:
     """The small object that says which table is today's."""
-    return f"{_table_folder(asset, partition)}/today.json"
+    return f"{table_folder(asset, partition)}/today.json"
 
 
 def table(asset: str, partition: str | None, sha256: str) -> str:
     """Where a table lies, by the hash of its content."""
-    return f"{_table_folder(asset, partition)}/{sha256[:32]}.parquet"
+    return f"{table_folder(asset, partition)}/{sha256[:32]}.parquet"
 
 
-def _table_folder(asset: str, partition: str | None) -> str:
+def table_folder(asset: str, partition: str | None) -> str:
+    """Where the tables of a partition lie, or without one those of an asset, or the folders of all its partitions."""
     return f"tables/{asset}/{_quoted(partition)}" if partition is not None else f"tables/{asset}"
 
 

@@ -189,10 +189,13 @@ def _flat(boxes: pd.DataFrame) -> list[Problem]:
     log = ProblemLog()
     files: list[str] = boxes["file"].tolist()
     places: list[str | None] = boxes["place"].tolist()
+    names: list[str | None] = boxes["frame_name"].tolist()
+    labels: list[str | None] = boxes["class"].tolist()
     flat = np.isfinite(x1) & np.isfinite(y1) & ((x1 == x2) | (y1 == y2))
     for i in np.flatnonzero(flat).tolist():
         if log.room(files[i], "flat"):
             what = f"a box without area: {x1[i]:g}, {y1[i]:g} to {x2[i]:g}, {y2[i]:g}"
             done = "kept, and left out where frames are matched; draw it again"
-            log.tell(files[i], places[i] or "", what, done)
+            corners = (x1[i], y1[i], x2[i], y2[i])
+            log.tell(files[i], places[i] or "", what, done, kind="flat", frame=names[i], label=labels[i], box=corners)
     return log.problems()

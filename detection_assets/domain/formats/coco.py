@@ -146,7 +146,7 @@ def _items(document: dict[str, Any], key: str, file: str, log: ProblemLog) -> li
         return value
     items = [item for item in value if isinstance(item, dict)]
     if len(items) < len(value):
-        log.tell(file, key, f"{len(value) - len(items)} entries are no objects", "dropped")
+        log.tell(file, key, f"{len(value) - len(items)} entries are no objects", "dropped", kind="no object")
     return items
 
 
@@ -229,7 +229,7 @@ def _places(annotations: list[dict[str, Any]], file: str, log: ProblemLog) -> li
         if (again := int((counts > 1).sum())) and (counts > 1).any():
             first = values[counts > 1][0]
             what = f"{again} ids are those of several annotations, the first is {first}"
-            log.tell(file, f"annotation {first}", what, "kept all; give each annotation its own id")
+            log.tell(file, f"annotation {first}", what, "kept all; give each annotation its own id", kind="doubled id")
     # All numbers at once as text, then cut: a third of the time that a million f-strings take.
     text = orjson.dumps(ids, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode()
     return ("annotation " + text.replace(",", "\nannotation ")).split("\n")

@@ -101,9 +101,8 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
         _, log = each_file(paths, root, read)
     if rows.unsaid:
         what = f"{rows.unsaid} lines have a sixth number, and nothing says whether it is a confidence or a track"
-        log.tell(
-            rows.first[0], rows.first[1], what, "passed over; write 'sixth: confidence' or 'sixth: track' in data.yaml"
-        )
+        done = "left out, the boxes are kept; write 'sixth: confidence' or 'sixth: track' in data.yaml"
+        log.tell(rows.first[0], rows.first[1], what, done, kind="sixth")
     return Parsed(rows.table(), log.problems())
 
 
@@ -243,7 +242,8 @@ def _names(folder: Path, root: Path, log: ProblemLog) -> _Names | None:
             break
         here = here.parent
     what = "labels without class names: no data.yaml, classes.txt or obj.names here or above"
-    log.tell(relative_name(folder, root), "", what, "skipped the folder's labels; put the list of names beside them")
+    done = "skipped the folder's labels; put the list of names beside them"
+    log.tell(relative_name(folder, root), "", what, done, kind="no names")
     return None
 
 
