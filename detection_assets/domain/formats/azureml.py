@@ -54,7 +54,7 @@ _XY = ("topX", "topY", "bottomX", "bottomY")
 
 def is_mine(path: Path, text: str) -> bool:
     """Whether the head of a file is Azure ML's: a line with an `image_url`, or an MLTable."""
-    return path.name == TABLE or "image_url" in top_keys(text)
+    return path.name == TABLE or ('"image_url"' in text and "image_url" in top_keys(text))
 
 
 def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = None) -> Parsed:

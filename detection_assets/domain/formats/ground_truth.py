@@ -53,6 +53,8 @@ _OTHER_SHAPES = ("polygons", "polylines", "keypoints")
 
 def is_mine(path: Path, text: str) -> bool:
     """Whether the head of a file is Ground Truth's: a manifest, or a sequence of labelled video frames."""
+    if not any(f'"{name}"' in text for name in ("source-ref", *_SEQUENCES)):
+        return False  # most JSON is of another format, and a data set may have a file a picture
     keys = top_keys(text)
     return "source-ref" in keys or any(keys.get(name) == "[" for name in _SEQUENCES)
 

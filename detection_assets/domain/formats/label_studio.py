@@ -68,6 +68,8 @@ def is_mine(path: Path, text: str) -> bool:
         keys = top_keys(text[1:])
         listed = keys.get("annotations") == "[" or keys.get("completions") == "[" or keys.get("predictions") == "["
         return listed or "annotation_id" in keys or "annotator" in keys
+    if '"data"' not in text and '"result"' not in text:
+        return False
     keys = top_keys(text)
     single = keys.get("data") == "{" and (keys.get("annotations") == "[" or keys.get("predictions") == "[")
     return single or (keys.get("result") == "[" and ("completed_by" in keys or "task" in keys))
