@@ -7,6 +7,8 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     frames/<video key>/<version>/             extracted frames, published once per version
     datasets/<ds-...>/                        dataset snapshots
     catalogue/<ds-...>/<table>/<digest>/      how a platform's catalogue of data reads a table of a snapshot
+    <ds-...>.croissant.json                   a snapshot's description in Croissant
+    cards/<registry>/<name>/<version>/        a registered model's card and bill of materials
     weights/<version>/  evaluations/<version>/
     predictions/<video key>/<version>/        what a model found on a video's frames
     captures/<day>/<hour>/                    requests that the server kept: parts of JSON lines, and pictures
@@ -244,6 +246,16 @@ def frames(video_key: str, version: str) -> str:
 def dataset(version: str) -> str:
     """Where a dataset snapshot is published."""
     return f"datasets/{version}"
+
+
+def croissant(version: str) -> str:
+    """Where a dataset's Croissant description lies: apart from the snapshot, so that an earlier one can get one, too."""
+    return f"{version}.croissant.json"
+
+
+def model_card(registry: str, name: str, version: str) -> str:
+    """Where the card and the bill of materials of a registered version are published."""
+    return f"cards/{registry}/{_quoted(name)}/{_quoted(version)}"
 
 
 def catalogue(version: str, table: str, digest: str) -> str:
