@@ -117,6 +117,11 @@ class About:
     published: str | None = None
     code: str | None = None
 
+    @classmethod
+    def of(cls, detector: str, said: Mapping[str, Any], code: str | None = None) -> About:
+        """Of a detector's name, what its file says, and the version of the code."""
+        return cls(detector, said.get("description") or "", said.get("owner"), said.get("license"), None, code)
+
 
 def sources(snapshot: Snapshot, digests: Mapping[str, str], annotations: Mapping[str, str]) -> list[Source]:
     """The videos that a dataset comes from.
