@@ -42,7 +42,7 @@ def loaded() -> dict[str, Any]:
 
 def licence(of: metadata.Distribution) -> str:
     """The licence that a distribution says it has: an SPDX expression where it gives one, else its own words, or ""."""
-    about = of.metadata
+    about: Any = of.metadata  # a message of `email`, as which only later Pythons type it
     expression = about.get("License-Expression")
     if expression:
         return str(expression)
