@@ -41,6 +41,10 @@ class Target(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Lets go of what it holds open."""
+        ...
+
 
 @dataclass(frozen=True)
 class FileTarget:
@@ -63,6 +67,9 @@ class FileTarget:
                 out.write(event + b"\n" if whole else b"\n" + event + b"\n")
         except OSError as error:
             raise NotTaken(f"{self.path}: {error.strerror}; free some space or correct {SETTING}") from None
+
+    def close(self) -> None:
+        """Nothing is held open between two events."""
 
 
 def _last_byte(path: Path) -> bytes:
@@ -96,7 +103,7 @@ class HttpTarget:
                 status, said = self._post(event)
             except (OSError, http.client.HTTPException) as error:
                 why = f"{type(error).__name__}: {error}"
-                self._close()
+                self.close()
                 continue
             if status < 300:
                 return
@@ -128,10 +135,11 @@ class HttpTarget:
         said = answer.read(2000).decode(errors="replace")
         answer.read()
         if answer.will_close:
-            self._close()
+            self.close()
         return answer.status, " ".join(said.split())[:300]
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Ends the connection; another event opens a new one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -90,6 +90,8 @@ def tell(instance: DagsterInstance, detector: str, storage: Storage, owner: str 
         except NotTaken as error:
             log.warning("OpenLineage events wait: %s", error)
             return f"events wait: {error}"
+        finally:
+            to.close()
 
 
 @contextmanager
