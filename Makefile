@@ -76,7 +76,7 @@ STACK ?= detection-dagster
 images: ## Build the images of this commit and push them: REGISTRY=...
 	@test -n "$(REGISTRY)" || { echo "REGISTRY is not set; set it to the registry's address, as <account>.dkr.ecr.<region>.amazonaws.com or <name>.azurecr.io"; exit 2; }
 	docker build -f containers/programs.Dockerfile --target programs -t $(PROGRAMS) .
-	docker build -f containers/programs.Dockerfile --target dagster --build-arg ALSO=$(POSTGRES) -t $(PROGRAMS)-dagster .
+	docker build -f containers/programs.Dockerfile --target dagster --build-arg ALSO=$(POSTGRES) --build-arg REVISION=$(shell git rev-parse HEAD) -t $(PROGRAMS)-dagster .
 	docker build -f containers/serving.Dockerfile -t $(SERVING) .
 	docker push $(PROGRAMS)
 	docker push $(PROGRAMS)-dagster

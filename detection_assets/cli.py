@@ -149,6 +149,20 @@ def cost(name: Name, days: Annotated[float, typer.Option(min=0.0, help="How many
 
 
 @app.command()
+def card(
+    name: Name,
+    version: Annotated[str | None, typer.Argument(help="The registered version; default: the newest.")] = None,
+    bom: Annotated[bool, typer.Option("--bom", help="The bill of materials instead, in CycloneDX.")] = False,
+    croissant: Annotated[bool, typer.Option("--croissant", help="The dataset that taught it, in Croissant.")] = False,
+    to: Annotated[Path | None, typer.Option(help="A file to write it to; default: printed.")] = None,
+) -> None:
+    """Print a registered model's card, its bill of materials, or the description of its dataset."""
+    from detection_assets.commands import cards
+
+    cards.show(out, name, version, cards.kind(bom=bom, croissant=croissant), to)
+
+
+@app.command()
 def serve(name: Name) -> None:
     """Answer requests in the foreground with the version that is deployed; Ctrl-C ends it."""
     from detection_assets.commands import serving

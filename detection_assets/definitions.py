@@ -27,7 +27,7 @@ from detection_assets import (
 from detection_assets.detector import Detector
 from detection_assets.domain import schemas
 from detection_assets.domain.retraining import Limits
-from jobs import deployment, jobs, progress, retraining, schedules, sensors
+from jobs import deployment, jobs, openlineage, progress, retraining, schedules, sensors
 from resources import lake, profiles
 
 STAGES = [
@@ -82,6 +82,7 @@ def build(of: Detector) -> dg.Definitions:
             *sensors.sensors_of(of.name, videos),
             *deployment.sensors_of(of.name, plan),
             *retraining.sensors_of(of.name, limits, again.new_frames, again.on_drift),
+            *openlineage.sensors_of(of.name, of.owner or ""),
         ],
         schedules=schedules.schedules_of(of.name, again.schedule, limits),
         resources={

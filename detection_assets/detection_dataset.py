@@ -11,10 +11,10 @@ import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, layout, near_duplicates, snapshot, splitting
+from detection_assets.domain import card, croissant, layout, near_duplicates, snapshot, splitting
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import legend, thumbnails
-from resources import lake, tables, versions
+from resources import lake, standards, tables, versions
 from resources.registry.base import Registry
 from resources.storage import Storage
 
@@ -76,6 +76,13 @@ def detection_dataset(
         annotations=made.images["video"].map(drawn),
     ).drop(columns=["file", "phash"])
     deps = context.assets_def.asset_deps[context.asset_key]
+    described = standards.describe_dataset(
+        storage,
+        made.version,
+        croissant.About.of(detector.name, detector.said, context.assets_def.code_versions_by_key[context.asset_key]),
+        versions.data_versions(context.instance, dg.AssetKey([*context.asset_key.path[:-1], "raw_videos"]), known),
+        drawn,
+    )
     test = table[table["split"] == "test"]
     shown = test if len(test) else table
     pictures = f"{thumbnails(storage, shown, 6, made.boxes, detector.classes)}\n\n{legend(detector.classes)}"
@@ -94,6 +101,7 @@ def detection_dataset(
             "split by": made.meta["by"],
             "optimistic": bool(made.meta["optimistic"]),
             "snapshot": storage.uri_of(published.folder),
+            "croissant": storage.uri_of(described),
             **({"data assets": dg.MetadataValue.md(entered)} if entered else {}),
         },
         check_results=[

@@ -307,9 +307,21 @@ class Monitoring(Part):
     drift: Drift = _key(Drift(), "when what comes in counts as different from what taught the model")
 
 
+class Card(Part):
+    """What only people know of its data and models; it stands in their descriptions."""
+
+    license: str | None = _key(
+        None, "the licence of videos and annotations, an SPDX identifier or an address", examples=["CC-BY-4.0"]
+    )
+    intended_use: str = _key("", "what its models are for, and for whom")
+    out_of_scope: str = _key("", "what they must not be used for")
+    ethics: str = _key("", "whom a mistake hurts, and what is done about it")
+    caveats: str = _key("", "what else somebody who uses them should know")
+
+
 SECTIONS = (
     *("videos", "sampling", "annotations", "dataset", "training", "tuning", "evaluation", "gates", "endpoint"),
-    *("rollout", "monitoring", "retraining"),
+    *("rollout", "monitoring", "retraining", "card"),
 )
 
 
@@ -340,6 +352,7 @@ class Detector(Part):
     rollout: Rollout = _key(Rollout(), "how a new version takes the traffic over")
     monitoring: Monitoring = _key(Monitoring(), "how it is watched while it serves")
     retraining: Retraining = _key(Retraining(), "when it is trained again")
+    card: Card = _key(Card(), "what people say in the descriptions of its datasets and models")
 
     @field_validator("name")
     @classmethod
@@ -384,6 +397,11 @@ class Detector(Part):
             return data
         # A section whose every line is commented out reads as null.
         return {key: {} if value is None and key in SECTIONS else value for key, value in data.items()}
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What people say of it: description, owner, and its section `card`."""
+        return {"description": self.description, "owner": self.owner, **self.card.model_dump()}
 
     def group_of(self, video: str) -> str:
         """The group of a video: what the regex finds, or the first folder of its key.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dagster as dg
 
+from resources import revision
+
 INGEST = ("raw_videos", "extracted_frames", "annotations")
 TRAIN = ("detection_dataset", "trained_weights", "evaluation")
 TUNE = ("tuned_hyperparameters",)
@@ -49,7 +51,7 @@ def jobs_of(detector: str) -> list[dg.UnresolvedAssetJobDefinition]:
             selection=dg.AssetSelection.assets(*keys(detector, stages)),
             description=description,
             executor_def=dg.in_process_executor,
-            tags={"dagster/max_runtime": str(MAX_RUNTIME_S), "detection/detector": detector},
+            tags={"dagster/max_runtime": str(MAX_RUNTIME_S), "detection/detector": detector, **revision.tags()},
         )
         for name, (stages, description) in parts.items()
     ]

@@ -14,7 +14,7 @@ import dagster as dg
 from dagster import DagsterInstance
 
 from detection_assets.domain import layout
-from jobs import jobs, runs, sensors
+from jobs import jobs, openlineage, runs, sensors
 from resources import lake, versions
 from resources.storage import Storage
 
@@ -177,16 +177,17 @@ def execute(
     tags = {**runs.here(), **(labels or {})}
     if planned.first is not None and planned.last is not None:
         tags |= sensors.range_tags(planned.first, planned.last)
-    result = defs.resolve_job_def(planned.job).execute_in_process(
-        instance=instance,
-        asset_selection=jobs.keys(detector, planned.stages),
-        tags=tags,
-        run_config={
-            "loggers": {"progress": {}},
-            "ops": {stage: {"config": dict(of)} for stage, of in (config or {}).items()},
-        },
-        raise_on_error=False,
-    )
+    with openlineage.telling_of(instance, defs, detector):
+        result = defs.resolve_job_def(planned.job).execute_in_process(
+            instance=instance,
+            asset_selection=jobs.keys(detector, planned.stages),
+            tags=tags,
+            run_config={
+                "loggers": {"progress": {}},
+                "ops": {stage: {"config": dict(of)} for stage, of in (config or {}).items()},
+            },
+            raise_on_error=False,
+        )
     return result.success, result.run_id
 
 

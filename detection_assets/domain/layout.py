@@ -8,6 +8,8 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     problems/<digest>.csv                     reports of what was wrong with annotations
     datasets/<ds-...>/                        dataset snapshots
     catalogue/<ds-...>/<table>/<digest>/      how a platform's catalogue of data reads a table of a snapshot
+    <ds-...>.croissant.json                   a snapshot's description in Croissant
+    cards/<model>/<version>-<digest>/         a registered model's card and bill of materials
     weights/<version>/  evaluations/<version>/
     predictions/<video key>/<version>/        what a model found on a video's frames
     captures/<day>/<hour>/                    requests that the server kept: parts of JSON lines, and pictures
@@ -261,6 +263,19 @@ def dataset(version: str) -> str:
     return f"datasets/{version}"
 
 
+def croissant(version: str) -> str:
+    """Where a dataset's Croissant description lies: apart from its snapshot, so an earlier one can get one, too."""
+    return f"{version}.croissant.json"
+
+
+def model_card(name: str, version: str, sha256: str) -> str:
+    """Where the card and the bill of materials of a registered version are published.
+
+    With the model's digest: a lake that is copied meets another registry, which counts versions from 1 as well.
+    """
+    return f"cards/{_quoted(name)}/{_quoted(version)}-{sha256[:12]}"
+
+
 def catalogue(version: str, table: str, digest: str) -> str:
     """Where it is written how a platform's catalogue reads a table of a dataset: one place for each way to say it."""
     return f"catalogue/{version}/{table}/{digest}"
@@ -378,6 +393,11 @@ def digest_of(sha256: str) -> str:
 def table_pointer(asset: str, partition: str | None) -> str:
     """The small object that says which table is today's."""
     return f"{table_folder(asset, partition)}/today.json"
+
+
+def tables_of(asset: str) -> str:
+    """Below which all tables of an asset lie, of all partitions and all times."""
+    return _table_folder(asset, None)
 
 
 def table(asset: str, partition: str | None, sha256: str) -> str:
