@@ -395,11 +395,6 @@ def table_pointer(asset: str, partition: str | None) -> str:
     return f"{table_folder(asset, partition)}/today.json"
 
 
-def tables_of(asset: str) -> str:
-    """Below which all tables of an asset lie, of all partitions and all times."""
-    return _table_folder(asset, None)
-
-
 def table(asset: str, partition: str | None, sha256: str) -> str:
     """Where a table lies, by the hash of its content."""
     return f"{table_folder(asset, partition)}/{sha256[:32]}.parquet"

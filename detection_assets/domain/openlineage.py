@@ -282,7 +282,7 @@ def _table(about: About, asset: str, version: str, **facets: Any) -> dict[str, A
     columns = schemas.SCHEMAS.get(stage, {})
     fields = [{"name": name, "type": column.dtype, "description": column.meaning} for name, column in columns.items()]
     return {
-        **dataset(about.lake, layout.tables_of(stage)),
+        **dataset(about.lake, layout.table_folder(stage, None)),
         "facets": {
             **({"schema": _facet("SchemaDatasetFacet", "1-2-0", fields=fields)} if fields else {}),
             **(
@@ -328,7 +328,8 @@ def _columns(about: About, made: Happened) -> dict[str, Any]:
     fields = {
         column: {
             "inputFields": [
-                {**dataset(about.lake, layout.tables_of(_stage(asset))), "field": name} for asset, name in sources
+                {**dataset(about.lake, layout.table_folder(_stage(asset), None)), "field": name}
+                for asset, name in sources
             ]
         }
         for column, sources in made.columns.items()
@@ -347,7 +348,7 @@ def _checks(when: float, about: About, step: str, found: Sequence[Happened]) -> 
         of.setdefault(one.asset, []).append({**assertion, **described})
     inputs = [
         {
-            **dataset(about.lake, layout.tables_of(_stage(asset))),
+            **dataset(about.lake, layout.table_folder(_stage(asset), None)),
             "facets": {},
             "inputFacets": {
                 "dataQualityAssertions": _facet("DataQualityAssertionsDatasetFacet", "1-1-0", assertions=assertions)
