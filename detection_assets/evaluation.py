@@ -20,6 +20,8 @@ from resources.registry.base import CHAMPION, Registry
 from resources.storage import Storage
 
 CODE = "1"
+PAGE = "worst.html"
+"""The frames in which truth and prediction disagree most, to look at."""
 
 
 @dg.asset(
@@ -99,7 +101,9 @@ def evaluation(
             "confusion and precision-recall": dg.MetadataValue.md(
                 f"{drawn.get('confusion', '')} {drawn.get('pr', '')}".strip() or "nothing to draw"
             ),
-            "worst frames": dg.MetadataValue.md(drawn.get("worst", "nothing to show")),
+            "worst disagreements": dg.MetadataValue.md(drawn.get("worst", "nothing to show")),
+            # Evaluations of earlier releases have no page.
+            **({"all of them": dg.MetadataValue.url(storage.uri_of(made.key(PAGE)))} if PAGE in made.files else {}),
             "champion": f"version {champion.version}" if champion else "none",
             **costs.told(result),
             "evaluation_version": version,
