@@ -102,13 +102,19 @@ def tiles(storage: Storage, wanted: Sequence[tuple[Tile, str]], width: int = con
     with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(1) as reading:
         chunks = [wanted[at : at + CHUNK] for at in range(0, len(wanted), CHUNK)]
         # The next ones are read while these are decoded.
-        ahead = reading.submit(storage.get_many, [key for _, key in chunks[0]]) if chunks else None
+        ahead = reading.submit(_read, storage, chunks[0]) if chunks else None
         for at, chunk in enumerate(chunks):
             assert ahead is not None
             data = ahead.result()
             if at + 1 < len(chunks):
-                ahead = reading.submit(storage.get_many, [key for _, key in chunks[at + 1]])
+                ahead = reading.submit(_read, storage, chunks[at + 1])
             yield from pool.map(contact_sheet.shown, [tile for tile, _ in chunk], data, repeat(width))
+
+
+def _read(storage: Storage, wanted: Sequence[tuple[Tile, str]]) -> list[bytes | None]:
+    keys = [key for _, key in wanted]
+    there = dict(zip(filter(None, keys), storage.get_many([*filter(None, keys)]), strict=True))
+    return [there.get(key) for key in keys]
 
 
 def pixels(raw: bytes) -> NDArray[np.uint8] | None:

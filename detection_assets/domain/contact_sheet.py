@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +165,7 @@ def laid_out(
         dashed: Whether boxes of one side are predictions.
 
     Returns:
-        Tiles, and where the picture of each lies.
+        Tiles, and where the picture of each lies; empty if it has none any more.
     """
     of = dict(list(boxes[boxes["frame"].isin(frames["frame"])].groupby("frame", sort=False)))
     none = boxes.iloc[:0]
@@ -173,10 +173,15 @@ def laid_out(
     for row in frames.to_dict("records"):
         mine = of.get(row["frame"], none)
         lines = compared(mine, classes) if both else marks(mine, classes, dashed)
+        key = row["key"] if isinstance(row["key"], str) else ""
         told = in_words(mine) if both else counted(mine["class"]) or "nothing there"
-        size = float(row["width"] or 0), float(row["height"] or 0)
-        found.append((Tile(str(row["frame"]), size, lines, told, float(row.get("pts_s", math.nan))), str(row["key"])))
+        size = _number(row["width"], 0.0), _number(row["height"], 0.0)
+        found.append((Tile(str(row["frame"]), size, lines, told, _number(row.get("pts_s"), math.nan)), key))
     return found
+
+
+def _number(value: Any, missing: float) -> float:
+    return missing if value is None or pd.isna(value) else float(value)
 
 
 def shown(tile: Tile, raw: bytes | None, width: int = WIDTH) -> Tile:
@@ -402,14 +407,3 @@ def encoded(image: Image.Image, kind: str, quality: int = 80) -> bytes:
     out = io.BytesIO()
     image.save(out, kind, quality=quality)
     return out.getvalue()
-
-
-def even(rows: Sequence[Any] | pd.DataFrame, count: int) -> Iterator[int]:
-    """Positions of at most `count` of some rows, evenly chosen, the first and the last included."""
-    total = len(rows)
-    if total <= count:
-        yield from range(total)
-    elif count == 1:
-        yield total // 2
-    else:
-        yield from (round(at * (total - 1) / (count - 1)) for at in range(count))

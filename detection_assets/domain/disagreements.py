@@ -44,31 +44,30 @@ _SAID = {
 }
 
 
-def judge(truth: pd.DataFrame, predictions: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+def judge(truth: pd.DataFrame, predictions: pd.DataFrame, frames: Sequence[str]) -> pd.DataFrame:
     """Says of each box whether the other side agrees.
 
     Args:
         truth: `frame, class, x1, y1, x2, y2`, a row a box; rows without a class (an empty frame) are passed over.
         predictions: The same with `confidence`; those that are not sure enough are left out beforehand.
-        images: `frame, width, height`: the frames to judge; boxes of others are passed over.
+        frames: The frames to judge; boxes of others are passed over.
 
     Returns:
         A row a box, columns as `JUDGED`: `side` is `truth` or `prediction`, `verdict` one of `MISTAKES` or `right`,
         `other` the class of the box that it was matched with; null if there is none.
     """
-    images = images.drop_duplicates("frame")
-    sides = [_boxes(table, images) for table in (truth.assign(confidence=np.nan), predictions)]
+    sides = [_boxes(table, frames) for table in (truth.assign(confidence=np.nan), predictions)]
     there, found = sides
     of_truth, of_found = (np.full(len(side), -1, np.int64) for side in sides)
     verdict, said = np.full(len(there), MISSED, object), np.full(len(found), INVENTED, object)
     for word, iou, any_class in ((RIGHT, IOU, False), (CONFUSED, IOU, True), (MISPLACED, NEAR, False)):
         left, spare = np.flatnonzero(of_truth < 0), np.flatnonzero(of_found < 0)
-        box, prediction = _matched(there.iloc[left], found.iloc[spare], images, iou, any_class)
+        box, prediction = _matched(there.iloc[left], found.iloc[spare], iou, any_class)
         box, prediction = left[box], spare[prediction]
         of_truth[box], of_found[prediction] = prediction, box
         verdict[box], said[prediction] = word, word
     known, spare = np.flatnonzero(of_truth >= 0), np.flatnonzero(of_found < 0)
-    box, prediction = _matched(there.iloc[known], found.iloc[spare], images, IOU, False)
+    box, prediction = _matched(there.iloc[known], found.iloc[spare], IOU, False)
     said[spare[prediction]], of_found[spare[prediction]] = DOUBLED, known[box]
     parts = [
         mine.assign(side=name, verdict=words, other=np.array([*theirs["class"], None], object)[partner])
@@ -80,29 +79,27 @@ def judge(truth: pd.DataFrame, predictions: pd.DataFrame, images: pd.DataFrame) 
     return pd.concat(parts, ignore_index=True)[JUDGED]
 
 
-def _boxes(table: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    used = table.loc[table["class"].notna() & table["frame"].isin(images["frame"])]
+def _boxes(table: pd.DataFrame, frames: Sequence[str]) -> pd.DataFrame:
+    used = table.loc[table["class"].notna() & table["frame"].isin(frames)]
     used = used[["frame", "class", "confidence", *_CORNERS]].reset_index(drop=True)
     return used.astype({"frame": object, "class": object, **dict.fromkeys(["confidence", *_CORNERS], "float64")})
 
 
-def _matched(
-    truth: pd.DataFrame, predictions: pd.DataFrame, images: pd.DataFrame, iou: float, any_class: bool
-) -> tuple[Ints, Ints]:
+def _matched(truth: pd.DataFrame, predictions: pd.DataFrame, iou: float, any_class: bool) -> tuple[Ints, Ints]:
     """Rows of truth and of predictions that belong together."""
-    if truth.empty or predictions.empty:
+    both = pd.Index(truth["frame"].unique()).intersection(predictions["frame"].unique())
+    if both.empty:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    at = [np.flatnonzero(table["frame"].isin(both)) for table in (truth, predictions)]
+    truth, predictions = truth.iloc[at[0]], predictions.iloc[at[1]]
     if any_class:
         truth, predictions = truth.assign(**{"class": "any"}), predictions.assign(**{"class": "any"})
-    used = images.loc[images["frame"].isin(truth["frame"]) & images["frame"].isin(predictions["frame"])]
-    inside = [np.flatnonzero(table["frame"].isin(used["frame"])) for table in (truth, predictions)]
-    if not len(used):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    truth, predictions = truth.iloc[inside[0]], predictions.iloc[inside[1]]
+    # The matching does not look at the frames' sizes.
+    images = pd.DataFrame({"frame": both, "width": 0, "height": 0})
     classes = sorted({*truth["class"], *predictions["class"]})
-    partner = Scores(truth, predictions, used, classes, max_det=len(predictions)).pairs(iou)
+    partner = Scores(truth, predictions, images, classes, max_det=len(predictions)).pairs(iou)
     hit = partner >= 0
-    return inside[0][partner[hit]], inside[1][hit]
+    return at[0][partner[hit]], at[1][hit]
 
 
 def rank(judged: pd.DataFrame, frames: Sequence[str]) -> pd.DataFrame:

@@ -245,7 +245,7 @@ def _pictures(
     }
     line_charts(out / "pr.png", [("precision over recall, IoU 0.50", "recall", curves)])
     sure = scores.predictions.loc[scores.predictions["confidence"] >= SHOWN]
-    judged = disagreements.judge(boxes, sure, images)
+    judged = disagreements.judge(boxes, sure, images["frame"].tolist())
     worst = disagreements.rank(judged, images["frame"].tolist())
     worst = worst.loc[worst["score"] > 0].head(WORST)
     if worst.empty:
