@@ -13,7 +13,7 @@ from html import escape
 from detection_assets.domain.contact_sheet import Mark, Tile, color_of, encoded, ink
 
 QUALITY = 78
-TEXT = 0.034
+TEXT = 0.03
 """Height of a label as a share of the picture's width: 12 pixels on a phone."""
 
 
@@ -72,7 +72,7 @@ def _overlay(tile: Tile) -> str:
     parts += [_text(mark, size, wide, high) for mark in tile.marks if mark.label]
     return (
         f'<svg viewBox="0 0 {wide:g} {high:g}" preserveAspectRatio="none" aria-hidden="true" '
-        f'font-size="{size:.1f}" stroke-width="{size / 4:.1f}">{"".join(parts)}</svg>'
+        f'font-size="{size:.1f}" stroke-width="{size / 3:.1f}">{"".join(parts)}</svg>'
     )
 
 
@@ -112,7 +112,7 @@ STYLE = """
 body{background:var(--paper);color:var(--ink);font:16px/1.4 system-ui,sans-serif;margin:0 auto;max-width:1900px;
 padding:12px}
 h1{font-size:20px;margin:4px 0;overflow-wrap:anywhere}p{margin:2px 0;color:var(--quiet)}
-label{margin:0 16px 0 2px;line-height:2}
+label{margin:0 16px 0 2px;line-height:2;display:inline-block}
 .legend{list-style:none;padding:0;margin:6px 0 12px;display:flex;flex-wrap:wrap;gap:4px 16px}
 i{display:inline-block;width:22px;height:9px;border:3px solid;margin-right:6px}i.dashed{border-style:dashed}
 main{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr));gap:14px}
