@@ -17,8 +17,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from detection_assets.domain import contact_sheet
-from detection_assets.domain.contact_sheet import COLORS, FORMATS, ORIENTATION, Tile
+from detection_assets.domain.card import escape
+from detection_assets.domain.contact_sheet import FEW, FEW_WIDTH, a_few, draw, encoded, shape_of
+from detection_assets.domain.disagreements import rank, totals
+from detection_assets.domain.tiles import COLORS, FORMATS, ORIENTATION, Tile, laid_out, marks, shown, small
+from detection_assets.domain.tiles import WIDTH as TILE
 from resources.storage import Storage
 
 WIDTH = 200
@@ -29,7 +32,7 @@ CHUNK = 32
 def embed(jpeg: bytes, alt: str) -> str:
     """A picture as markdown that needs no file."""
     kind = "png" if jpeg.startswith(b"\x89PNG") else "jpeg"
-    return f"![{alt}](data:image/{kind};base64,{base64.b64encode(jpeg).decode()})"
+    return f"![{escape(alt)}](data:image/{kind};base64,{base64.b64encode(jpeg).decode()})"
 
 
 def thumbnails(
@@ -77,18 +80,18 @@ def thumbnail(raw: bytes, boxes: pd.DataFrame | None, classes: Sequence[str], wi
     Returns:
         JPEG bytes; None if the picture cannot be decoded.
     """
-    decoded = contact_sheet.small(raw, width)
+    decoded = small(raw, width)
     if decoded is None:
         return None  # a picture from outside
     image, own = decoded
     image = image.resize((width, max(1, round(own[1] * width / own[0]))))
     if boxes is not None:
-        lines = [replace(mark, label="") for mark in contact_sheet.marks(boxes, classes)]
-        contact_sheet.draw(image, lines, (width / own[0], width / own[0]))
-    return contact_sheet.encoded(image, "JPEG", 70)
+        lines = [replace(mark, label="") for mark in marks(boxes, classes)]
+        draw(image, lines, (width / own[0], width / own[0]))
+    return encoded(image, "JPEG", 70)
 
 
-def tiles(storage: Storage, wanted: Sequence[tuple[Tile, str]], width: int = contact_sheet.WIDTH) -> Iterator[Tile]:
+def tiles(storage: Storage, wanted: Sequence[tuple[Tile, str]], width: int = TILE) -> Iterator[Tile]:
     """Tiles with their pictures, read and decoded a few at a time.
 
     Args:
@@ -108,13 +111,36 @@ def tiles(storage: Storage, wanted: Sequence[tuple[Tile, str]], width: int = con
             data = ahead.result()
             if at + 1 < len(chunks):
                 ahead = reading.submit(_read, storage, chunks[at + 1])
-            yield from pool.map(contact_sheet.shown, [tile for tile, _ in chunk], data, repeat(width))
+            yield from pool.map(shown, [tile for tile, _ in chunk], data, repeat(width))
 
 
 def _read(storage: Storage, wanted: Sequence[tuple[Tile, str]]) -> list[bytes | None]:
     keys = [key for _, key in wanted]
     there = dict(zip(filter(None, keys), storage.get_many([*filter(None, keys)]), strict=True))
     return [there.get(key) for key in keys]
+
+
+def worst(storage: Storage, frames: pd.DataFrame, judged: pd.DataFrame, classes: Sequence[str]) -> str:
+    """Truth against prediction: how much they disagree, and a small sheet of where they do most.
+
+    Args:
+        storage: Where the pictures are.
+        frames: Rows of `extracted_frames`: those that were judged.
+        judged: What `disagreements.judge` says of their boxes.
+        classes: The class names, for the colours.
+
+    Returns:
+        Markdown.
+    """
+    ranked = rank(judged, frames["frame"].tolist())
+    told = f"{totals(ranked)} on {len(ranked)} annotated frames"
+    few = ranked.loc[ranked["score"] > 0, ["frame"]].head(FEW).merge(frames, on="frame")
+    if few.empty:
+        return told
+    wanted = laid_out(few, judged, classes, both=True)
+    shape = shape_of(tile.size for tile, _ in wanted)
+    sheet = a_few(tiles(storage, wanted, FEW_WIDTH), len(wanted), "Worst disagreements", classes, shape)
+    return f"{told}\n\n{embed(sheet, 'worst disagreements')}"
 
 
 def pixels(raw: bytes) -> NDArray[np.uint8] | None:

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from detection_assets.commands.context import Project
 from detection_assets.domain import contact_html, contact_sheet, disagreements, layout
-from detection_assets.domain.disagreements import MISTAKES, RIGHT
 from detection_assets.domain.previews import over_videos
 from detection_assets.domain.problems import InputError
+from detection_assets.domain.tiles import Tile, laid_out
 from resources import lake, tables
 from resources.home import home
 from resources.instance import open_instance
@@ -107,7 +107,7 @@ def show(out: Console, name: str, asked: Asked) -> None:
         return
     frames = _looked_up(project, frames)
     shown = asked.classes or classes
-    tiles = contact_sheet.laid_out(frames, found.boxes, classes, both=found.both, dashed=found.dashed)
+    tiles = laid_out(frames, found.boxes, classes, both=found.both, dashed=found.dashed)
     if asked.worst is not None:
         for tile, _ in tiles[:TOLD]:
             out.print(f"{tile.title}: {tile.verdict}", markup=False, soft_wrap=True)
@@ -245,8 +245,7 @@ def _chosen(found: Found, asked: Asked) -> tuple[pd.DataFrame, str]:
         boxes = int(found.boxes["class"].notna().sum())
         return frames, f"{len(frames)} of {total} frames, which have {boxes} boxes"
     ranked = disagreements.rank(found.boxes, found.frames["frame"].tolist())
-    counts = ranked[[RIGHT, *MISTAKES]].sum()
-    told = ", ".join(f"{counts[word]} {word}" for word in (RIGHT, *MISTAKES) if counts[word]) or "no boxes"
+    told = disagreements.totals(ranked)
     if asked.worst is None:
         frames = found.frames.iloc[over_videos(found.frames["video"].tolist(), asked.frames)]
         return frames, f"{len(frames)} of {total} frames, which have {told}"
@@ -267,7 +266,7 @@ def _looked_up(project: Project, frames: pd.DataFrame) -> pd.DataFrame:
 def _write(
     project: Project,
     target: Path,
-    wanted: Sequence[tuple[contact_sheet.Tile, str]],
+    wanted: Sequence[tuple[Tile, str]],
     heading: str,
     notes: Sequence[str],
     classes: Sequence[str],
@@ -276,14 +275,13 @@ def _write(
     """Writes the sheet beside its place and moves it there when it is whole."""
     from detection_assets.pictures import tiles
 
-    pictures: Iterator[contact_sheet.Tile] = tiles(project.storage, wanted)
+    pictures: Iterator[Tile] = tiles(project.storage, wanted)
     kind = ENDINGS[target.suffix.lower()]
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if kind:
-            shapes = [tile.size[1] / tile.size[0] for tile, _ in wanted if min(tile.size) > 0]
-            shape = sorted(shapes)[len(shapes) // 2] if shapes else 0.75
+            shape = contact_sheet.shape_of(tile.size for tile, _ in wanted)
             sheet = contact_sheet.sheet(
                 pictures, len(wanted), f"{heading}. {notes[0]}", classes, both=both, shape=shape
             )

@@ -10,7 +10,8 @@ import base64
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from detection_assets.domain.contact_sheet import Mark, Tile, color_of, encoded, ink
+from detection_assets.domain.contact_sheet import encoded, ink
+from detection_assets.domain.tiles import Mark, Tile, color_of
 
 QUALITY = 78
 TEXT = 0.03

@@ -1,236 +1,25 @@
-"""Frames with their boxes as people see them: small, in a grid, truth solid and predictions dashed.
-
-Here is what is shown and how it is drawn in pixels; `contact_html` makes a page of the same tiles. A picture that
-cannot be shown is a grey tile that says so.
-"""
+"""Frames with their boxes in a grid, as one picture."""
 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from detection_assets.domain.disagreements import (
-    DOUBLED,
-    INVENTED,
-    MISPLACED,
-    MISSED,
-    PREDICTION,
-    RIGHT,
-    counted,
-    in_words,
-)
+from detection_assets.domain.tiles import WIDTH, Mark, Tile, color_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
-COLORS = {
-    "🟥": "#dd2e44",
-    "🟦": "#3b88f5",
-    "🟩": "#3cb44b",
-    "🟧": "#f58231",
-    "🟪": "#aa66dd",
-    "🟨": "#f5d033",
-    "🟫": "#9a6324",
-}
-"""Box colours, by the sign that stands for them in a legend: the UI's markdown shows no colours of its own."""
-UNKNOWN = "#666666"
-"""Colour of a class that the detector does not have."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-ORIENTATION = 0x0112
-"""EXIF tag that says how the camera was held."""
-WIDTH = 480
-"""Of a tile's picture, pixels: the width of a phone, sharp enough on a large screen, tens of kilobytes."""
-MOST_LABELS = 12
-"""Boxes of a frame up to which each right one is labelled, too; beyond that there is no room."""
 GROUND, INK, QUIET, GREY = "#ffffff", "#1c2128", "#69707a", "#c9ced4"
 DASH = (7, 5)
 """Pixels of a dash and of the gap after it."""
-GAP = 10
+GAP, LINE = 10, 19
+"""Pixels between tiles, and from one line of text to the next."""
+FEW, FEW_WIDTH = 6, 300
+"""Tiles on a sheet that the UI keeps for good, and the width of each in pixels."""
 HIGHEST = 32_000
 """Pixels that a sheet may be high: half of what a JPEG can be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A box to draw.
-
-    Attributes:
-        corners: x1 y1 x2 y2 in pixels of the frame as displayed.
-        color: `#rrggbb`.
-        dashed: Whether it is a prediction.
-        right: Whether the other side agrees: there is nothing to see here.
-        label: What to write at it; empty for nothing.
-    """
-
-    corners: tuple[float, float, float, float]
-    color: str
-    dashed: bool = False
-    right: bool = False
-    label: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A frame to show.
-
-    Attributes:
-        frame: Its id.
-        size: Width and height in pixels as displayed, which `marks` are in.
-        marks: The boxes.
-        verdict: The line below it.
-        time: Seconds from the video's beginning; NaN for an image.
-        picture: The picture, small; None if it cannot be shown.
-        problem: Why it cannot be shown.
-    """
-
-    frame: str
-    size: tuple[float, float]
-    marks: Sequence[Mark]
-    verdict: str
-    time: float = math.nan
-    picture: Image.Image | None = None
-    problem: str = ""
-
-    @property
-    def title(self) -> str:
-        """The frame's id and time."""
-        return f"{self.frame}  {clock(self.time)}".strip()
-
-
-def clock(seconds: float) -> str:
-    """A time in a video as people read it, such as `1:05.40`; empty if it is not known."""
-    if not math.isfinite(seconds):
-        return ""
-    minutes, rest = divmod(round(max(seconds, 0.0) * 100), 6000)
-    hours, minutes = divmod(minutes, 60)
-    low = f"{rest // 100:02d}.{rest % 100:02d}"
-    return f"{hours}:{minutes:02d}:{low}" if hours else f"{minutes}:{low}"
-
-
-def color_of(name: str, classes: Sequence[str]) -> str:
-    """A class's colour: the same wherever it is drawn."""
-    return list(COLORS.values())[classes.index(name) % len(COLORS)] if name in classes else UNKNOWN
-
-
-def marks(boxes: pd.DataFrame, classes: Sequence[str], dashed: bool = False) -> list[Mark]:
-    """Boxes of one side alone.
-
-    Args:
-        boxes: `class, x1, y1, x2, y2`, and `confidence` where they are predictions; of one frame.
-        classes: The class names, for the colours.
-        dashed: Whether they are predictions.
-    """
-    labelled = len(boxes) <= MOST_LABELS
-    return [
-        Mark(_corners(row), color_of(row["class"], classes), dashed, False, _label(row, dashed) if labelled else "")
-        for row in boxes.dropna(subset=["class"]).to_dict("records")
-    ]
-
-
-def compared(judged: pd.DataFrame, classes: Sequence[str]) -> list[Mark]:
-    """Boxes of both sides: what is right first and thin, what is wrong above it, with its name.
-
-    Args:
-        judged: Rows of `disagreements.judge` of one frame.
-        classes: The class names, for the colours.
-    """
-    labelled = len(judged) <= MOST_LABELS
-    found: list[Mark] = []
-    for row in judged.to_dict("records"):
-        dashed, right = row["side"] == PREDICTION, row["verdict"] == RIGHT
-        # Of a pair, what is wrong is written at the truth; of one that agrees, one label is enough.
-        alone = row["verdict"] in (MISSED, INVENTED, DOUBLED)
-        text = "" if right and (dashed or not labelled) else _label(row, dashed)
-        if alone or (row["verdict"] == MISPLACED and not dashed):
-            text = f"{text} {row['verdict']}"
-        found.append(Mark(_corners(row), color_of(row["class"], classes), dashed, right, text))
-    return sorted(found, key=lambda mark: (not mark.right, mark.dashed))
-
-
-def _corners(row: Mapping[Any, Any]) -> tuple[float, float, float, float]:
-    return float(row["x1"]), float(row["y1"]), float(row["x2"]), float(row["y2"])
-
-
-def _label(row: Mapping[Any, Any], sure: bool) -> str:
-    return f"{row['class']} {row['confidence']:.2f}" if sure else str(row["class"])
-
-
-def laid_out(
-    frames: pd.DataFrame, boxes: pd.DataFrame, classes: Sequence[str], *, both: bool, dashed: bool = False
-) -> list[tuple[Tile, str]]:
-    """What to show of each frame, without its picture, which is read when its turn comes.
-
-    Args:
-        frames: `frame, key, width, height`, and `pts_s` where it is known; a tile each, in this order.
-        boxes: Rows of `disagreements.judge` if `both`, else of one side: `frame, class` and corners.
-        classes: The class names, for the colours.
-        both: Whether truth and prediction are compared.
-        dashed: Whether boxes of one side are predictions.
-
-    Returns:
-        Tiles, and where the picture of each lies; empty if it has none any more.
-    """
-    of = dict(list(boxes[boxes["frame"].isin(frames["frame"])].groupby("frame", sort=False)))
-    none = boxes.iloc[:0]
-    found: list[tuple[Tile, str]] = []
-    for row in frames.to_dict("records"):
-        mine = of.get(row["frame"], none)
-        lines = compared(mine, classes) if both else marks(mine, classes, dashed)
-        key = row["key"] if isinstance(row["key"], str) else ""
-        told = in_words(mine) if both else counted(mine["class"]) or "nothing there"
-        size = _number(row["width"], 0.0), _number(row["height"], 0.0)
-        found.append((Tile(str(row["frame"]), size, lines, told, _number(row.get("pts_s"), math.nan)), key))
-    return found
-
-
-def _number(value: Any, missing: float) -> float:
-    return missing if value is None or pd.isna(value) else float(value)
-
-
-def shown(tile: Tile, raw: bytes | None, width: int = WIDTH) -> Tile:
-    """A tile with its picture, or with what is wrong with it.
-
-    Args:
-        tile: What to show.
-        raw: The encoded picture; None if there is none.
-        width: Of the picture, pixels at most.
-    """
-    if raw is None:
-        return replace(tile, problem="the picture is missing")
-    decoded = small(raw, width)
-    if decoded is None:
-        return replace(tile, problem="the picture cannot be read")
-    picture, own = decoded
-    return replace(tile, picture=picture, size=tile.size if min(tile.size) > 0 else own)
-
-
-def small(raw: bytes, width: int = WIDTH) -> tuple[Image.Image, tuple[int, int]] | None:
-    """Decodes a picture from anywhere, as displayed and no larger than needed.
-
-    Args:
-        raw: The encoded picture.
-        width: It is scaled down to this width, never up; its height is at most twice that.
-
-    Returns:
-        The picture in RGB, and its own width and height as displayed; None if it cannot be decoded.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        image: Image.Image = Image.open(io.BytesIO(raw), formats=FORMATS)
-        turned = image.getexif().get(ORIENTATION, 1) >= 5
-        own = (image.height, image.width) if turned else (image.width, image.height)
-        # Scaling while decoding: a JPEG of a large frame takes a fraction of its time and memory.
-        image.thumbnail((2 * width, width) if turned else (width, 2 * width), reducing_gap=2.0)
-        return ImageOps.exif_transpose(image).convert("RGB"), own
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return None
 
 
 def draw(image: Image.Image, boxes: Iterable[Mark], scale: tuple[float, float], line: int = 2) -> None:
@@ -322,7 +111,7 @@ def sheet(
         both: Whether there are predictions beside truth, to be told in the legend.
         columns: Tiles a row at least; more if there are so many that the sheet would be too high.
         width: Of a tile, pixels; taken less where there are very many.
-        shape: Height over width of a tile's picture; one of another shape is put in the middle.
+        shape: Height over width of a tile's picture (see `shape_of`); one of another shape is put in the middle.
 
     Returns:
         The sheet, RGB.
@@ -331,7 +120,7 @@ def sheet(
 
     columns = max(1, min(columns, count))
     high = round(width * min(max(shape, 0.3), 2.0))
-    cell = high + 44
+    cell = high + 22 + 2 * LINE
     while -(-count // columns) * (cell + GAP) > HIGHEST:
         columns += 1
     across = columns * (width + GAP) + GAP
@@ -347,8 +136,29 @@ def sheet(
         made.paste(_picture(tile, width, high), (x, y))
         title = _cut(pen, plain(tile.title), 13, width, tail=True)
         pen.text((x, y + high + 16), title, fill=QUIET, font=_font(13), anchor="ls")
-        pen.text((x, y + high + 35), _cut(pen, plain(tile.verdict), 15, width), fill=INK, font=_font(15), anchor="ls")
+        for row, line in enumerate(_two_lines(pen, plain(tile.verdict), 15, width)):
+            pen.text((x, y + high + 35 + LINE * row), line, fill=INK, font=_font(15), anchor="ls")
     return made
+
+
+def a_few(tiles: Iterable[Tile], count: int, heading: str, classes: Sequence[str], shape: float) -> bytes:
+    """A sheet of truth against prediction that is small enough to be kept for good in an event: a JPEG.
+
+    Args:
+        tiles: At most `FEW`, their pictures `FEW_WIDTH` wide.
+        count: How many they are.
+        heading: As for `sheet`.
+        classes: As for `sheet`.
+        shape: As for `sheet`.
+    """
+    made = sheet(tiles, count, heading, classes, both=True, columns=3, width=FEW_WIDTH, shape=shape)
+    return encoded(made, "JPEG", 70)
+
+
+def shape_of(sizes: Iterable[tuple[float, float]]) -> float:
+    """Height over width that suits most of some pictures, of which the sizes are known or (0, 0)."""
+    shapes = sorted(high / wide for wide, high in sizes if wide > 0 and high > 0)
+    return shapes[len(shapes) // 2] if shapes else 0.75
 
 
 def _picture(tile: Tile, width: int, high: int) -> Image.Image:
@@ -381,6 +191,16 @@ def _cut(pen: Any, text: str, size: int, room: float, tail: bool = False) -> str
         shown = "..." + text[-middle:] if tail else text[:middle] + "..."
         low, high = (middle, high) if pen.textlength(shown, font=font) <= room else (low, middle - 1)
     return ("..." + text[len(text) - low :]) if tail else text[:low] + "..."
+
+
+def _two_lines(pen: Any, text: str, size: int, room: float) -> list[str]:
+    """A sentence on two lines, the second of which says where it was cut."""
+    if pen.textlength(text[:2000], font=_font(size)) <= room:
+        return [text]
+    first = _cut(pen, text, size, room).removesuffix("...")
+    at = first.rfind(" ")
+    first = first[:at] if at > 0 else first
+    return [first, _cut(pen, text[len(first) :].lstrip(), size, room)]
 
 
 def _legend(classes: Sequence[str], both: bool, room: float) -> list[list[tuple[str, str, bool, float]]]:

@@ -158,6 +158,12 @@ def in_words(of_frame: pd.DataFrame) -> str:
     return ", ".join(parts[:MOST_TOLD]) + (f" and {left} more kinds of mistakes" if left > 0 else "")
 
 
+def totals(ranked: pd.DataFrame) -> str:
+    """All frames that were ranked in words, such as `310 right, 12 missed, 3 invented`."""
+    counts = ranked[[RIGHT, *MISTAKES]].sum()
+    return ", ".join(f"{counts[word]} {word}" for word in (RIGHT, *MISTAKES) if counts[word]) or "no boxes"
+
+
 def counted(names: pd.Series) -> str:
     """Classes with their number, such as `3 cola, 1 water`."""
     return ", ".join(f"{count} {name}" for name, count in names.dropna().value_counts(sort=False).sort_index().items())

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from detection_assets.domain import contact_html, contact_sheet, disagreements, gates
+from detection_assets.domain import contact_html, contact_sheet, disagreements, gates, tiles
 from detection_assets.domain.metrics import Scores, difference, json_safe
 from detection_assets.domain.problems import InputError, Problem
 from detection_assets.programs.draw import Picture, line_charts, matrix_chart, read_ahead, read_rgb
@@ -37,8 +37,6 @@ SHOWN = 0.25
 
 WORST = 60
 """Frames on the page of the worst disagreements."""
-FEW, FEW_WIDTH = 6, 300
-"""Of them, those on the small sheet that the UI keeps for good, and the width of each in pixels."""
 COCO_MAX_DET = 100
 LATENCY_ROUNDS = 50
 
@@ -251,22 +249,20 @@ def _pictures(
     if worst.empty:
         return []
     frames = worst[["frame"]].merge(images.assign(key=images["file"]), on="frame")
-    wanted = contact_sheet.laid_out(frames, judged, classes, both=True)
+    wanted = tiles.laid_out(frames, judged, classes, both=True)
 
-    def tiles(most: int, width: int) -> Iterator[contact_sheet.Tile]:
+    def few_of(most: int, width: int) -> Iterator[tiles.Tile]:
         for tile, file in wanted[:most]:
-            yield contact_sheet.shown(tile, (job.inputs["frames"] / file).read_bytes(), width)
+            yield tiles.shown(tile, (job.inputs["frames"] / file).read_bytes(), width)
 
     heading = f"Worst disagreements on the split {job.params.get('split', 'test')}"
     notes = [f"{len(worst)} of {len(images)} frames, the worst first. {title}."]
     with (out / "worst.html").open("w", encoding="utf-8") as file:
-        file.writelines(contact_html.page(tiles(WORST, contact_sheet.WIDTH), heading, notes, classes, both=True))
-    few = min(FEW, len(worst))
-    shape = float((frames["height"] / frames["width"]).median())
-    sheet = contact_sheet.sheet(
-        tiles(few, FEW_WIDTH), few, heading, classes, both=True, columns=3, width=FEW_WIDTH, shape=shape
-    )
-    (out / "worst.jpg").write_bytes(contact_sheet.encoded(sheet, "JPEG", 70))
+        file.writelines(contact_html.page(few_of(WORST, tiles.WIDTH), heading, notes, classes, both=True))
+    few = min(contact_sheet.FEW, len(worst))
+    shape = contact_sheet.shape_of(tile.size for tile, _ in wanted)
+    sheet = contact_sheet.a_few(few_of(few, contact_sheet.FEW_WIDTH), few, heading, classes, shape)
+    (out / "worst.jpg").write_bytes(sheet)
     return [{**row, "told": tile.verdict} for row, (tile, _) in zip(worst.to_dict("records"), wanted, strict=True)]
 
 
