@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from detection_assets.domain import disagreements
 from detection_assets.domain.card import escape
 from detection_assets.domain.contact_sheet import FEW, FEW_WIDTH, a_few, draw, encoded, shape_of
-from detection_assets.domain.disagreements import rank, totals
 from detection_assets.domain.tiles import COLORS, FORMATS, ORIENTATION, Tile, laid_out, marks, shown, small
 from detection_assets.domain.tiles import WIDTH as TILE
 from resources.storage import Storage
@@ -132,9 +132,10 @@ def worst(storage: Storage, frames: pd.DataFrame, judged: pd.DataFrame, classes:
     Returns:
         Markdown.
     """
-    ranked = rank(judged, frames["frame"].tolist())
-    told = f"{totals(ranked)} on {len(ranked)} annotated frames"
-    few = ranked.loc[ranked["score"] > 0, ["frame"]].head(FEW).merge(frames, on="frame")
+    ranked = disagreements.rank(judged, frames["frame"].tolist())
+    told = f"{disagreements.totals(ranked)} on {len(ranked)} annotated frames"
+    videos = ranked[["frame"]].merge(frames, on="frame")["video"]
+    few = disagreements.a_few(ranked, videos, FEW)[["frame"]].merge(frames, on="frame")
     if few.empty:
         return told
     wanted = laid_out(few, judged, classes, both=True)

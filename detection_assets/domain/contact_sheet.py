@@ -63,14 +63,14 @@ def _box(pen: Any, corners: tuple[int, int, int, int], mark: Mark, line: int) ->
 
 def _write(pen: Any, mark: Mark, scale: tuple[float, float], size: tuple[int, int]) -> None:
     """A label: of truth above the box, of a prediction below it, so that neither hides the other."""
-    font = _font(13)
-    text = plain(mark.label)
-    wide, high = round(pen.textlength(text, font=font)) + 5, 16
+    points = 13 if size[0] > 2 * WIDTH // 3 else 10
+    font, text = _font(points), plain(mark.label)
+    wide, high = round(pen.textlength(text, font=font)) + 5, points + 3
     x = mark.corners[0] * scale[0]
     y = mark.corners[3] * scale[1] if mark.dashed else mark.corners[1] * scale[1] - high
     x, y = max(0.0, min(x, size[0] - wide)), max(0.0, min(y, size[1] - high))
     pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=mark.color)
-    pen.text((x + 2, y + 12), text, fill=ink(mark.color), font=font, anchor="ls")
+    pen.text((x + 2, y + points - 1), text, fill=ink(mark.color), font=font, anchor="ls")
 
 
 def ink(color: str) -> str:
@@ -152,7 +152,7 @@ def a_few(tiles: Iterable[Tile], count: int, heading: str, classes: Sequence[str
         shape: As for `sheet`.
     """
     made = sheet(tiles, count, heading, classes, both=True, columns=3, width=FEW_WIDTH, shape=shape)
-    return encoded(made, "JPEG", 70)
+    return encoded(made, "JPEG", 60)
 
 
 def shape_of(sizes: Iterable[tuple[float, float]]) -> float:

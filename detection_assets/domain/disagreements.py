@@ -158,6 +158,22 @@ def in_words(of_frame: pd.DataFrame) -> str:
     return ", ".join(parts[:MOST_TOLD]) + (f" and {left} more kinds of mistakes" if left > 0 else "")
 
 
+def a_few(ranked: pd.DataFrame, videos: Sequence[str], count: int) -> pd.DataFrame:
+    """Some of the worst frames, the worst of each video before the second worst of any: neighbours look alike.
+
+    Args:
+        ranked: What `rank` returns.
+        videos: The video of each of its rows.
+        count: How many at most.
+
+    Returns:
+        Rows of `ranked` with a mistake, the worst first.
+    """
+    wrong = ranked.assign(video=list(videos)).loc[ranked["score"] > 0]
+    place = wrong.groupby("video").cumcount()
+    return wrong.loc[place.sort_values(kind="stable").index[:count].sort_values()].drop(columns="video")
+
+
 def totals(ranked: pd.DataFrame) -> str:
     """All frames that were ranked in words, such as `310 right, 12 missed, 3 invented`."""
     counts = ranked[[RIGHT, *MISTAKES]].sum()

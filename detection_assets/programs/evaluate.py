@@ -244,25 +244,30 @@ def _pictures(
     line_charts(out / "pr.png", [("precision over recall, IoU 0.50", "recall", curves)])
     sure = scores.predictions.loc[scores.predictions["confidence"] >= SHOWN]
     judged = disagreements.judge(boxes, sure, images["frame"].tolist())
-    worst = disagreements.rank(judged, images["frame"].tolist())
-    worst = worst.loc[worst["score"] > 0].head(WORST)
+    ranked = disagreements.rank(judged, images["frame"].tolist())
+    worst = ranked.loc[ranked["score"] > 0].head(WORST)
     if worst.empty:
         return []
-    frames = worst[["frame"]].merge(images.assign(key=images["file"]), on="frame")
-    wanted = tiles.laid_out(frames, judged, classes, both=True)
+    files = images.assign(key=images["file"])
 
-    def few_of(most: int, width: int) -> Iterator[tiles.Tile]:
-        for tile, file in wanted[:most]:
+    def laid_out(of: pd.DataFrame) -> list[tuple[tiles.Tile, str]]:
+        return tiles.laid_out(of[["frame"]].merge(files, on="frame"), judged, classes, both=True)
+
+    def with_pictures(wanted: Sequence[tuple[tiles.Tile, str]], width: int) -> Iterator[tiles.Tile]:
+        for tile, file in wanted:
             yield tiles.shown(tile, (job.inputs["frames"] / file).read_bytes(), width)
 
-    heading = f"Worst disagreements on the split {job.params.get('split', 'test')}"
-    notes = [f"{len(worst)} of {len(images)} frames, the worst first. {title}."]
-    with (out / "worst.html").open("w", encoding="utf-8") as file:
-        file.writelines(contact_html.page(few_of(WORST, tiles.WIDTH), heading, notes, classes, both=True))
-    few = min(contact_sheet.FEW, len(worst))
-    shape = contact_sheet.shape_of(tile.size for tile, _ in wanted)
-    sheet = contact_sheet.a_few(few_of(few, contact_sheet.FEW_WIDTH), few, heading, classes, shape)
-    (out / "worst.jpg").write_bytes(sheet)
+    heading = f"Worst disagreements on the {job.params.get('split', 'test')} split"
+    wanted = laid_out(worst)
+    notes = [f"{len(wanted)} of {len(images)} frames, the worst first; {title}.", disagreements.totals(ranked)]
+    with (out / "worst.html").open("w", encoding="utf-8", errors="replace") as page:
+        shown = with_pictures(wanted, tiles.WIDTH)
+        page.writelines(contact_html.page(shown, heading, notes, classes, both=True))
+    videos = ranked[["frame"]].merge(images, on="frame")["video"]
+    few = laid_out(disagreements.a_few(ranked, videos, contact_sheet.FEW))
+    shown = with_pictures(few, contact_sheet.FEW_WIDTH)
+    shape = contact_sheet.shape_of(tile.size for tile, _ in few)
+    (out / "worst.jpg").write_bytes(contact_sheet.a_few(shown, len(few), heading, classes, shape))
     return [{**row, "told": tile.verdict} for row, (tile, _) in zip(worst.to_dict("records"), wanted, strict=True)]
 
 
