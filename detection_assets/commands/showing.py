@@ -15,7 +15,7 @@ from rich.console import Console
 from detection_assets.commands.context import Project
 from detection_assets.domain import contact_html, contact_sheet, disagreements, layout
 from detection_assets.domain.previews import over_videos
-from detection_assets.domain.problems import InputError
+from detection_assets.domain.problems import InputError, Told
 from detection_assets.domain.tiles import Tile, laid_out
 from resources import lake, tables
 from resources.home import home
@@ -280,19 +280,19 @@ def _write(
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if kind:
-            shape = contact_sheet.shape_of(tile.size for tile, _ in wanted)
-            sheet = contact_sheet.sheet(
-                pictures, len(wanted), f"{heading}. {notes[0]}", classes, both=both, shape=shape
-            )
-            part.write_bytes(contact_sheet.encoded(sheet, kind))
-        else:
-            with part.open("w", encoding="utf-8", errors="replace") as file:
-                file.writelines(contact_html.page(pictures, heading, notes, classes, both=both))
-        os.replace(part, target)
+        try:
+            if kind:
+                shape = contact_sheet.shape_of(tile.size for tile, _ in wanted)
+                told = f"{heading}. {notes[0]}"
+                sheet = contact_sheet.sheet(pictures, len(wanted), told, classes, both=both, shape=shape)
+                part.write_bytes(contact_sheet.encoded(sheet, kind))
+            else:
+                with part.open("w", encoding="utf-8", errors="replace") as file:
+                    file.writelines(contact_html.page(pictures, heading, notes, classes, both=both))
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
-        if error.filename is None:
-            raise
+        if isinstance(error, Told):
+            raise  # of the lake
         raise InputError(f"{target}: cannot be written: {error.strerror}; name another file with --out") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from detection_assets.domain.contact_sheet import encoded, ink
-from detection_assets.domain.tiles import Mark, Tile, color_of
+from detection_assets.domain.tiles import Mark, Tile, color_of, label_places
 
 QUALITY = 78
 TEXT = 0.03
-"""Height of a label as a share of the picture's width: 12 pixels on a phone."""
+"""Height of a label as a share of the picture's width: 11 pixels on a phone."""
+LETTER = 0.62
+"""Width of a letter as a share of its height, about: what fonts a reader has is not known."""
 
 
 def page(
@@ -70,7 +72,10 @@ def _overlay(tile: Tile) -> str:
     wide, high = tile.size
     size = wide * TEXT
     parts = [_rectangle(mark) for mark in tile.marks]
-    parts += [_text(mark, size, wide, high) for mark in tile.marks if mark.label]
+    places = label_places(
+        tile.marks, (1.0, 1.0), tile.size, size * 1.25, lambda label: size * (LETTER * len(label) + 0.4)
+    )
+    parts += [_text(mark, x + size * 0.2, y + size) for mark, x, y, _ in places]
     return (
         f'<svg viewBox="0 0 {wide:g} {high:g}" preserveAspectRatio="none" aria-hidden="true" '
         f'font-size="{size:.1f}" stroke-width="{size / 3:.1f}">{"".join(parts)}</svg>'
@@ -89,15 +94,9 @@ def _rectangle(mark: Mark) -> str:
     )
 
 
-def _text(mark: Mark, size: float, wide: float, high: float) -> str:
-    """A label: of truth above the box, of a prediction below it, so that neither hides the other."""
-    x1, y1, x2, y2 = mark.corners
-    y = y2 + size if mark.dashed else y1 - size * 0.3
-    y = min(max(y, size), high - size * 0.3)
-    # A box that begins far to the right has its label end where the box ends.
-    at, anchor = (x1 + size * 0.2, "start") if x1 < wide * 0.65 else (min(x2, wide) - size * 0.2, "end")
+def _text(mark: Mark, x: float, y: float) -> str:
     return (
-        f'<text class="{_kind(mark)}" x="{at:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{ink(mark.color)}" '
+        f'<text class="{_kind(mark)}" x="{x:.1f}" y="{y:.1f}" fill="{ink(mark.color)}" '
         f'stroke="{mark.color}">{escape(mark.label)}</text>'
     )
 

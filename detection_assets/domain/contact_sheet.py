@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from detection_assets.domain.tiles import WIDTH, Mark, Tile, color_of
+from detection_assets.domain.tiles import WIDTH, Mark, Tile, color_of, label_places
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,9 +40,15 @@ def draw(image: Image.Image, boxes: Iterable[Mark], scale: tuple[float, float], 
         left, top = max(0, min(x1, image.width - 1)), max(0, min(y1, image.height - 1))
         right, bottom = max(left, min(x2, image.width) - 1), max(top, min(y2, image.height) - 1)
         _box(pen, (left, top, right, bottom), mark, max(1, line // 2) if mark.right else line)
-    for mark in boxes:
-        if mark.label:
-            _write(pen, mark, scale, image.size)
+    points = 13 if image.width > 2 * WIDTH // 3 else 10
+    font = _font(points)
+    places = label_places(
+        boxes, scale, image.size, points + 3, lambda label: round(pen.textlength(plain(label), font=font)) + 5
+    )
+    for mark, x, y, wide in places:
+        x, y = round(x), round(y)
+        pen.rectangle((x, y, x + wide - 1, y + points + 2), fill=mark.color)
+        pen.text((x + 2, y + points - 1), plain(mark.label), fill=ink(mark.color), font=font, anchor="ls")
 
 
 def _box(pen: Any, corners: tuple[int, int, int, int], mark: Mark, line: int) -> None:
@@ -59,18 +65,6 @@ def _box(pen: Any, corners: tuple[int, int, int, int], mark: Mark, line: int) ->
         end = min(at + on - 1, y2)
         pen.rectangle((x1, at, min(x1 + line - 1, x2), end), fill=mark.color)
         pen.rectangle((max(x2 - line + 1, x1), at, x2, end), fill=mark.color)
-
-
-def _write(pen: Any, mark: Mark, scale: tuple[float, float], size: tuple[int, int]) -> None:
-    """A label: of truth above the box, of a prediction below it, so that neither hides the other."""
-    points = 13 if size[0] > 2 * WIDTH // 3 else 10
-    font, text = _font(points), plain(mark.label)
-    wide, high = round(pen.textlength(text, font=font)) + 5, points + 3
-    x = mark.corners[0] * scale[0]
-    y = mark.corners[3] * scale[1] if mark.dashed else mark.corners[1] * scale[1] - high
-    x, y = max(0.0, min(x, size[0] - wide)), max(0.0, min(y, size[1] - high))
-    pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=mark.color)
-    pen.text((x + 2, y + points - 1), text, fill=ink(mark.color), font=font, anchor="ls")
 
 
 def ink(color: str) -> str:

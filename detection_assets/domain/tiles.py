@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +46,8 @@ ORIENTATION = 0x0112
 """EXIF tag that says how the camera was held."""
 WIDTH = 480
 """Of a tile's picture, pixels: the width of a phone, sharp enough on a large screen, tens of kilobytes."""
-MOST_LABELS = 12
-"""Boxes of a frame up to which each right one is labelled, too; beyond that there is no room."""
+MOST_LABELS, MOST_WRONG = 12, 40
+"""Boxes of a frame up to which each right one is labelled, and mistakes up to which each is; beyond is no room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +134,14 @@ def compared(judged: pd.DataFrame, classes: Sequence[str]) -> list[Mark]:
         judged: Rows of `disagreements.judge` of one frame.
         classes: The class names, for the colours.
     """
-    labelled = len(judged) <= MOST_LABELS
+    labelled, wrong = len(judged) <= MOST_LABELS, int((judged["verdict"] != RIGHT).sum()) <= MOST_WRONG
     found: list[Mark] = []
     for row in judged.to_dict("records"):
         dashed, right = row["side"] == PREDICTION, row["verdict"] == RIGHT
         # Of a pair, what is wrong is written at the truth; of one that agrees, one label is enough.
         alone = row["verdict"] in (MISSED, INVENTED, DOUBLED)
-        text = "" if right and (dashed or not labelled) else _label(row, dashed)
-        if alone or (row["verdict"] == MISPLACED and not dashed):
+        text = "" if (dashed or not labelled if right else not wrong) else _label(row, dashed)
+        if text and (alone or (row["verdict"] == MISPLACED and not dashed)):
             text = f"{text} {row['verdict']}"
         found.append(Mark(_corners(row), color_of(row["class"], classes), dashed, right, text))
     return sorted(found, key=lambda mark: (not mark.right, mark.dashed))
@@ -153,6 +153,41 @@ def _corners(row: Mapping[Any, Any]) -> tuple[float, float, float, float]:
 
 def _label(row: Mapping[Any, Any], sure: bool) -> str:
     return f"{row['class']} {row['confidence']:.2f}" if sure else str(row["class"])
+
+
+def label_places(
+    boxes: Sequence[Mark],
+    scale: tuple[float, float],
+    size: tuple[float, float],
+    line: float,
+    wide: Callable[[str], float],
+) -> list[tuple[Mark, float, float, float]]:
+    """Where labels go: of truth above the box, of a prediction below it, and further off where another one is.
+
+    Args:
+        boxes: With or without labels.
+        scale: Pixels of the picture a pixel of the boxes, along x and y.
+        size: Of the picture, in its pixels.
+        line: Height of a label.
+        wide: Width of a label's text.
+
+    Returns:
+        Of each box with a label the box, and the label's left edge, top and width.
+    """
+    placed: list[tuple[Mark, float, float, float]] = []
+    for mark in boxes:
+        if not mark.label:
+            continue
+        width = min(wide(mark.label), size[0])
+        x = max(0.0, min(mark.corners[0] * scale[0], size[0] - width))
+        away, nearest = (
+            (line, mark.corners[3] * scale[1]) if mark.dashed else (-line, mark.corners[1] * scale[1] - line)
+        )
+        beside = [top for _, left, top, of in placed if left < x + width and x < left + of]
+        tops = [max(0.0, min(nearest + step * away, size[1] - line)) for step in (0, 1, -1, 2, -2, 3)]
+        free = [top for top in tops if all(abs(top - other) >= line - 0.01 for other in beside)]
+        placed.append((mark, x, (free or tops)[0], width))
+    return placed
 
 
 def laid_out(
