@@ -16,7 +16,7 @@ from detection_assets.domain.tiles import Mark, Tile, color_of, label_places
 QUALITY = 78
 TEXT = 0.03
 """Height of a label as a share of the picture's width: 11 pixels on a phone."""
-LETTER = 0.62
+LETTER = 0.61
 """Width of a letter as a share of its height, about: what fonts a reader has is not known."""
 
 
@@ -75,7 +75,13 @@ def _overlay(tile: Tile) -> str:
     places = label_places(
         tile.marks, (1.0, 1.0), tile.size, size * 1.25, lambda label: size * (LETTER * len(label) + 0.4)
     )
-    parts += [_text(mark, x + size * 0.2, y + size) for mark, x, y, _ in places]
+    for mark, x, y, room in places:
+        # What touches the right edge must end there, however wide it really is.
+        at, anchor = (wide - size * 0.2, "end") if x + room > wide - 0.5 else (x + size * 0.2, "start")
+        parts.append(
+            f'<text class="{_kind(mark)}" x="{at:.1f}" y="{y + size:.1f}" text-anchor="{anchor}" '
+            f'fill="{ink(mark.color)}" stroke="{mark.color}">{escape(mark.label)}</text>'
+        )
     return (
         f'<svg viewBox="0 0 {wide:g} {high:g}" preserveAspectRatio="none" aria-hidden="true" '
         f'font-size="{size:.1f}" stroke-width="{size / 3:.1f}">{"".join(parts)}</svg>'
@@ -91,13 +97,6 @@ def _rectangle(mark: Mark) -> str:
     return (
         f'<rect class="{_kind(mark)}" x="{x1:.1f}" y="{y1:.1f}" width="{max(x2 - x1, 0):.1f}" '
         f'height="{max(y2 - y1, 0):.1f}" stroke="{mark.color}"/>'
-    )
-
-
-def _text(mark: Mark, x: float, y: float) -> str:
-    return (
-        f'<text class="{_kind(mark)}" x="{x:.1f}" y="{y:.1f}" fill="{ink(mark.color)}" '
-        f'stroke="{mark.color}">{escape(mark.label)}</text>'
     )
 
 

@@ -184,7 +184,7 @@ def label_places(
             (line, mark.corners[3] * scale[1]) if mark.dashed else (-line, mark.corners[1] * scale[1] - line)
         )
         beside = [top for _, left, top, of in placed if left < x + width and x < left + of]
-        tops = [max(0.0, min(nearest + step * away, size[1] - line)) for step in (0, 1, -1, 2, -2, 3)]
+        tops = [max(0.0, min(nearest + step * away, size[1] - line)) for step in (0, 1, -1, 2, -2)]
         free = [top for top in tops if all(abs(top - other) >= line - 0.01 for other in beside)]
         placed.append((mark, x, (free or tops)[0], width))
     return placed
