@@ -106,7 +106,7 @@ def show(out: Console, name: str, asked: Asked) -> None:
         out.print(f"{found.what}: nothing to show: {told}", markup=False, soft_wrap=True)
         return
     frames = _looked_up(project, frames)
-    shown = asked.classes or classes
+    shown = classes if found.both else asked.classes or classes
     tiles = laid_out(frames, found.boxes, classes, both=found.both, dashed=found.dashed)
     if asked.worst is not None:
         for tile, _ in tiles[:TOLD]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from detection_assets.domain.tiles import WIDTH, Mark, Tile, color_of, label_places
@@ -18,6 +20,8 @@ GAP, LINE = 10, 19
 """Pixels between tiles, and from one line of text to the next."""
 FEW, FEW_WIDTH = 6, 300
 """Tiles on a sheet that the UI keeps for good, and the width of each in pixels."""
+MOST_PIXELS = 100_000_000
+"""Of a sheet, about, at three bytes each; if there are so many tiles, they are smaller."""
 HIGHEST = 32_000
 """Pixels that a sheet may be high: half of what a JPEG can be."""
 
@@ -78,6 +82,7 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text).encode("latin-1", "replace").decode("latin-1")
 
 
+@cache
 def _font(size: int) -> Any:
     from PIL import ImageFont
 
@@ -104,7 +109,7 @@ def sheet(
         classes: The class names, for the legend.
         both: Whether there are predictions beside truth, to be told in the legend.
         columns: Tiles a row at least; more if there are so many that the sheet would be too high.
-        width: Of a tile, pixels; taken less where there are very many.
+        width: Of a tile, pixels; less if there are very many.
         shape: Height over width of a tile's picture (see `shape_of`); one of another shape is put in the middle.
 
     Returns:
@@ -113,7 +118,9 @@ def sheet(
     from PIL import Image, ImageDraw
 
     columns = max(1, min(columns, count))
-    high = round(width * min(max(shape, 0.3), 2.0))
+    shape = min(max(shape, 0.3), 2.0)
+    width = min(width, round(math.sqrt(MOST_PIXELS / max(count, 1) / (shape + 0.15))))
+    high = round(width * shape)
     cell = high + 22 + 2 * LINE
     while -(-count // columns) * (cell + GAP) > HIGHEST:
         columns += 1

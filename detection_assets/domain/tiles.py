@@ -258,5 +258,5 @@ def small(raw: bytes, width: int = WIDTH) -> tuple[Image.Image, tuple[int, int]]
         # Scaling while decoding: a JPEG of a large frame takes a fraction of its time and memory.
         image.thumbnail((2 * width, width) if turned else (width, 2 * width), reducing_gap=2.0)
         return ImageOps.exif_transpose(image).convert("RGB"), own
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Exception:  # decoders meet damaged bytes with any kind of exception
         return None

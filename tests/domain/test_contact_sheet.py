@@ -134,8 +134,15 @@ def test_a_sheet_puts_tiles_in_rows_and_words_below_each():
 def test_very_many_tiles_make_a_sheet_that_can_be_written():
     blank = Tile("v#1", (16, 9), [], "", problem="none")
     made = contact_sheet.sheet((blank for _ in range(900)), 900, "many", [], width=60, columns=1)
-    assert made.height < 60_000
+    assert made.height <= contact_sheet.HIGHEST + 100
     assert contact_sheet.encoded(made, "JPEG").startswith(b"\xff\xd8")
+
+
+def test_a_sheet_of_very_many_large_tiles_does_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(contact_sheet, "MOST_PIXELS", 4_000_000)
+    blank = Tile("v#1", (16, 9), [], "", problem="none")
+    made = contact_sheet.sheet([blank] * 100, 100, "many", [])
+    assert made.width * made.height < 6_000_000
 
 
 @pytest.mark.parametrize(
