@@ -101,11 +101,15 @@ def evaluation(
             "confusion and precision-recall": dg.MetadataValue.md(
                 f"{drawn.get('confusion', '')} {drawn.get('pr', '')}".strip() or "nothing to draw"
             ),
-            "worst disagreements": dg.MetadataValue.md(drawn.get("worst", "nothing to show")),
-            # Evaluations of earlier releases have no page.
-            **({"all of them": dg.MetadataValue.url(storage.uri_of(made.key(PAGE)))} if PAGE in made.files else {}),
+            "worst frames": dg.MetadataValue.md(drawn.get("worst", "nothing to show")),
             "champion": f"version {champion.version}" if champion else "none",
             **costs.told(result),
+            # Evaluations of earlier releases have no page.
+            **(
+                {"page of the worst frames": dg.MetadataValue.url(storage.uri_of(made.key(PAGE)))}
+                if PAGE in made.files
+                else {}
+            ),
             "evaluation_version": version,
             "dagster/uri": storage.uri_of(made.folder),
         },

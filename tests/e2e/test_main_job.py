@@ -176,8 +176,8 @@ def test_a_person_looks_at_the_worst_frames_by_a_command_and_in_the_ui(world: Wo
     with world.instance() as instance:
         event = instance.get_latest_materialization_event(AssetKey(["fridge", "evaluation"]))
     metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
-    assert "data:image/jpeg;base64," in str(metadata["worst disagreements"].value)
-    page = Path(str(metadata["all of them"].value).removeprefix("file://"))
+    assert "data:image/jpeg;base64," in str(metadata["worst frames"].value)
+    page = Path(str(metadata["page of the worst frames"].value).removeprefix("file://"))
     assert "<figure>" in page.read_text()
 
 
