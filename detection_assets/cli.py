@@ -163,6 +163,36 @@ def card(
 
 
 @app.command()
+def show(
+    name: Name,
+    video: Annotated[
+        str | None, typer.Argument(help="The video: its path below videos/; default: some frames of all.")
+    ] = None,
+    predictions: Annotated[
+        bool, typer.Option("--predictions", help="Hold what the model found against the annotations.")
+    ] = False,
+    worst: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="So many of the worst disagreements; default: on the test split."),
+    ] = None,
+    of_class: Annotated[
+        list[str] | None, typer.Option("--class", help="Only boxes of this class; may be given several times.")
+    ] = None,
+    annotator: Annotated[str, typer.Option(help="Only what this annotator drew.")] = "",
+    frames: Annotated[int, typer.Option(min=1, max=1000, help="How many frames at most, evenly chosen.")] = 60,
+    file: Annotated[
+        Path | None, typer.Option("--out", help="The file to write, .html, .jpg or .png; default: a page in .scratch/.")
+    ] = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Show frames with their boxes: annotations, truth against prediction, or where the two disagree most."""
+    from detection_assets.commands import showing
+
+    asked = showing.Asked(video, predictions, worst, of_class or (), annotator, frames, file, browse)
+    showing.show(out, name, asked)
+
+
+@app.command()
 def serve(name: Name) -> None:
     """Answer requests in the foreground with the version that is deployed; Ctrl-C ends it."""
     from detection_assets.commands import serving

@@ -20,6 +20,8 @@ from resources.registry.base import CHAMPION, Registry
 from resources.storage import Storage
 
 CODE = "1"
+PAGE = "worst.html"
+"""The frames in which truth and prediction disagree most, to look at."""
 
 
 @dg.asset(
@@ -109,6 +111,12 @@ def evaluation(
             ),
             "champion": f"version {champion.version}" if champion else "none",
             **costs.told(result),
+            # Evaluations of earlier releases have no page.
+            **(
+                {"page of the worst frames": dg.MetadataValue.url(storage.uri_of(made.key(PAGE)))}
+                if PAGE in made.files
+                else {}
+            ),
             "evaluation_version": version,
             "dagster/uri": storage.uri_of(made.folder),
         },

@@ -147,7 +147,9 @@ def _written(storage: Storage, prefix: str) -> str:
 
 def _trained(storage: Storage, weights_version: str, sha256: str) -> dict[str, Any]:
     """The row of `trained_weights` that tells of some weights, of today's or any earlier table; empty if none does."""
-    keys = [item.key for item in storage.list(layout.tables_of("trained_weights")) if item.key.endswith(".parquet")]
+    keys = [
+        item.key for item in storage.list(layout.table_folder("trained_weights", None)) if item.key.endswith(".parquet")
+    ]
     if not keys:
         return {}
     table = tables.read_versions(storage, "trained_weights", sorted(keys))

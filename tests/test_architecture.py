@@ -48,7 +48,7 @@ MAY_KNOW = {
     "detection_assets.samples": ("detection_assets.domain", "detection_assets.samples"),
     "detection_assets.detector": ("detection_assets.domain",),
     "detection_assets.detector_file": ("detection_assets.detector",),
-    "detection_assets.pictures": ("resources.storage",),
+    "detection_assets.pictures": ("detection_assets.domain", "resources.storage"),
     **{
         f"detection_assets.{stage}": (
             *("detection_assets.domain", "detection_assets.detector", "detection_assets.pictures", "resources"),

@@ -23,9 +23,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
+from detection_assets.domain import contact_sheet, tiles
 from detection_assets.domain.previews import worth_a_look
 from detection_assets.domain.problems import InputError, Problem
-from detection_assets.programs.draw import draw_boxes, read_ahead, read_rgb, save_jpeg
+from detection_assets.programs.draw import read_ahead
 from detection_assets.programs.job import Job, main
 
 PREVIEW_WIDTH = 320
@@ -193,9 +194,14 @@ def _previews(job: Job, video: Video, table: pd.DataFrame, folder: Path) -> None
     looked_at = [frame for frame in dict.fromkeys(table["frame"]) if (job.inputs["frames"] / files[frame]).exists()]
     classes = [str(name) for name in job.params.get("classes", [])]
     for at, frame in enumerate(worth_a_look(looked_at, set(boxes["frame"])), 1):
-        picture = read_rgb(job.inputs["frames"] / files[frame])
-        drawn = draw_boxes(picture, None, boxes[boxes["frame"] == frame], classes, width=PREVIEW_WIDTH)
-        save_jpeg(folder / f"{at:02d}.jpg", drawn, 70)
+        decoded = tiles.small((job.inputs["frames"] / files[frame]).read_bytes(), PREVIEW_WIDTH)
+        if decoded is None:
+            continue  # it was told when it was looked at
+        (picture, own), mine = decoded, boxes[boxes["frame"] == frame]
+        scale = picture.width / own[0], picture.height / own[1]
+        contact_sheet.draw(picture, tiles.marks(mine, classes, dashed=True), scale)
+        folder.mkdir(exist_ok=True)
+        (folder / f"{at:02d}.jpg").write_bytes(contact_sheet.encoded(picture, "JPEG", 70))
 
 
 if __name__ == "__main__":

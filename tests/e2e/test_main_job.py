@@ -208,6 +208,17 @@ def test_a_person_asks_it_by_a_command(world: World, tmp_path: Path) -> None:
     assert "a.jpg" in told, "one bad picture loses itself alone"
 
 
+def test_a_person_looks_at_the_worst_frames_by_a_command_and_in_the_ui(world: World) -> None:
+    told = detection("show", "fridge", "--worst", "3")
+    assert "<figure>" in Path(told.splitlines()[-1]).read_text()
+    with world.instance() as instance:
+        event = instance.get_latest_materialization_event(AssetKey(["fridge", "evaluation"]))
+    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    assert "data:image/jpeg;base64," in str(metadata["worst frames"].value)
+    page = Path(str(metadata["page of the worst frames"].value).removeprefix("file://"))
+    assert "<figure>" in page.read_text()
+
+
 def test_mlflow_has_one_finished_run_with_curves(world: World) -> None:
     from mlflow.tracking import MlflowClient
 
