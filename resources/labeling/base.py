@@ -287,3 +287,23 @@ class Labeling(dg.ConfigurableResource, ABC):
     def check(self) -> Iterator[Finding]:
         """Looks whether the tool can be asked with the settings that there are."""
         yield from ()
+
+
+def gone(batch: str, what: str, detector: str) -> LabelingError:
+    """What a tool says of a batch whose place is not there any more."""
+    how = f"put it back, or give the batch up with `detection collect {detector} --close {batch}`"
+    return LabelingError(f"{batch}: {what} is gone; {how}")
+
+
+def proposed(batch: Batch) -> pd.DataFrame:
+    """A batch's boxes to begin with, as the writers of `formats` take them; a picture without any is an empty frame."""
+    pictures = batch.frames.sort_values("rank")[["name", "width", "height"]].astype({"name": "object"})
+    table = pictures.merge(batch.proposals.astype({"name": "object"}), how="left", on="name")
+    return pd.DataFrame(
+        {
+            "frame_name": table["name"],
+            **{side: table[side].astype("Int64") for side in ("width", "height")},
+            "class": table["class"].astype("object").where(table["class"].notna(), None),
+            **{name: table[name].astype("float64") for name in ("x1", "y1", "x2", "y2", "confidence")},
+        }
+    )
