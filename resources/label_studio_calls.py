@@ -16,14 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from resources.labeling.base import LabelingError
+from resources.labeling.base import LabelingError, UnreachableError
 
-ATTEMPTS = 5
-"""How often what a server could not answer for the moment is asked."""
 LONGEST_WAIT_S = 30.0
 PAGE = 100
 """Tasks of one page; more are not given."""
-TIMEOUT_S = 120.0
 
 _FOR_THE_MOMENT = frozenset({429, 500, 502, 503, 504})
 _KEY = "set DETECTION_LABEL_STUDIO_KEY to an access token of your account there (Account & Settings)"
@@ -53,11 +50,15 @@ class Server:
     Attributes:
         url: Its address, without a slash at the end.
         key: An access token: one that is sent as it is, or a personal one (a JWT), with which short-lived ones are had.
+        attempts: How often what could not be answered for the moment is asked.
+        timeout_s: Seconds that an answer may take.
         first_wait_s: Seconds before the second attempt; each further wait is twice as long.
     """
 
     url: str
     key: str = field(repr=False)
+    attempts: int = 5
+    timeout_s: float = 120.0
     first_wait_s: float = 0.5
     _short_lived: str = field(default="", repr=False)
 
@@ -115,8 +116,8 @@ class Server:
     ) -> Any:
         where = f"{path}?{urlencode(query)}" if query else path
         renewed = False
-        for attempt in range(ATTEMPTS):
-            last = attempt == ATTEMPTS - 1
+        for attempt in range(self.attempts):
+            last = attempt == self.attempts - 1
             try:
                 return self._once(method, where, data, kind, self._authorization())
             except urllib.error.HTTPError as error:
@@ -139,7 +140,7 @@ class Server:
                     raise UnansweredError(f"{self.url} did not answer to {method} {path}: {_plain(reason)}") from None
                 if last:
                     what = f"{self.url} does not answer: {_plain(reason)}"
-                    raise LabelingError(f"{what}; start Label Studio, or correct DETECTION_LABEL_STUDIO_URL") from None
+                    raise UnreachableError(f"{what}; start Label Studio, or correct DETECTION_LABEL_STUDIO_URL") from None
                 wait = None
             time.sleep(wait if wait is not None else min(LONGEST_WAIT_S, self.first_wait_s * 2**attempt))
         raise AssertionError
@@ -149,7 +150,7 @@ class Server:
         if data is not None:
             headers["Content-Type"] = kind
         request = urllib.request.Request(f"{self.url}{where}", data, headers, method=method)
-        with _OPENER.open(request, timeout=TIMEOUT_S) as answer:
+        with _OPENER.open(request, timeout=self.timeout_s) as answer:
             text = answer.read()
         if not text:
             return None

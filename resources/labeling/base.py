@@ -31,6 +31,10 @@ class LabelingError(Told, RuntimeError):
     """The tool refused or did not answer; the message says what to do."""
 
 
+class UnreachableError(LabelingError):
+    """The tool does not answer, whatever it is asked."""
+
+
 @dataclass(frozen=True)
 class Handed:
     """A batch as the tool has it.
@@ -158,7 +162,8 @@ class Labeling(dg.ConfigurableResource, ABC):
         A batch that has been all in for `label_batches.LOOK_DAYS` is closed here.
 
         Returns:
-            The stamp of each such batch; and for each that could not be asked about, why.
+            The stamp of each such batch; and for each that could not be asked about, why. Where the tool does not
+            answer at all, it is not asked again for every batch.
         """
         found: dict[str, str] = {}
         failed: dict[str, str] = {}
@@ -172,6 +177,8 @@ class Labeling(dg.ConfigurableResource, ABC):
                 stamp = self.stamp(batch, known.place)
             except LabelingError as error:
                 failed[batch] = " ".join(str(error).split())
+                if isinstance(error, UnreachableError):
+                    break
                 continue
             if stamp != known.stamp:
                 found[batch] = stamp

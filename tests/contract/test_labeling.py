@@ -63,7 +63,8 @@ class World:
         key = labels.annotations_key(self.batch.id, video)
         root = self.storage.local_path("annotations")
         path = self.storage.local_path(key)
-        assert root and path
+        assert root
+        assert path
         return formats.load([path] if path.exists() else [], root).boxes
 
     def boxes(self, video: str) -> dict[str, list[Box]]:
@@ -233,7 +234,10 @@ def test_two_people_are_told_apart(world: World) -> None:
     world.people.submit(place, name, [COLA], "ben")
     world.collect()
     said = world.lake(CLIP)
-    assert sorted(zip(said["annotator"], said["class"], strict=True)) == [("ada", "apple"), ("ben", "cola & ice")]
+    assert sorted(zip(said["annotator"], said["class"], strict=True)) == [
+        (world.people.known_as("ada"), "apple"),
+        (world.people.known_as("ben"), "cola & ice"),
+    ]
 
 
 def test_two_batches_are_two(world: World) -> None:

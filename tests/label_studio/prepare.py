@@ -13,6 +13,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+
 def main(folder: Path, people: dict[str, str], password: str) -> None:
     """Makes the folder as a whole, or not at all.
 
