@@ -37,7 +37,6 @@ class World:
     labeling: Labeling
     people: Annotators
     batch: Batch
-    opened: Any
 
     @property
     def storage(self) -> Storage:
@@ -122,7 +121,8 @@ def world(request: pytest.FixtureRequest, home: Any, monkeypatch: pytest.MonkeyP
     for name, value in people.settings.items():
         monkeypatch.setenv(name, value)
     with opened() as resources:
-        yield World(resources.labeling, people, publish(resources.storage), resources)
+        yield World(resources.labeling, people, publish(resources.storage))
+    people.clear()
 
 
 def opened() -> Any:
