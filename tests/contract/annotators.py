@@ -61,6 +61,7 @@ class Annotators(ABC):
 
     def clear(self) -> None:
         """Leaves nothing for the next test."""
+        return
 
     def known_as(self, who: str) -> str:
         """What annotation files call somebody."""
