@@ -121,7 +121,8 @@ class Server:
             try:
                 return self._once(method, where, data, kind, self._authorization())
             except urllib.error.HTTPError as error:
-                told = _told(error)
+                with error:
+                    told = _told(error)
                 if error.code == 401 and self._short_lived and not renewed:
                     self._short_lived, renewed = "", True
                     continue

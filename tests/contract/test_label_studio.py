@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from contract.annotators import InLabelStudio
 from contract.test_labeling import APPLE, CLIP, COLA, World, opened, publish
-from fakes import label_studio
+from fakes import label_studio, s3
 
 from resources.label_studio_calls import GoneError, Server, UnansweredError
 from resources.labeling.base import LabelingError, UnreachableError
@@ -74,6 +74,26 @@ def test_pictures_are_served_from_the_lake(world: World, monkeypatch: pytest.Mon
     assert sorted(people.sees(place)) == sorted(world.names)
     assert len(people.server.ask("GET", f"/api/storages/localfiles?project={place}")) == 1
     assert people.server.ask("GET", f"/api/projects/{place}/file-uploads?all=true") == []
+
+
+@pytest.mark.long
+def test_pictures_on_s3_are_served_by_signed_addresses(
+    s3_lake: str, s3_server: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTION_LAKE", s3_lake)
+    (tmp_path / "server").mkdir()
+    with label_studio.serving(tmp_path / "server", s3.environment(s3_server)) as server:
+        people = InLabelStudio(server)
+        for name, value in {**people.settings, "DETECTION_LABEL_STUDIO_PICTURES": "served"}.items():
+            monkeypatch.setenv(name, value)
+        with opened() as resources:
+            batch = publish(resources.storage)
+            place = resources.labeling.request(batch.id).place
+        asked = {task["data"]["frame"]: task["data"]["image"] for task in people.tasks(place)}
+        assert sorted(asked) == sorted(batch.frames["name"])
+        for task in server.ask("GET", f"/api/projects/{place}/tasks/?page_size=100"):
+            shown = server.ask("GET", f"/api/tasks/{task['id']}/?resolve_uri=true")["data"]["image"]
+            assert server.download(shown).startswith(b"\xff\xd8")
 
 
 def test_what_an_annotator_says_twice_of_a_picture_counts_once(world: World) -> None:

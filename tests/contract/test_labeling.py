@@ -57,6 +57,10 @@ class World:
         assert collected.failed == ""
         return collected
 
+    def far(self, batch: str) -> label_batches.Progress:
+        """How far a batch is."""
+        return label_batches.progress(self.storage, batch)
+
     def lake(self, video: str) -> pd.DataFrame:
         """What the lake's annotation file of the batch says of a video; empty if there is none."""
         key = labels.annotations_key(self.batch.id, video)

@@ -150,7 +150,7 @@ def photograph(server: label_studio.LabelStudio, project: str, out: Path) -> Non
         page.fill("input[name=email]", label_studio.OWNER)
         page.fill("input[name=password]", label_studio.PASSWORD)
         page.click("button[type=submit]")
-        page.wait_for_url("**/projects**")
+        page.wait_for_url(lambda url: "/login" not in url)
         task = server.ask("GET", f"/api/tasks/?project={project}&page_size=1")["tasks"][0]["id"]
         for path, shown in (
             (f"/projects/{project}/data", "text=cola at"),
