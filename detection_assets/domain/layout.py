@@ -311,6 +311,11 @@ def label_state(batch: str, what: str) -> str:
     return f"{LABELING}/{batch}/{what}.json"
 
 
+def label_work(batch: str, tool: str) -> str:
+    """Where a tool that works in the lake has what it is given of a batch, and puts what it has."""
+    return f"{LABELING}/{batch}/{tool}"
+
+
 def known(what: str, video_key: str | None = None) -> str:
     """Where it is remembered with which fingerprint a video's `what` was taken in."""
     return f"known/{what}" if video_key is None else f"known/{what}/{_quoted(video_key)}"

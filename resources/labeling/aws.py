@@ -32,6 +32,7 @@ MOST = 99
 """Jobs of one batch."""
 SHOWN = frozenset([".jpg", ".jpeg", ".png"])
 """Pictures that Ground Truth shows."""
+SIZE = ("width", "height")
 INSTRUCTIONS = "Draw a box around each object of these classes, as tight as you can: {classes}. {begin}"
 BEGIN = "Correct, delete and add to the boxes that are there. "
 EMPTY = "Submit a picture without boxes if there is nothing in it."
@@ -100,7 +101,7 @@ class GroundTruthLabeling(Labeling):
             )
         jobs = self._jobs(batch)
         for job in jobs:
-            self._read(job)
+            self._read(batch.id, job)
         taken = {name for job in jobs for name in (job.done(self.workers) if job.ended else job.pictures)}
         left = batch.frames[~batch.frames["name"].isin(taken)]
         if len(left):
@@ -125,8 +126,8 @@ class GroundTruthLabeling(Labeling):
         region = amazon.client("sagemaker").meta.region_name
         account = self.account or amazon_labeling.ACCOUNTS.get(region)
         if not account:
-            why = "set DETECTION_AWS_LABELING_ACCOUNT to the account of its function PRE-BoundingBox, or use another region"
-            raise LabelingError(f"{name}: whose functions Ground Truth has in {region} is not known; {why}")
+            why = "set DETECTION_AWS_LABELING_ACCOUNT to whose PRE-BoundingBox it is, or use another region"
+            raise LabelingError(f"{name}: which functions Ground Truth has in {region} is not known; {why}")
         before, after = amazon_labeling.functions(region, account, adjust=adjust)
         tags = {"detection-assets/detector": self.detector, "detection-assets/batch": batch.id}
         with self._asking(name):
@@ -179,23 +180,21 @@ class GroundTruthLabeling(Labeling):
         """What enough workers have submitted, or Ground Truth has put together already."""
         jobs = self._jobs(batch)
         if not jobs:
-            again = f"hand it over again: detection label {self.detector}"
-            raise LabelingError(
-                f"{batch.id}: SageMaker has no labeling job {place} in this account and region; {again}"
-            )
+            where = f"SageMaker has no labeling job {place} in this account and region"
+            raise LabelingError(f"{batch.id}: {where}; correct them, or hand it over again")
         rows: list[Mapping[str, Any]] = []
         lines: list[bytes] = []
         done: dict[str, None] = {}
         problems: list[Problem] = []
-        sizes = batch.frames.set_index("name")[["width", "height"]]
+        sizes = batch.frames.set_index("name")[list(SIZE)]
         for job in jobs:
-            self._read(job)
+            self._read(batch.id, job)
             problems += job.problems
             for name in job.done(self.workers):
                 if name in done or name not in sizes.index:
                     continue
                 done[name] = None
-                size = dict(zip(("width", "height"), map(int, sizes.loc[name]), strict=True))
+                size = {side: int(sizes.at[name, side]) for side in SIZE}
                 if name in job.drawn:
                     rows += _rows(name, size, job.drawn[name])
                 else:
@@ -217,9 +216,8 @@ class GroundTruthLabeling(Labeling):
         what = f"the labeling job is {status}{f': {why}' if why else ''}, and {count} pictures are not labelled"
         return Problem(job.name, "", what, f"kept what there is; detection label {self.detector} hands over the rest")
 
-    def _read(self, job: _Job) -> None:
+    def _read(self, batch: str, job: _Job) -> None:
         """Reads what the lake has of a job."""
-        batch = str(job.told["OutputConfig"]["S3OutputPath"]).rstrip("/").rpartition("/")[0].rpartition("/")[2]
         given, wrong = amazon_labeling.lines(self._get(f"{self._input(batch, job.name)}/input.manifest"), job.name)
         job.pictures, job.problems = [str(line.get(PICTURE)) for line in given], wrong
         below = f"{self._output(batch)}/{job.name}"
@@ -268,7 +266,7 @@ class GroundTruthLabeling(Labeling):
         return found
 
     def _output(self, batch: str) -> str:
-        return f"{layout.LABELING}/{batch}/{TOOL}"
+        return layout.label_work(batch, TOOL)
 
     def _input(self, batch: str, job: str) -> str:
         return f"{self._output(batch)}/{job}/input"
@@ -282,10 +280,9 @@ class GroundTruthLabeling(Labeling):
         except ParamValidationError as error:
             raise LabelingError(f"{name}: a setting is not as SageMaker wants it: {error}") from error
         except ClientError as error:
-            team = (
-                "; see that DETECTION_AWS_WORKTEAM is its ARN" if "workteam" in amazon.message_of(error).lower() else ""
-            )
-            raise LabelingError(f"{name}: SageMaker refuses it: {amazon.refusal(error)}{team}") from error
+            team = "workteam" in amazon.message_of(error).lower()
+            why = amazon.refusal(error) + (" (correct DETECTION_AWS_WORKTEAM)" if team else "")
+            raise LabelingError(f"{name}: SageMaker refuses it: {why}") from error
         except BotoCoreError as error:
             raise LabelingError(f"{name}: SageMaker was not reached: {error}; run again") from error
 
