@@ -155,8 +155,13 @@ def answers(files: Sequence[bytes], where: str) -> tuple[dict[str, list[Mapping[
     """
     last: dict[str, tuple[str, list[Mapping[str, Any]]]] = {}
     problems: list[Problem] = []
-    for data in files:
-        for answer in _answers(data):
+    for number, data in enumerate(files, 1):
+        try:
+            given = list(_answers(data))
+        except ValueError:
+            problems.append(Problem(where, f"response {number}", "not JSON", "dropped"))
+            continue
+        for answer in given:
             worker, time = answer.get("workerId"), str(answer.get("submissionTime") or "")
             content = answer.get("answerContent")
             drawn = content.get("boundingBox") if isinstance(content, dict) else None
@@ -173,10 +178,7 @@ def answers(files: Sequence[bytes], where: str) -> tuple[dict[str, list[Mapping[
 
 
 def _answers(data: bytes) -> Iterator[Mapping[str, Any]]:
-    try:
-        told = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return  # it is being written
+    told = orjson.loads(data)
     found = told.get("answers") if isinstance(told, dict) else None
     yield from (one for one in found or [] if isinstance(one, dict))
 
