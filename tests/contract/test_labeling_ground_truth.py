@@ -242,14 +242,14 @@ def test_a_region_whose_functions_are_not_known_says_what_to_set(
     labeling: GroundTruthLabeling, batch: labels.Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-north-1")
-    with pytest.raises(LabelingError, match="eu-north-1.*DETECTION_AWS_LABELING_ACCOUNT"):
+    with pytest.raises(LabelingError, match=r"eu-north-1.*DETECTION_AWS_LABELING_ACCOUNT"):
         hand_over(labeling, batch)
 
 
 def test_a_job_that_is_not_there_says_where_it_was_looked_for(
     labeling: GroundTruthLabeling, batch: labels.Batch, tmp_path: Path
 ) -> None:
-    with pytest.raises(LabelingError, match="no labeling job tiny.*account and region"):
+    with pytest.raises(LabelingError, match=r"no labeling job tiny.*account and region"):
         labeling.finished(batch, "tiny", tmp_path)
 
 
