@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 from pydantic import Field
@@ -99,7 +99,7 @@ class GroundTruthLabeling(Labeling):
             raise LabelingError(
                 f"{batch.id}: Ground Truth shows JPEG and PNG alone, and there is {odd[0]}; leave it out"
             )
-        jobs = self._jobs(batch)
+        jobs = self._jobs(batch.id)
         for job in jobs:
             self._read(batch.id, job)
         taken = {name for job in jobs for name in (job.done(self.workers) if job.ended else job.pictures)}
@@ -178,10 +178,7 @@ class GroundTruthLabeling(Labeling):
 
     def finished(self, batch: Batch, place: str, folder: Path) -> Finished:
         """What enough workers have submitted, or Ground Truth has put together already."""
-        jobs = self._jobs(batch)
-        if not jobs:
-            where = f"SageMaker has no labeling job {place} in this account and region"
-            raise LabelingError(f"{batch.id}: {where}; correct them, or hand it over again")
+        jobs = self._jobs(batch.id) or [self._missing(batch.id, place)]
         rows: list[Mapping[str, Any]] = []
         lines: list[bytes] = []
         done: dict[str, None] = {}
@@ -210,6 +207,17 @@ class GroundTruthLabeling(Labeling):
             files.append(folder / "output.manifest")
             files[-1].write_bytes(b"\n".join([*lines, b""]))
         return Finished(files, list(done), problems=problems)
+
+    def stamp(self, batch: str, place: str) -> str:
+        """What the lake has of the workers' answers, and how the jobs are."""
+        told = [job.told["LabelingJobStatus"] for job in self._jobs(batch) or [self._missing(batch, place)]]
+        seen = self.storage.glance(self._output(batch))
+        return hashlib.sha256(repr((told, seen)).encode()).hexdigest()[:16]
+
+    def _missing(self, batch: str, place: str) -> NoReturn:
+        where = f"SageMaker has no labeling job {place} in this account and region"
+        give_up = f"detection collect {self.detector} --close {batch}"
+        raise LabelingError(f"{batch}: {where}; correct these, or give the batch up: {give_up}")
 
     def _left(self, job: _Job, count: int) -> Problem:
         status, why = job.told["LabelingJobStatus"], job.told.get("FailureReason", "")
@@ -253,11 +261,11 @@ class GroundTruthLabeling(Labeling):
 
     # Asking ----------------------------------------------------------------------------------------------------------
 
-    def _jobs(self, batch: Batch) -> list[_Job]:
+    def _jobs(self, batch: str) -> list[_Job]:
         """All jobs of a batch, the first one first."""
         found: list[_Job] = []
         while len(found) < MOST:
-            name = self.job_of(batch.id, len(found) + 1)
+            name = self.job_of(batch, len(found) + 1)
             with self._asking(name):
                 told = _described(name)
             if told is None:

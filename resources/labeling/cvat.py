@@ -5,12 +5,14 @@ whose pictures never arrived is made anew. Who annotates has a job of some pictu
 that these are finished.
 """
 
+import hashlib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from pydantic import Field
 
@@ -172,10 +174,19 @@ class CvatLabeling(Labeling):
         boxes = boxes[boxes["frame_name"].isin(who) & ~boxes["frame_name"].isin(refused)]
         drawn_by = [who[name] for name in boxes["frame_name"]]
         boxes["annotator"] = [_name(job) or told for job, told in zip(drawn_by, boxes["annotator"], strict=True)]
-        boxes["reviewed"] |= [str(job.stage) == STAGES[-1] for job in drawn_by]
+        boxes["reviewed"] |= np.array([str(job.stage) == STAGES[-1] for job in drawn_by], dtype=bool)
         classes = list(dict.fromkeys([*batch.classes, *boxes["class"].dropna()]))
         saved = coco.save(boxes.reset_index(drop=True), classes, folder / "finished.json")
         return Finished(saved.files, done, skipped, [*problems, *saved.problems])
+
+    def stamp(self, batch: str, place: str) -> str:
+        """When what is in completed jobs was changed last, and which pictures were removed."""
+        with self._asking(batch, place) as client:
+            task = client.tasks.retrieve(int(place))
+            jobs = [job for job in _jobs(task) if self._is_finished(job)]
+            gone = task.get_meta().deleted_frames if jobs else []
+            told = [(job.id, str(job.stage), str(job.state), _name(job), str(job.updated_date)) for job in jobs]
+        return hashlib.sha256(repr((told, sorted(gone))).encode()).hexdigest()[:16]
 
     def _is_finished(self, job: Any) -> bool:
         passed, wanted = STAGES.index(str(job.stage)), STAGES.index(self.stage)
@@ -203,21 +214,24 @@ class CvatLabeling(Labeling):
                 client.login(who)
                 yield client
         except exceptions.ApiException as error:
-            raise LabelingError(f"{what}: {self._refusal(error, place)}") from error
+            raise LabelingError(f"{what}: {self._refusal(error, what, place)}") from error
         except (CvatSdkException, exceptions.OpenApiException) as error:
             raise LabelingError(f"{what}: CVAT at {self.url} did not do it: {_short(error)}; run again") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             remedy = "correct DETECTION_CVAT_URL or the network, and run again"
             raise LabelingError(f"{what}: CVAT at {self.url} was not reached: {_short(error)}; {remedy}") from error
 
-    def _refusal(self, error: Any, place: str) -> str:
+    def _refusal(self, error: Any, what: str, place: str) -> str:
         said = _short(error.body if isinstance(error.body, str) else error.reason or error)
         if error.status == 401 or (error.status == 400 and "Unable to log in" in said):
             return f"CVAT at {self.url} knows no such user: {said}; correct DETECTION_CVAT_KEY, or user and password"
         if error.status == 403:
             return f"CVAT at {self.url} does not allow it: {said}; give this user the right, or set DETECTION_CVAT_ORG"
         if error.status == 404 and place:
-            return f"task {place} is not on CVAT at {self.url} any more; hand the batch over again"
+            give_up = f"detection collect {self.detector} --close {what}"
+            return (
+                f"CVAT at {self.url} has no task {place} any more; give the batch up ({give_up}), or hand it over again"
+            )
         if error.status in BUSY or not error.status:
             return f"CVAT at {self.url} does not answer ({error.status}): {said}; run again"
         return f"CVAT at {self.url} refuses it ({error.status}): {said}"

@@ -128,7 +128,7 @@ def test_what_only_the_manifest_has_is_read_from_it(
 ) -> None:
     place = hand_over(labeling, batch).place
     jobs.submit(jobs.jobs[place], 1, [BOX])
-    labeling.storage.delete(f"labeling/{batch.id}/ground_truth/{place}/annotations")
+    labeling.storage.delete(f"label_work/{batch.id}/ground_truth/{place}/annotations")
     found = labeling.finished(batch, place, tmp_path)
     assert list(found.done) == ["a_000001.jpg"]
     assert boxes_of(found, tmp_path) == [("a_000001.jpg", "apple", 10.0, 20.0, 40.0, 60.0, None)]
@@ -181,7 +181,7 @@ def test_answers_that_are_none_lose_nothing_else(
     labeling: GroundTruthLabeling, batch: labels.Batch, jobs: ground_truth.LabelingJobs, tmp_path: Path
 ) -> None:
     place = hand_over(labeling, batch).place
-    job, below = jobs.jobs[place], f"labeling/{batch.id}/ground_truth/{place}"
+    job, below = jobs.jobs[place], f"label_work/{batch.id}/ground_truth/{place}"
     jobs.submit(job, 0, [BOX, {**BOX, "left": None}, {**BOX, "width": "wide"}])
     responses = f"{below}/annotations/worker-response/iteration-1"
     labeling.storage.put(f"{responses}/1/half.json", b'{"answers": [')
@@ -249,7 +249,7 @@ def test_a_region_whose_functions_are_not_known_says_what_to_set(
 def test_a_job_that_is_not_there_says_where_it_was_looked_for(
     labeling: GroundTruthLabeling, batch: labels.Batch, tmp_path: Path
 ) -> None:
-    with pytest.raises(LabelingError, match=r"no labeling job tiny.*account and region"):
+    with pytest.raises(LabelingError, match=r"no labeling job tiny.*--close lb-"):
         labeling.finished(batch, "tiny", tmp_path)
 
 
