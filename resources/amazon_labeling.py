@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import html
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
-import pandas as pd
 
+from detection_assets.domain.formats import ground_truth
 from detection_assets.domain.labels import Batch
 from detection_assets.domain.problems import Problem
+from resources.labeling.local import proposed
 
 BOXES, PROPOSALS = "detection-boxes", "detection-proposals"
 """Attributes of a manifest's line: what people draw, and what they begin with. An image job's may end neither in
 `-ref` nor in `-metadata`, and an adjustment's is another one than that which it adjusts."""
-PICTURE = "picture"
+FRAME = "frame"
 """Of a line, what the batch calls the picture; what Ground Truth does not know it hands on."""
 NO_TIME = "2000-01-01T00:00:00"
 """When proposals are said to be made: before whatever anybody draws, and the same each time."""
@@ -81,49 +84,28 @@ def functions(region: str, account: str, *, adjust: bool) -> tuple[str, str]:
     return f"{place}:PRE-{kind}", f"{place}:ACS-{kind}"
 
 
-def manifest(frames: pd.DataFrame, batch: Batch, uris: Mapping[str, str], *, adjust: bool) -> bytes:
-    """The pictures of a job, a line each.
+def manifest(batch: Batch, names: Sequence[str], uris: Mapping[str, str], *, adjust: bool) -> bytes:
+    """The pictures of a job, a line each, which says in `frame` what the batch calls it.
 
     Args:
-        frames: The rows of the batch's that the job is about.
         batch: The batch.
+        names: Those of its pictures that the job is about.
         uris: The address of each picture, by its name.
         adjust: Whether each has boxes to begin with, and be it none.
     """
-    number = {name: i for i, name in enumerate(batch.classes)}
-    known = batch.proposals[batch.proposals["class"].isin(number)]
-    proposed = {str(name): rows for name, rows in known.groupby("name", sort=False)} if adjust else {}
-    lines: list[bytes] = []
-    for name, width, height in zip(frames["name"], frames["width"], frames["height"], strict=True):
-        line: dict[str, Any] = {"source-ref": uris[name], PICTURE: name}
-        if adjust:
-            line |= _proposals(proposed.get(name), number, int(width), int(height))
-        lines.append(orjson.dumps(line))
-    return b"\n".join([*lines, b""])
-
-
-def _proposals(rows: pd.DataFrame | None, number: Mapping[str, int], width: int, height: int) -> dict[str, Any]:
-    annotations: list[dict[str, int]] = []
-    objects: list[dict[str, float]] = []
-    for row in [] if rows is None else rows.to_dict("records"):
-        left, right = (min(max(round(row[side]), 0), width) for side in ("x1", "x2"))
-        top, bottom = (min(max(round(row[side]), 0), height) for side in ("y1", "y2"))
-        if right <= left or bottom <= top:
-            continue  # none that anybody could see
-        box = {"left": left, "top": top, "width": right - left, "height": bottom - top}
-        annotations.append({"class_id": number[row["class"]], **box})
-        objects.append({"confidence": round(float(row["confidence"]), 4)})
-    return {
-        PROPOSALS: {"image_size": [{"width": width, "height": height, "depth": 3}], "annotations": annotations},
-        f"{PROPOSALS}-metadata": {
-            "objects": objects,
-            "class-map": {str(i): name for name, i in number.items()},
-            "type": "groundtruth/object-detection",
-            "human-annotated": "no",
-            "creation-date": NO_TIME,
-            "job-name": PROPOSALS,
-        },
-    }
+    if not adjust:
+        return b"".join(orjson.dumps({"source-ref": uris[name], FRAME: name}) + b"\n" for name in names)
+    boxes = proposed(batch)
+    boxes = boxes[boxes["frame_name"].isin(names)].reset_index(drop=True)
+    for side, most in (("x1", "width"), ("y1", "height"), ("x2", "width"), ("y2", "height")):
+        boxes[side] = boxes[side].round().clip(0, boxes[most].astype("float64"))
+    # What nobody would see is none; its picture is still one of the job's.
+    seen = boxes["class"].isin(batch.classes) & (boxes["x2"] > boxes["x1"]) & (boxes["y2"] > boxes["y1"])
+    boxes.loc[~seen, "class"] = None
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "input.manifest"
+        ground_truth.save(boxes, batch.classes, out, attribute=PROPOSALS, urls=uris, job=PROPOSALS, created=NO_TIME)
+        return out.read_bytes()
 
 
 def categories(classes: Sequence[str]) -> bytes:

@@ -20,7 +20,7 @@ from detection_assets.domain.formats.parsed import table
 from detection_assets.domain.labels import Batch
 from detection_assets.domain.problems import Problem
 from resources import amazon, amazon_account, amazon_labeling
-from resources.amazon_labeling import BOXES, PICTURE, PROPOSALS
+from resources.amazon_labeling import BOXES, FRAME, PROPOSALS
 from resources.findings import Finding
 from resources.labeling.base import Finished, Handed, Labeling, LabelingError
 
@@ -107,10 +107,10 @@ class GroundTruthLabeling(Labeling):
         if len(left):
             if len(jobs) == MOST:
                 raise LabelingError(f"{batch.id}: {MOST} labeling jobs did not finish it; publish a new batch")
-            self._create(batch, left, pictures, self.job_of(batch.id, len(jobs) + 1))
+            self._create(batch, left["name"].tolist(), pictures, self.job_of(batch.id, len(jobs) + 1))
         return Handed(batch.id, TOOL, self.job_of(batch.id), self._portal(), len(batch.frames))
 
-    def _create(self, batch: Batch, frames: Any, pictures: Mapping[str, str], name: str) -> None:
+    def _create(self, batch: Batch, names: Sequence[str], pictures: Mapping[str, str], name: str) -> None:
         from botocore.exceptions import ClientError
 
         below, adjust = self._input(batch.id, name), bool(len(batch.proposals))
@@ -118,7 +118,7 @@ class GroundTruthLabeling(Labeling):
         uris = {one: self.storage.uri_of(key) for one, key in pictures.items()}
         title = f"Boxes for {self.detector}, batch {batch.id}"
         for file, data in {
-            "input.manifest": amazon_labeling.manifest(frames, batch, uris, adjust=adjust),
+            "input.manifest": amazon_labeling.manifest(batch, names, uris, adjust=adjust),
             "categories.json": amazon_labeling.categories(batch.classes),
             "page.liquid": amazon_labeling.page(title, said, adjust=adjust),
         }.items():
@@ -195,7 +195,7 @@ class GroundTruthLabeling(Labeling):
                 if name in job.drawn:
                     rows += _rows(name, size, job.drawn[name])
                 else:
-                    lines.append(orjson.dumps({**job.put_together[name], "source-ref": f"s3://batch/{name}"}))
+                    lines.append(orjson.dumps(job.put_together[name]))
         if jobs[-1].ended and len(done) < len(batch.frames):
             problems.append(self._left(jobs[-1], len(batch.frames) - len(done)))
         files: list[Path] = []
@@ -227,7 +227,7 @@ class GroundTruthLabeling(Labeling):
     def _read(self, batch: str, job: _Job) -> None:
         """Reads what the lake has of a job."""
         given, wrong = amazon_labeling.lines(self._get(f"{self._input(batch, job.name)}/input.manifest"), job.name)
-        job.pictures, job.problems = [str(line.get(PICTURE)) for line in given], wrong
+        job.pictures, job.problems = [str(line.get(FRAME)) for line in given], wrong
         below = f"{self._output(batch)}/{job.name}"
         kept: dict[int, list[str]] = {}
         for item in self.storage.list(f"{below}/annotations/worker-response"):
@@ -245,7 +245,7 @@ class GroundTruthLabeling(Labeling):
         output, wrong = amazon_labeling.lines(self._get(f"{below}/manifests/output/output.manifest"), job.name)
         job.problems += wrong
         for line in output:
-            name, about = str(line.get(PICTURE)), line.get(f"{BOXES}-metadata")
+            name, about = str(line.get(FRAME)), line.get(f"{BOXES}-metadata")
             failed = about.get("failure-reason") if isinstance(about, dict) else None
             if failed:
                 job.problems.append(Problem(job.name, name, f"Ground Truth: {failed}", "not labelled"))

@@ -151,7 +151,7 @@ def test_what_nobody_labelled_in_time_is_told_and_handed_over_by_a_job_more(
     ]
     assert hand_over(labeling, batch).place == place
     assert sorted(jobs.jobs) == [place, f"{place}-2"]
-    assert [line["picture"] for line in jobs.jobs[f"{place}-2"].lines] == ["b_000000.jpg"]
+    assert [line["frame"] for line in jobs.jobs[f"{place}-2"].lines] == ["b_000000.jpg"]
     hand_over(labeling, batch)
     assert len(jobs.jobs) == 2, "one that is at work is enough"
     jobs.submit(jobs.jobs[f"{place}-2"], 0, [BOX], "ben")
@@ -187,7 +187,7 @@ def test_answers_that_are_none_lose_nothing_else(
     labeling.storage.put(f"{responses}/1/half.json", b'{"answers": [')
     labeling.storage.put(f"{responses}/1/other.json", b'{"answers": [{"workerId": "x", "answerContent": {}}, 7]}')
     labeling.storage.put(f"{responses}/99/far.json", b"{}")
-    labeling.storage.put(f"{below}/manifests/output/output.manifest", b'7\n{"picture": "a_000001.jpg"}\n{"pic')
+    labeling.storage.put(f"{below}/manifests/output/output.manifest", b'7\n{"frame": "a_000001.jpg"}\n{"fr')
     found = labeling.finished(batch, place, tmp_path)
     assert list(found.done) == NAMES[:1]
     assert len(boxes_of(found, tmp_path)) == 1
@@ -294,7 +294,7 @@ def test_words_of_the_template_language_in_a_title_are_words() -> None:
 
 
 def test_a_class_that_is_not_asked_for_is_not_proposed() -> None:
-    frames = pd.DataFrame([("a.jpg", 640, 480)], columns=["name", "width", "height"])
+    frames = pd.DataFrame([("a.jpg", 640, 480, 0)], columns=["name", "width", "height", "rank"])
     proposals = pd.DataFrame([("a.jpg", "pear", 1.0, 1.0, 9.0, 9.0, 0.5)], columns=labels.PROPOSED)
     batch = labels.Batch("lb-1", frames, proposals, "3", ("apple",))
-    assert b'"annotations":[]' in manifest(frames, batch, {"a.jpg": "s3://b/a.jpg"}, adjust=True)
+    assert b'"annotations":[]' in manifest(batch, ["a.jpg"], {"a.jpg": "s3://b/a.jpg"}, adjust=True)
