@@ -30,7 +30,10 @@ from resources.endpoints.aws import SageMakerEndpoints
 from resources.endpoints.azure import AzureEndpoints
 from resources.endpoints.local import LocalEndpoints
 from resources.home import home, lake_here
+from resources.labeling.aws import GroundTruthLabeling
+from resources.labeling.azure import AzureLabeling
 from resources.labeling.base import Labeling
+from resources.labeling.cvat import CvatLabeling
 from resources.labeling.local import NOT_FOR_PICTURES, FolderLabeling
 from resources.microsoft_tracking import uri_of
 from resources.registry.aws import SageMakerRegistry
@@ -272,7 +275,80 @@ def _folder(detector: str, storage: Storage) -> Labeling:
     return FolderLabeling(storage=storage, detector=detector, folder=folder, format=chosen)
 
 
-TOOLS: Mapping[str, Callable[[str, Storage], Labeling]] = {"folder": _folder}
+def _cvat(detector: str, storage: Storage) -> Labeling:
+    who = {"key": "DETECTION_CVAT_KEY"}
+    if not os.environ.get("DETECTION_CVAT_KEY"):
+        who = {"user": "DETECTION_CVAT_USER", "password": "DETECTION_CVAT_PASSWORD"}
+    missing = [name for name in who.values() if not os.environ.get(name)]
+    if missing:
+        raise SettingsError(
+            f"DETECTION_LABELING is cvat: {missing[0]} is not set; set DETECTION_CVAT_KEY to an access token, or "
+            "DETECTION_CVAT_USER and DETECTION_CVAT_PASSWORD"
+        )
+    return CvatLabeling(
+        storage=storage,
+        detector=detector,
+        url=_of_tool("cvat", "DETECTION_CVAT_URL", "the server's address, as http://localhost:8080"),
+        **{field: dg.EnvVar(name) for field, name in who.items()},
+        **_given(
+            organization="DETECTION_CVAT_ORG", pictures="DETECTION_CVAT_JOB_PICTURES", stage="DETECTION_CVAT_STAGE",
+            poll_s="DETECTION_POLL_S",
+        ),
+    )  # fmt: skip
+
+
+def _ground_truth(detector: str, storage: Storage) -> Labeling:
+    _in_lake("ground_truth", storage, "s3://")
+    return GroundTruthLabeling(
+        storage=storage,
+        detector=detector,
+        role=_of_tool("ground_truth", "DETECTION_AWS_ROLE", "the ARN of the role that labeling jobs have"),
+        workteam=_of_tool("ground_truth", "DETECTION_AWS_WORKTEAM", "the ARN of the team of people who label"),
+        **_given(
+            workers="DETECTION_AWS_LABELING_WORKERS", minutes="DETECTION_AWS_LABELING_MINUTES",
+            days="DETECTION_AWS_LABELING_DAYS", account="DETECTION_AWS_LABELING_ACCOUNT",
+        ),
+    )  # fmt: skip
+
+
+def _azure_ml(detector: str, storage: Storage) -> Labeling:
+    _in_lake("azure_ml", storage, "az://")
+    return AzureLabeling(
+        storage=storage,
+        detector=detector,
+        subscription=_of_tool("azure_ml", "DETECTION_AZURE_SUBSCRIPTION", "the id of the subscription"),
+        group=_of_tool("azure_ml", "DETECTION_AZURE_RESOURCE_GROUP", "the resource group of the workspace"),
+        workspace=_of_tool("azure_ml", "DETECTION_AZURE_WORKSPACE", "the name of the Azure ML workspace"),
+        datastore=_of_tool(
+            "azure_ml", "DETECTION_AZURE_DATASTORE", "the workspace's datastore of the lake's container"
+        ),
+        **_given(exports="DETECTION_AZURE_LABELING_EXPORTS"),
+    )
+
+
+def _in_lake(tool: str, storage: Storage, scheme: str) -> None:
+    """Refuses a tool that shows the lake's own pictures where the lake is one that it cannot see."""
+    root = storage.root
+    given = os.environ.get(root.env_var_name, "") if isinstance(root, dg.EnvVar) else root
+    if not given.startswith(scheme):
+        raise SettingsError(
+            f"DETECTION_LABELING is {tool}: it shows people the lake's own pictures, so the lake has to be at "
+            f"{scheme}..., and it is at {given}; move it there, or set DETECTION_LABELING to another tool"
+        )
+
+
+def _of_tool(tool: str, name: str, what: str) -> Any:
+    if not os.environ.get(name):
+        raise SettingsError(f"DETECTION_LABELING is {tool}: {name} is not set; set it to {what}")
+    return dg.EnvVar(name)
+
+
+TOOLS: Mapping[str, Callable[[str, Storage], Labeling]] = {
+    "folder": _folder,
+    "cvat": _cvat,
+    "ground_truth": _ground_truth,
+    "azure_ml": _azure_ml,
+}
 
 PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local, "aws": aws, "azure": azure}
 
