@@ -170,8 +170,8 @@ VALID = {
     "openimages": b"ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf\n"
     b'a.jpg,xclick,cat,1,0.25,0.75,0.5,1,1,0,-1\n"b","",/m/01,0.5,"0,25",1,0,1,,,1\n',
     "mot": b"1,2,1,1,1920,1080,1,1,1\n2,3,101.5,201,10,20,0,2,0.25\n3,-1,5,5,1,1,1,3,-1\n",
-    "label_studio": b'[{"id":1,"data":{"image":"/data/upload/1/0123abcd-a.jpg"},"annotations":[{"id":2,"completed_by":3,'
-    b'"result":[{"id":"r","type":"rectanglelabels","original_width":9,"original_height":9,"score":0.5,"value":{"x":1,'
+    "label_studio": b'[{"id":1,"data":{"image":"/data/upload/1/0123abcd-a.jpg"},"annotations":[{"id":2,"completed_by":'
+    b'3,"result":[{"id":"r","type":"rectanglelabels","original_width":9,"original_height":9,"score":0.5,"value":{"x":1,'
     b'"y":2,"width":3,"height":4,"rotation":30,"rectanglelabels":["cat"]},"meta":{"text":["a"]}},{"id":"r","type":'
     b'"choices","from_name":"n","value":{"choices":["b"]}}]}]},{"data":{"video":"s3://b/v.mp4","frames":9},"annotations":'
     b'[{"result":[{"id":"t","type":"videorectangle","value":{"framesCount":9,"labels":["cat"],"sequence":[{"frame":1,"x":'
@@ -182,8 +182,8 @@ VALID = {
     "azureml": b'{"image_url":"azureml://s/datastores/d/paths/p/a.jpg","image_details":{"width":"9px","height":9},"label":['
     b'{"label":"cat","topX":0.25,"topY":0.25,"bottomX":0.5,"bottomY":0.5,"isCrowd":"true"},{"label":"cat","polygon":'
     b'[[0.1,0.1,0.2,0.1,0.2,0.2]]}],"label_confidence":[0.5,1]}\n{"image_url":"p/b.jpg","label":[]}',
-    "sequence": b'{"tracking-annotations":[{"frame-no":0,"frame":"0.jpg","annotations":[{"class-id":"0","top":1,"left":2,'
-    b'"width":3,"height":4,"object-id":"x","object-name":"cat:1","label-category-attributes":{"a":"b"}}]}]}',
+    "sequence": b'{"tracking-annotations":[{"frame-no":0,"frame":"0.jpg","annotations":[{"class-id":"0","top":1,"left":'
+    b'2,"width":3,"height":4,"object-id":"x","object-name":"cat:1","label-category-attributes":{"a":"b"}}]}]}',
 }
 BRANCHES = {"sequence": "ground_truth"}
 """Kinds of files that a format reads apart from its others."""

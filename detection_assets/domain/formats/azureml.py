@@ -108,7 +108,9 @@ def _named_files(path: Path, file: str, log: ProblemLog) -> list[Path]:
         inside = PurePosixPath(text.strip().replace("\\", "/"))
         if "://" in text or "\0" in text or inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[:1]:
             what = f"'{text[:200]}' is not in the MLTable's folder"
-            log.add("path", file, place, what, "passed over; put the file beside the MLTable and name it './name.jsonl'")
+            log.add(
+                "path", file, place, what, "passed over; put the file beside the MLTable and name it './name.jsonl'"
+            )
             continue
         try:
             if kind == "file":

@@ -1,8 +1,8 @@
 """SageMaker Ground Truth: augmented manifests of object detection, and sequence files of video frames.
 
 A manifest is a line of JSON a picture: `source-ref`, a label attribute with boxes in pixels, and beside it
-`<attribute>-metadata` with the classes by number and how sure the workers were. Its output is the next job's input, so a
-line may hold the labels of several jobs. Jobs on video frames write `SeqLabel.json`, a list of frames; its classes have
+`<attribute>-metadata` with the classes by number and how sure the workers were. Its output is the next job's input, so
+a line may hold the labels of several jobs. Jobs on video frames write `SeqLabel.json`, a list of frames; its classes have
 numbers that the job's output manifest tells. https://docs.aws.amazon.com/sagemaker/latest/dg/sms-data-output.html
 
 Ground Truth passes on what else a line holds, so `frame`, `frame_index` and `pts_s` there say which frame it is.
@@ -287,7 +287,11 @@ class _Sequence:
                 continue
             # A frame's number counts the pictures of the job, which are seldom all frames of the video.
             common = {"frame_name": called or None, "frame_index": None if called else at}
-            new = [row for k, box in enumerate(boxes) if (row := self._row(box, f"{place}, annotation {k}"))]
+            new = [
+                row
+                for k, box in enumerate(boxes)
+                if (row := self._row(box if isinstance(box, dict) else {}, f"{place}, annotation {k}"))
+            ]
             others = [shape for shape in _OTHER_SHAPES if isinstance(frame.get(shape), list) and frame[shape]]
             self._passed.update({shape: len(frame[shape]) for shape in others})
             rows += [{**common, **row} for row in new]
@@ -297,18 +301,18 @@ class _Sequence:
             self._log.tell(self._file, shape, f"{count} {shape}, which are no boxes", "passed over")
         return table_of(rows, self._file)
 
-    def _row(self, box: Any, place: str) -> dict[str, Any] | None:
+    def _row(self, box: dict[str, Any], place: str) -> dict[str, Any] | None:
         corners = _corners(box)
         if corners is None:
             self._log.add("box", self._file, place, "has no usable left, top, width and height", "dropped")
             return None
-        label, object_name = self._class_of(box), box.get("object-name")
+        label = self._class_of(box)
         if label is None:
             what = _no_class(box.get("class-id")) + " of a manifest here or above"
             self._log.add("class", self._file, place, what, "dropped; put the job's output.manifest beside the file")
             return None
         said, rest = sort_out(_object(box, "label-category-attributes"))
-        track = box.get("object-id", object_name)
+        track = box.get("object-id", box.get("object-name"))
         return {
             **said,
             "class": label,

@@ -1,7 +1,7 @@
 """Label Studio JSON: tasks with what people annotated on each, of pictures and of videos.
 
-https://labelstud.io/guide/export.html describes the export, https://labelstud.io/guide/task_format.html the import. Read
-are JSON and JSON-MIN exports, and what an export storage holds: one task or one annotation a file. Several people may
+https://labelstud.io/guide/export.html describes the export, https://labelstud.io/guide/task_format.html the import.
+Read are JSON and JSON-MIN exports, and what an export storage holds: one task or one annotation a file. Several people may
 annotate one task; each one's boxes become rows of their own. Predictions are a model's and drafts are not finished:
 neither is an annotation. Regions of a video have keyframes; between two of them a box moves in a straight line, and
 after one that is not `enabled` it is gone.
@@ -21,24 +21,25 @@ import numpy as np
 import pandas as pd
 
 from detection_assets.domain.formats import label_studio_regions as regions
+from detection_assets.domain.formats import label_studio_tasks as tasks
 from detection_assets.domain.formats import label_studio_write
 from detection_assets.domain.formats.cvat_stream import Track
 from detection_assets.domain.formats.cvat_tracks import Covered, positions
 from detection_assets.domain.formats.json_file import elements, number, parse, top_keys
+from detection_assets.domain.formats.label_studio_video import track_of, upright
 from detection_assets.domain.formats.parsed import (
     Parsed,
     ProblemLog,
     Unreadable,
     collector_paused,
     each_file,
-    frame_name,
     join,
     table,
     table_of,
     whole,
 )
 from detection_assets.domain.formats.shapes import TAKEN
-from detection_assets.domain.formats.urls import base_of, names_of
+from detection_assets.domain.formats.urls import names_of
 
 HOLDS = label_studio_write.HOLDS
 VIDEO_HOLDS = label_studio_write.VIDEO_HOLDS
@@ -54,10 +55,6 @@ MAX_ROWS = 5_000_000
 """Most boxes one video's task may spread out to."""
 
 _REMEDY = "export it again as JSON"
-_PICTURES = ("image", "img", "photo", "picture", "url")
-_FILES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-_VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
-_OF_MIN = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time"}
 _TOLD = {
     "predictions": ("tasks have predictions of a model, which nobody checked", "passed over"),
     "drafts": ("tasks have drafts, which somebody has not finished", "passed over; submit them"),
@@ -69,8 +66,8 @@ def is_mine(path: Path, text: str) -> bool:
     """Whether the head of a file is Label Studio's: a list of tasks, or one task or annotation."""
     if text.startswith("["):
         keys = top_keys(text[1:])
-        tasks = keys.get("annotations") == "[" or keys.get("completions") == "[" or keys.get("predictions") == "["
-        return tasks or "annotation_id" in keys or "annotator" in keys
+        listed = keys.get("annotations") == "[" or keys.get("completions") == "[" or keys.get("predictions") == "["
+        return listed or "annotation_id" in keys or "annotator" in keys
     keys = top_keys(text)
     single = keys.get("data") == "{" and (keys.get("annotations") == "[" or keys.get("predictions") == "[")
     return single or (keys.get("result") == "[" and ("completed_by" in keys or "task" in keys))
@@ -87,8 +84,8 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
     Returns:
         The boxes and problems. An annotation without regions is an empty frame, or an empty video where it says how
         long that is; one whose regions were all unusable is not. Rows of a video have a frame number, from 0, and a
-        name only where several videos are in one file. The annotator is the one who completed the annotation, `reviewed`
-        says that it is a ground truth. Turned boxes, polygons and ellipses are taken by the box around them and told,
+        name only where several videos are in one file. The annotator is the one who completed the annotation,
+        `reviewed` says that it is a ground truth. Turned boxes, polygons and ellipses are taken by the box around them and told,
         as is what was painted with a brush, which is dropped.
     """
 
@@ -137,15 +134,13 @@ class _Reader:
             found_regions, broken = regions.regions_of(results)
             if broken:
                 self._log.add("result", self._file, at, f"{broken} results have no value", "dropped")
-            default = {"annotator": _person(annotation), "reviewed": annotation.get("ground_truth") is True}
-            if _is_video(data, found_regions):
+            default = {"annotator": tasks.person_of(annotation), "reviewed": annotation.get("ground_truth") is True}
+            if tasks.is_video(data, found_regions):
                 self._video(at, data, upload, found_regions, broken, default)
             else:
                 self._picture(at, data, upload, found_regions, broken, default)
 
-    def _parts(
-        self, i: int, found: Any
-    ) -> tuple[str, dict[str, Any] | None, list[dict[str, Any]], str | None]:
+    def _parts(self, i: int, found: Any) -> tuple[str, dict[str, Any] | None, list[dict[str, Any]], str | None]:
         """A task's place, its data, its annotations and the file that was uploaded for it."""
         place = f"tasks[{i}]"
         if not isinstance(found, dict):
@@ -156,7 +151,7 @@ class _Reader:
             # One annotation a file, with its task inside.
             task, annotations = found.get("task"), [found]
         elif "data" not in found and annotations is None and "predictions" not in found:
-            task, annotations = _from_min(found)
+            task, annotations = tasks.from_min(found)
         if isinstance(task, dict) and isinstance(task.get("id"), int):
             place = f"task {task['id']}"
         data = task.get("data") if isinstance(task, dict) else None
@@ -181,11 +176,13 @@ class _Reader:
         broken: int,
         default: Mapping[str, Any],
     ) -> None:
-        name, address = _named(data, upload)
+        name, address = tasks.named(data, upload)
         if not name and not address:
             self._log.add("data", self._file, at, "'data' names no picture", "dropped the annotation")
             return
-        size = next((size for region in found if region.shape and (size := _size(region.shape))), None) or _size(data)
+        size = next(
+            (size for region in found if region.shape and (size := tasks.size_of(region.shape))), None
+        ) or tasks.size_of(data)
         common = {
             "frame_name": name,
             "frame_index": whole(data.get("frame_index")),
@@ -222,7 +219,9 @@ class _Reader:
     def _unplaced(self, region: regions.Region, place: str) -> None:
         """Tells of answers about a whole picture, which is no box."""
         if region.answers:
-            what = f"answers '{next(iter(region.answers))}' for the whole picture or video, and only boxes say things here"
+            what = (
+                f"answers '{next(iter(region.answers))}' for the whole picture or video, and only boxes say things here"
+            )
             self._log.add("whole", self._file, place, what, "left out")
 
     def _fault(self, region: regions.Region) -> str:
@@ -251,7 +250,9 @@ class _Reader:
         broken: int,
         default: Mapping[str, Any],
     ) -> None:
-        size = next((size for region in found if region.shape and (size := _size(region.shape))), None) or _size(data)
+        size = next(
+            (size for region in found if region.shape and (size := tasks.size_of(region.shape))), None
+        ) or tasks.size_of(data)
         tracks: list[Track] = []
         turns: list[list[tuple[int, float]]] = []
         sayings: list[dict[str, Any]] = []
@@ -275,7 +276,7 @@ class _Reader:
                 what = "a box that turns, not an upright one" + ("" if size else "; nobody says how large the video is")
                 self._log.add("shape", self._file, place, what, TAKEN)
             for label in region.labels:
-                tracks.append(_track(region, label, keyframes, len(sayings)))
+                tracks.append(track_of(region, label, keyframes, len(sayings)))
                 turns.append([(one.frame, one.degrees) for one in keyframes])
             for one in keyframes:
                 sayings.append(self._said(region, one.meta or (region.shape or {}).get("meta"), default, place))
@@ -312,10 +313,10 @@ class _Reader:
         if found is None:
             self._log.add("video", self._file, at, f"spreads out to more than {MAX_ROWS:,} boxes", "dropped; split it")
             return
-        corners = _upright(found.corners, found.frames, found.owners, turns, size)
+        corners = upright(found.corners, found.frames, found.owners, turns, size)
         names = [track.name for track in tracks]
         said = [sayings[code] for code in found.said.tolist()]
-        n, name = len(found.frames), _named(data, upload)
+        n, name = len(found.frames), tasks.named(data, upload)
         common = {"width": size[0] if size else None, "height": size[1] if size else None, "file": self._file}
         columns = {key for one in sayings for key in one} - {"track", "keyframe"}
         boxes = {
@@ -354,96 +355,3 @@ class _Reader:
                 part["frame_name"] = [f"{called}/{number:06d}" for number in part["frame_index"]]
             parts.append(part)
         return join(parts)
-
-
-def _from_min(found: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A task and its annotation from an entry of JSON-MIN, which has the controls' answers beside the data."""
-    results: list[dict[str, Any]] = []
-    data: dict[str, Any] = {}
-    for key, value in found.items():
-        if key in _OF_MIN:
-            continue
-        if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-            results += [{"value": one, "from_name": key, **one} for one in value]
-        else:
-            data[key] = value
-    annotation = {"id": found.get("annotation_id"), "completed_by": found.get("annotator"), "result": results}
-    return {"id": found.get("id"), "data": data}, [annotation]
-
-
-def _person(annotation: Mapping[str, Any]) -> str | None:
-    """Who completed an annotation: an e-mail address, a name or a number."""
-    by = annotation.get("completed_by")
-    if isinstance(by, dict):
-        by = next((by[key] for key in ("email", "username", "id") if by.get(key)), None)
-    return str(by).strip() or None if isinstance(by, str | int) and not isinstance(by, bool) else None
-
-
-def _size(about: Mapping[str, Any]) -> tuple[int, int] | None:
-    width = whole(about.get("original_width", about.get("width")), 1)
-    height = whole(about.get("original_height", about.get("height")), 1)
-    return (width, height) if width and height else None
-
-
-def _is_video(data: Mapping[str, Any], found: Sequence[regions.Region]) -> bool:
-    shaped = [region for region in found if region.shape]
-    if shaped:
-        return any(region.kind == "videorectangle" for region in shaped)
-    return not data.get("frame") and not any(data.get(key) for key in _PICTURES) and bool(data.get("video"))
-
-
-def _named(data: Mapping[str, Any], upload: str | None) -> tuple[str | None, str | None]:
-    """The frame's or video's name as we gave it, else the address of the picture or video."""
-    own, video = data.get("frame"), data.get("video")
-    if isinstance(own, str) and (name := frame_name(own)):
-        of_video = frame_name(video) if isinstance(video, str) else ""
-        return (f"{of_video}/{name.rpartition('/')[2]}" if of_video else name), None
-    if isinstance(key := data.get("video_key"), str) and (name := frame_name(key)):
-        return name, None
-    if upload and upload.lower().endswith((*_FILES, *_VIDEOS)):
-        return None, f"/data/upload/{upload}"
-    texts = [*((data.get(key)) for key in (*_PICTURES, "video")), *data.values()]
-    given = [text for text in texts if isinstance(text, str) and text.strip()]
-    likely = (text for text in given if base_of(text).lower().endswith((*_FILES, *_VIDEOS)))
-    return None, next(likely, given[0] if given else None)
-
-
-def _track(region: regions.Region, label: str, keyframes: Sequence[regions.Keyframe], said: int) -> Track:
-    """The region as a CVAT track, which ends one frame after the last on which the object is seen."""
-    track = Track(region.name, label, "")
-    after = [one.frame for one in keyframes[1:]]
-    for i, one in enumerate(keyframes):
-        track.frames.append(one.frame)
-        track.outside.append(0)
-        if not one.enabled and (i == len(after) or after[i] > one.frame + 1):
-            track.frames.append(one.frame + 1)
-            track.outside.append(1)
-        for _ in range(len(track.frames) - len(track.said)):
-            track.corners.extend(one.box)
-            track.keys.append(1)
-            track.said.append(said + i)
-    return track
-
-
-def _upright(
-    boxes: np.ndarray,
-    frames: np.ndarray,
-    owners: np.ndarray,
-    turns: Sequence[Sequence[tuple[int, float]]],
-    size: tuple[int, int] | None,
-) -> np.ndarray:
-    """Corners (n x 4) of boxes `x, y, width, height` in per cent; turns go in a straight line between keyframes, too."""
-    scale = np.array([*size, *size] if size else [1.0, 1.0, 1.0, 1.0])
-    with np.errstate(all="ignore"):  # numbers may be infinite; matching drops such boxes
-        places = boxes / 100 * scale
-        corners = places.copy()
-        corners[:, 2:] += corners[:, :2]
-        for owner, turn in enumerate(turns):
-            at, degrees = zip(*turn, strict=True)
-            if not any(one % 360 for one in degrees):
-                continue
-            mine = np.flatnonzero(owners == owner)
-            for i, angle in zip(mine.tolist(), np.interp(frames[mine], at, degrees).tolist(), strict=True):
-                x1, y1, x2, y2 = regions.turned_in_degrees(tuple(places[i].tolist()), angle)
-                corners[i] = x1, y1, x2, y2
-    return np.round(corners, 9) if size else corners

@@ -70,7 +70,8 @@ def regions_of(results: Sequence[Any]) -> tuple[list[Region], int]:
             broken += 1
             continue
         kind = kind if isinstance(kind, str) else _kind_of(value)
-        name = str(result["id"]) if isinstance(result.get("id"), str | int) else f"result[{i}]"
+        nameless = f"result[{i}]" if kind in _SHAPES else ""
+        name = str(result["id"]) if isinstance(result.get("id"), str | int) else nameless
         region = found.setdefault(name, Region(name))
         if kind in _SHAPES and region.shape is None:
             region.shape, region.kind = result, kind
@@ -183,7 +184,7 @@ def _numbers(value: Mapping[str, Any], names: Sequence[str]) -> list[float] | No
 
 @dataclass(frozen=True)
 class Keyframe:
-    """A place of a video's region: frame from 0, the box and its turn, whether it is still seen after it, its `meta`."""
+    """A place of a video's region: frame from 0, the box, its turn, whether it is still seen later, and its `meta`."""
 
     frame: int
     box: Corners
@@ -235,5 +236,3 @@ def said_of(region: Region, meta: object, default: Mapping[str, Any]) -> tuple[d
     if attributes is not None:
         said["attributes"] = attributes
     return {**default, **said}, attributes is not None or not rest
-
-

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -182,7 +183,7 @@ def video_task(
     width, height = _sides(boxes)
     numbers = sorted(set(boxes["frame_index"].astype("int64").tolist()))
     length = max(frames or 0, numbers[-1] + 1 if numbers else 0)
-    gaps = [b - a for a, b in zip(numbers, numbers[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(numbers)]
     step = math.gcd(*gaps) or 1
     data = {VIDEO_OBJECT: url, "video_key": video or None, "frames": length, "width": width, "height": height}
     results: list[dict[str, Any]] = []

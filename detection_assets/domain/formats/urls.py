@@ -1,6 +1,7 @@
 """Addresses of pictures in the files of labelling services, and the frames they mean.
 
-The files name pictures by where they lie: `s3://bucket/...`, `azureml://.../paths/...`, `https://...`, `/data/upload/...`.
+The files name pictures by where they lie: `s3://bucket/...`, `azureml://.../paths/...`, `https://...`,
+`/data/upload/...`.
 
 - Below a folder `frames` or `videos`, which is how our lake is laid out, the rest is the name: the video's key and the
   file's name. The folder of a version of extracted frames is left out.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from os.path import commonprefix
+from itertools import takewhile
 from urllib.parse import parse_qs, unquote
 
 from detection_assets.domain.formats.parsed import frame_name
@@ -48,7 +49,8 @@ def names_of(addresses: Iterable[str]) -> dict[str, str]:
         if len(parts) > 2 and _VERSION.fullmatch(parts[-2]):
             del parts[-2]
         found[address] = "/".join(parts)
-    shared = len(commonprefix([parts[:-1] for parts in elsewhere.values()]))
+    folders = [parts[:-1] for parts in elsewhere.values()]
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False)))
     return found | {address: "/".join(parts[shared:]) for address, parts in elsewhere.items()}
 
 
