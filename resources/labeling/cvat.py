@@ -8,7 +8,7 @@ that these are finished.
 import hashlib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ QUALITY = 95
 """Of the pictures that people see; CVAT's own 70 shows what is not there."""
 ANSWER_S = (10.0, 300.0)
 """Seconds that the SDK, which knows no limit of its own, waits for a connection, and for an answer."""
-BUSY = (429, 502, 503, 504)
+BUSY, CONFLICT = (429, 502, 503, 504), 409
 MOST_BYTES = 1 << 30
 """Of an export's XML."""
 
@@ -94,10 +94,7 @@ class CvatLabeling(Labeling):
 
     def _settled(self, client: Any, task: Any) -> Any | None:
         """A task without pictures once they are there; None after deleting one to which none will come."""
-        asked = client.api_client.requests_api.list(task_id=task.id, action="create", target="task")[0].results
-        for one in asked:
-            if str(one.status) in ("queued", "started"):
-                client.wait_for_completion(one.id)
+        _await(client, task, "create")
         if task.fetch().size:
             return task
         task.remove()
@@ -169,7 +166,7 @@ class CvatLabeling(Labeling):
             if len(done) == len(skipped):
                 return Finished((), done, skipped)
             archive = folder / "export.zip"
-            task.export_dataset(FORMAT, archive, include_images=False, location="local")
+            self._export(client, task, archive)
         boxes, problems = _read(archive, folder)
         boxes = boxes[boxes["frame_name"].isin(who) & ~boxes["frame_name"].isin(refused)]
         drawn_by = [who[name] for name in boxes["frame_name"]]
@@ -178,6 +175,21 @@ class CvatLabeling(Labeling):
         classes = list(dict.fromkeys([*batch.classes, *boxes["class"].dropna()]))
         saved = coco.save(boxes.reset_index(drop=True), classes, folder / "finished.json")
         return Finished(saved.files, done, skipped, [*problems, *saved.problems])
+
+    def _export(self, client: Any, task: Any, archive: Path) -> None:
+        from cvat_sdk.exceptions import ApiException
+
+        def export() -> None:
+            task.export_dataset(FORMAT, archive, include_images=False, location="local")
+
+        try:
+            export()
+        except ApiException as error:
+            if error.status != CONFLICT:
+                raise
+            # Somebody who was killed, or is at it, too, has asked for the same.
+            _await(client, task, "export")
+            export()
 
     def stamp(self, batch: str, place: str) -> str:
         """When what is in completed jobs was changed last, and which pictures were removed."""
@@ -251,6 +263,16 @@ class CvatLabeling(Labeling):
 def _jobs(task: Any) -> Sequence[Any]:
     """The jobs in which people annotate, in the order of their pictures."""
     return sorted((job for job in task.get_jobs() if str(job.type) == "annotation"), key=lambda job: job.start_frame)
+
+
+def _await(client: Any, task: Any, action: str) -> None:
+    """Waits until CVAT is through with what somebody has asked for, well or not."""
+    from cvat_sdk.core.exceptions import BackgroundRequestException
+
+    for one in client.api_client.requests_api.list(task_id=task.id, action=action, target="task")[0].results:
+        if str(one.status) in ("queued", "started"):
+            with suppress(BackgroundRequestException):
+                client.wait_for_completion(one.id)
 
 
 def _begun(job: Any) -> bool:

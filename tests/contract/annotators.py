@@ -30,11 +30,15 @@ class Annotators(ABC):
         settings: The environment that makes a profile's `labeling` this tool.
         doubles: Whether two people can label the same picture.
         keeps_drafts: Whether the tool knows work that is saved and not handed in.
+        corrects: Whether somebody can hand in another answer later.
+        skips: Whether a picture can be refused, so that the tool says so.
     """
 
     settings: Mapping[str, str]
     doubles = True
     keeps_drafts = True
+    corrects = True
+    skips = True
 
     @abstractmethod
     def sees(self, place: str) -> dict[str, list[Box]]:

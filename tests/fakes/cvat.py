@@ -266,8 +266,8 @@ class Cvat:
 
     def _background(self, task: Task, action: str, does: Callable[[], str]) -> str:
         name = f"action={action}&target=task&id={task.id}"
-        if name in self._requests and self._requests[name]["waits"]:
-            raise Refused(409, {"detail": "Another process is running."})
+        if name in self._requests and self._requests[name]["does"]:
+            raise Refused(409, f"{action.capitalize()} process is already started")
         self._requests[name] = {"action": action, "task": task.id, "waits": self.waits, "does": does, "failed": ""}
         return name
 
