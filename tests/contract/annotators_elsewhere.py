@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from fakes import azureml, blob, cvat, ground_truth, sagemaker
 from fakes.azureml_labeling import Project
 
 from detection_assets.object_store import open_store
+from resources import amazon
 
 
 class InCvat(Annotators):
@@ -137,6 +139,18 @@ class InTheStudio(Annotators):
         store = open_store(f"az://{blob.CONTAINER}")
         folder = next(iter(project.sizes)).partition("/pictures/")[0]
         obstore.delete(store, [item["path"] for batch in obstore.list(store, folder) for item in batch])
+
+
+def warm() -> None:
+    """Imports what the tool of the environment needs: a process that is made of this one has it then."""
+    tool = os.environ.get("DETECTION_LABELING")
+    if tool == "cvat":
+        import cvat_sdk.core.client  # noqa: F401
+    elif tool == "ground_truth":
+        amazon.client("sagemaker")
+    elif tool == "azure_ml":
+        import azure.ai.ml
+        import azure.identity  # noqa: F401
 
 
 def in_cvat(request: pytest.FixtureRequest) -> Annotators:

@@ -300,6 +300,7 @@ def killed_at(steps: int, act: Callable[[Labeling], object]) -> None:
 def _again_and_again(steps: int, env: dict[str, str], act: Callable[[Labeling], object]) -> None:
     os.environ.clear()
     os.environ.update(env)
+    annotators_elsewhere.warm()
     with opened() as resources:
         for left in range(0, 400, steps):
             # Nothing was asked of the lake yet, so there are no threads that a fork would miss.
