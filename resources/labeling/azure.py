@@ -7,6 +7,7 @@ is looked for where the studio or a person has put it.
 
 import hashlib
 import posixpath
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ MOST = 200
 """Exports in the studio's own folder that are looked into, the newest."""
 OF_AZURE = "AmlDatastore://"
 """How addresses begin in a COCO file of Azure ML's, whose boxes are shares of the picture."""
+_OURS = re.compile(rf"/(lb-[0-9a-f]+)/{TOOL}/{PICTURES}/".encode())
+_KNOWN: dict[tuple[str, str, str], frozenset[str]] = {}
 STEPS = """\
 {count} pictures to label: {classes}
 
@@ -141,9 +144,8 @@ class AzureLabeling(Labeling):
             for item in listed:
                 path = folder / str(number) / item.key
                 store.download({item.key: path})
-                if number == 0 or f"/{batch.id}/{TOOL}/{PICTURES}/".encode() in path.read_bytes():
-                    _in_pixels(path)
-                    files.append((item.written, path))
+                _in_pixels(path)
+                files.append((item.written, path))
         return Finished([path for _, path in sorted(files)])
 
     def stamp(self, batch: str, place: str) -> str:
@@ -159,8 +161,10 @@ class AzureLabeling(Labeling):
             yield self.storage, [item for item in by_hand if _is_export(item.key)]
             if self.exports:
                 store = self._studio()
-                listed = [item for item in store.list("") if _is_export(item.key)]
-                yield store, sorted(listed, key=lambda item: item.written)[-MOST:]
+                listed = sorted(
+                    (item for item in store.list("") if _is_export(item.key)), key=lambda item: item.written
+                )
+                yield store, [item for item in listed[-MOST:] if batch in _about(store, item)]
 
     def _studio(self) -> Storage:
         root, _, prefix = self.exports.rstrip("/").rpartition("/")
@@ -202,6 +206,17 @@ class AzureLabeling(Labeling):
             yield Finding(what, "bad", self.exports, f"correct DETECTION_AZURE_LABELING_EXPORTS, or its rights: {told}")
             return
         yield Finding(what, "good", f"{self.exports}: {count} files")
+
+
+def _about(store: Storage, export: Stored) -> frozenset[str]:
+    """The batches whose pictures an export names; each is read once in a process."""
+    known = store.uri, export.key, export.tag
+    if known not in _KNOWN:
+        found = _OURS.findall(store.get(export.key))
+        _KNOWN[known] = frozenset(batch.decode() for batch in found)
+        while len(_KNOWN) > 10 * MOST:
+            del _KNOWN[next(iter(_KNOWN))]
+    return _KNOWN[known]
 
 
 def _is_export(key: str) -> bool:
