@@ -12,8 +12,9 @@ from typing import Any
 
 import dagster as dg
 
-from detection_assets.domain import formats, layout
+from detection_assets.domain import layout
 from detection_assets.object_store import CONNECTION, account_of
+from resources import labeling_tools
 from resources.alerts.base import Alerts
 from resources.alerts.local import chosen
 from resources.arrivals.aws import SqsArrivals
@@ -30,22 +31,14 @@ from resources.endpoints.aws import SageMakerEndpoints
 from resources.endpoints.azure import AzureEndpoints
 from resources.endpoints.local import LocalEndpoints
 from resources.home import home, lake_here
-from resources.labeling.aws import GroundTruthLabeling
-from resources.labeling.azure import AzureLabeling
-from resources.labeling.base import Labeling
-from resources.labeling.cvat import CvatLabeling
-from resources.labeling.local import NOT_FOR_PICTURES, FolderLabeling
 from resources.microsoft_tracking import uri_of
 from resources.registry.aws import SageMakerRegistry
 from resources.registry.azure import AzureRegistry
 from resources.registry.local import LocalRegistry
+from resources.settings import SettingsError, given
 from resources.storage import Storage
 from resources.tables import TableIOManager
 from resources.tracking import Tracking
-
-
-class SettingsError(ValueError):
-    """Settings that do not fit together; the message says which to set and to what."""
 
 
 def lake_setting(platform: str | None) -> str:
@@ -95,7 +88,7 @@ def local(
         "tracking": tracking,
         "registry": LocalRegistry(tracking=tracking, model=detector),
         "alerts": _alerts(),
-        "labeling": labeling(detector, storage),
+        "labeling": labeling_tools.chosen(detector, storage),
         "endpoints": LocalEndpoints(
             storage=storage,
             detector=detector,
@@ -135,7 +128,7 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
             **common,
             here=here["compute"],
             image=programs,
-            **_given(
+            **given(
                 cpu="DETECTION_AWS_CPU", gpu="DETECTION_AWS_GPU", count="DETECTION_AWS_TRAINING_INSTANCES",
                 jobs="DETECTION_AWS_PROCESSING_INSTANCES", volume_gb="DETECTION_AWS_VOLUME_GB",
                 spot="DETECTION_AWS_SPOT",
@@ -145,14 +138,14 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
             **common,
             compute=here["compute"],
             image=serving,
-            **_given(instance="DETECTION_AWS_BATCH", count="DETECTION_AWS_BATCH_INSTANCES"),
+            **given(instance="DETECTION_AWS_BATCH", count="DETECTION_AWS_BATCH_INSTANCES"),
         ),
         "registry": SageMakerRegistry(storage=here["storage"], model=detector, image=serving),
         "endpoints": SageMakerEndpoints(
             **common,
             image=serving,
             capture=dict(capture) if capture else None,
-            **_given(
+            **given(
                 instance="DETECTION_AWS_ENDPOINT", count="DETECTION_AWS_ENDPOINT_INSTANCES",
                 most="DETECTION_AWS_ENDPOINT_MOST", per_minute="DETECTION_AWS_ENDPOINT_PER_MINUTE",
                 report_s="DETECTION_REPORT_S",
@@ -193,7 +186,7 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
         image=_needed("azure", "DETECTION_AZURE_PROGRAMS_IMAGE", "the address of the image that jobs run"),
         cpu=_needed("azure", "DETECTION_AZURE_CPU", "the compute cluster for `hardware: cpu`"),
         gpu=_needed("azure", "DETECTION_AZURE_GPU", "the compute cluster for `hardware: gpu`"),
-        **_given(
+        **given(
             spot="DETECTION_AZURE_SPOT", count="DETECTION_AZURE_TRAINING_INSTANCES",
             identity="DETECTION_AZURE_IDENTITY", jobs="DETECTION_AZURE_JOBS",
         ),
@@ -208,7 +201,7 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
             cluster=_setting("DETECTION_AZURE_BATCH", ""),
             image=_needed("azure", "DETECTION_AZURE_BATCH_IMAGE", image),
             poll_s=compute.poll_s,
-            **_given(count="DETECTION_AZURE_BATCH_INSTANCES"),
+            **given(count="DETECTION_AZURE_BATCH_INSTANCES"),
         )
     endpoints = AzureEndpoints(
         **common,
@@ -217,7 +210,7 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
             "azure", "DETECTION_AZURE_ENDPOINT_IDENTITY", "the resource id of the servers' user-assigned identity"
         ),
         capture=dict(capture) if capture else None,
-        **_given(
+        **given(
             instance="DETECTION_AZURE_ENDPOINT",
             count="DETECTION_AZURE_ENDPOINT_INSTANCES",
             most="DETECTION_AZURE_ENDPOINT_MOST",
@@ -253,102 +246,6 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
         ),
     }
 
-
-def labeling(detector: str, storage: Storage) -> Labeling:
-    """Where a detector's frames are labelled: any tool goes with any platform.
-
-    Raises:
-        SettingsError: There is no such tool, or what it needs is not set.
-    """
-    tool = os.environ.get("DETECTION_LABELING") or "folder"
-    if tool not in TOOLS:
-        raise SettingsError(f"DETECTION_LABELING is {tool}; set it to one of: {', '.join(TOOLS)}")
-    return TOOLS[tool](detector, storage)
-
-
-def _folder(detector: str, storage: Storage) -> Labeling:
-    known = [name for name in formats.FORMATS if name not in NOT_FOR_PICTURES]
-    chosen = os.environ.get("DETECTION_LABELING_FORMAT") or "coco"
-    if chosen not in known:
-        raise SettingsError(f"DETECTION_LABELING_FORMAT is {chosen}; set it to one of: {', '.join(known)}")
-    folder = os.environ.get("DETECTION_LABELING_FOLDER") or str(home() / "labeling")
-    return FolderLabeling(storage=storage, detector=detector, folder=folder, format=chosen)
-
-
-def _cvat(detector: str, storage: Storage) -> Labeling:
-    who = {"key": "DETECTION_CVAT_KEY"}
-    if not os.environ.get("DETECTION_CVAT_KEY"):
-        who = {"user": "DETECTION_CVAT_USER", "password": "DETECTION_CVAT_PASSWORD"}
-    missing = [name for name in who.values() if not os.environ.get(name)]
-    if missing:
-        raise SettingsError(
-            f"DETECTION_LABELING is cvat: {missing[0]} is not set; set DETECTION_CVAT_KEY to an access token, or "
-            "DETECTION_CVAT_USER and DETECTION_CVAT_PASSWORD"
-        )
-    return CvatLabeling(
-        storage=storage,
-        detector=detector,
-        url=_of_tool("cvat", "DETECTION_CVAT_URL", "the server's address, as http://localhost:8080"),
-        **{field: dg.EnvVar(name) for field, name in who.items()},
-        **_given(
-            organization="DETECTION_CVAT_ORG", pictures="DETECTION_CVAT_JOB_PICTURES", stage="DETECTION_CVAT_STAGE",
-            poll_s="DETECTION_POLL_S",
-        ),
-    )  # fmt: skip
-
-
-def _ground_truth(detector: str, storage: Storage) -> Labeling:
-    _in_lake("ground_truth", storage, "s3://")
-    return GroundTruthLabeling(
-        storage=storage,
-        detector=detector,
-        role=_of_tool("ground_truth", "DETECTION_AWS_ROLE", "the ARN of the role that labeling jobs have"),
-        workteam=_of_tool("ground_truth", "DETECTION_AWS_WORKTEAM", "the ARN of the team of people who label"),
-        **_given(
-            workers="DETECTION_AWS_LABELING_WORKERS", minutes="DETECTION_AWS_LABELING_MINUTES",
-            days="DETECTION_AWS_LABELING_DAYS", account="DETECTION_AWS_LABELING_ACCOUNT",
-        ),
-    )  # fmt: skip
-
-
-def _azure_ml(detector: str, storage: Storage) -> Labeling:
-    _in_lake("azure_ml", storage, "az://")
-    return AzureLabeling(
-        storage=storage,
-        detector=detector,
-        subscription=_of_tool("azure_ml", "DETECTION_AZURE_SUBSCRIPTION", "the id of the subscription"),
-        group=_of_tool("azure_ml", "DETECTION_AZURE_RESOURCE_GROUP", "the resource group of the workspace"),
-        workspace=_of_tool("azure_ml", "DETECTION_AZURE_WORKSPACE", "the name of the Azure ML workspace"),
-        datastore=_of_tool(
-            "azure_ml", "DETECTION_AZURE_DATASTORE", "the workspace's datastore of the lake's container"
-        ),
-        **_given(exports="DETECTION_AZURE_LABELING_EXPORTS"),
-    )
-
-
-def _in_lake(tool: str, storage: Storage, scheme: str) -> None:
-    """Refuses a tool that shows the lake's own pictures where the lake is one that it cannot see."""
-    root = storage.root
-    given = os.environ.get(root.env_var_name, "") if isinstance(root, dg.EnvVar) else root
-    if not given.startswith(scheme):
-        raise SettingsError(
-            f"DETECTION_LABELING is {tool}: it shows people the lake's own pictures, so the lake has to be at "
-            f"{scheme}..., and it is at {given}; move it there, or set DETECTION_LABELING to another tool"
-        )
-
-
-def _of_tool(tool: str, name: str, what: str) -> Any:
-    if not os.environ.get(name):
-        raise SettingsError(f"DETECTION_LABELING is {tool}: {name} is not set; set it to {what}")
-    return dg.EnvVar(name)
-
-
-TOOLS: Mapping[str, Callable[[str, Storage], Labeling]] = {
-    "folder": _folder,
-    "cvat": _cvat,
-    "ground_truth": _ground_truth,
-    "azure_ml": _azure_ml,
-}
 
 PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local, "aws": aws, "azure": azure}
 
@@ -411,11 +308,6 @@ def _queue(platform: str, example: str) -> str:
             f"{example}"
         )
     return queue
-
-
-def _given(**settings: str) -> dict[str, Any]:
-    """The settings that are set, by the name of the attribute that they are for; their types are the attribute's."""
-    return {name: os.environ[variable] for name, variable in settings.items() if os.environ.get(variable)}
 
 
 def _list(name: str) -> list[str]:

@@ -41,7 +41,6 @@ class World:
     labeling: Labeling
     people: Annotators
     batch: Batch
-    opened: Any
 
     @property
     def storage(self) -> Storage:
@@ -129,7 +128,8 @@ def world(request: pytest.FixtureRequest, home: Any, monkeypatch: pytest.MonkeyP
     for name, value in people.settings.items():
         monkeypatch.setenv(name, value)
     with opened() as resources:
-        yield World(resources.labeling, people, publish(resources.storage), resources)
+        yield World(resources.labeling, people, publish(resources.storage))
+    people.clear()
 
 
 def opened() -> Any:
@@ -245,7 +245,10 @@ def test_two_people_are_told_apart(world: World) -> None:
     world.people.submit(place, name, [COLA], "ben")
     world.collect()
     said = world.lake(CLIP)
-    assert sorted(zip(said["annotator"], said["class"], strict=True)) == [("ada", "apple"), ("ben", "cola & ice")]
+    assert sorted(zip(said["annotator"], said["class"], strict=True)) == [
+        (world.people.known_as("ada"), "apple"),
+        (world.people.known_as("ben"), "cola & ice"),
+    ]
 
 
 def test_two_batches_are_two(world: World) -> None:
