@@ -158,14 +158,16 @@ class Cvat:
 
     def answer(self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], body: bytes) -> Any:
         """Does what is asked; gives what is told, or raises `Refused`."""
-        self.before(f"{method} {path}")
+        self.before(f"{method} {path.rstrip('/')}")
         if path == "/api/server/about":
             about = {"name": "Computer Vision Annotation Tool", "description": "", "version": VERSION}
             return 200, {**about, "logo_url": "", "subtitle": ""}
         if (method, path) == ("POST", "/api/auth/login"):
             return self._login(json.loads(body))
         self._who(headers)
-        organization = headers.get("x-organization", query.get("org", ""))
+        organization = query.get("org", headers.get("x-organization", ""))
+        if "org_id" in query:
+            organization = ORGANIZATION if query["org_id"] == "1" else query["org_id"]
         if organization not in ("", ORGANIZATION):
             raise Refused(404, {"detail": f"{organization} organization does not exist."})
         for verb, pattern, does in self._routes:
@@ -301,11 +303,11 @@ class Cvat:
         return 200, {**about, "frames": frames, "deleted_frames": sorted(task.deleted), "chunks_updated_date": NOW}
 
     def _list_jobs(self, query: Mapping[str, str], org: str, **_: Any) -> Any:
-        task = self._task(query["task_id"], query.get("org", org))
+        task = self._task(query["task_id"], org)
         return self._paged([self._told_job(task, job) for job in task.jobs], "jobs", query)
 
     def _list_labels(self, query: Mapping[str, str], org: str, **_: Any) -> Any:
-        task = self._task(query["task_id"], query.get("org", org))
+        task = self._task(query["task_id"], org)
         made = [
             {"id": number, "name": name, "type": "rectangle", "attributes": []} for name, number in task.labels.items()
         ]
