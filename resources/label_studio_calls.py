@@ -140,7 +140,9 @@ class Server:
                     raise UnansweredError(f"{self.url} did not answer to {method} {path}: {_plain(reason)}") from None
                 if last:
                     what = f"{self.url} does not answer: {_plain(reason)}"
-                    raise UnreachableError(f"{what}; start Label Studio, or correct DETECTION_LABEL_STUDIO_URL") from None
+                    raise UnreachableError(
+                        f"{what}; start Label Studio, or correct DETECTION_LABEL_STUDIO_URL"
+                    ) from None
                 wait = None
             time.sleep(wait if wait is not None else min(LONGEST_WAIT_S, self.first_wait_s * 2**attempt))
         raise AssertionError

@@ -65,6 +65,7 @@ class Annotators(ABC):
 
     def clear(self) -> None:
         """Leaves nothing for the next test."""
+        return
 
     def known_as(self, who: str) -> str:
         """What annotation files call somebody."""
@@ -122,7 +123,7 @@ class InLabelStudio(Annotators):
 
     def sees(self, place: str) -> dict[str, list[Box]]:
         seen: dict[str, list[Box]] = {}
-        for task in self._tasks(place):
+        for task in self.tasks(place):
             name = task["data"]["frame"]
             assert name not in seen, f"{name} is there twice"
             picture = self.server.download(task["data"]["image"])
@@ -132,7 +133,7 @@ class InLabelStudio(Annotators):
         return seen
 
     def submit(self, place: str, name: str, boxes: Sequence[Box], who: str = "") -> None:
-        task, by = self._task(place, name), self._who(who)
+        task, by = self.sees_task(place, name), self._who(who)
         mine = [one for one in task["annotations"] if one["completed_by"] == self.server.number(by)]
         answer = {"result": [_region(f"r{i}", box) for i, box in enumerate(boxes)], "lead_time": 3.2}
         if mine:
@@ -141,15 +142,15 @@ class InLabelStudio(Annotators):
             self.server.ask("POST", f"/api/tasks/{task['id']}/annotations/", answer, by)
 
     def skip(self, place: str, name: str) -> None:
-        path = f"/api/tasks/{self._task(place, name)['id']}/annotations/"
+        path = f"/api/tasks/{self.sees_task(place, name)['id']}/annotations/"
         self.server.ask("POST", path, {"result": [], "was_cancelled": True})
 
     def draft(self, place: str, name: str, boxes: Sequence[Box]) -> None:
-        path = f"/api/tasks/{self._task(place, name)['id']}/drafts"
+        path = f"/api/tasks/{self.sees_task(place, name)['id']}/drafts"
         self.server.ask("POST", path, {"result": [_region("d", box) for box in boxes], "lead_time": 1.0})
 
     def drafts(self, place: str, name: str) -> list[Box]:
-        return [_box(region) for draft in self._task(place, name)["drafts"] for region in draft["result"]]
+        return [_box(region) for draft in self.sees_task(place, name)["drafts"] for region in draft["result"]]
 
     def delete(self, place: str) -> None:
         self.server.ask("DELETE", f"/api/projects/{place}/")
@@ -164,11 +165,11 @@ class InLabelStudio(Annotators):
     def _who(self, who: str) -> str:
         return f"{who}@example.org" if who else label_studio.OWNER
 
-    def _tasks(self, place: str) -> list[dict[str, Any]]:
+    def tasks(self, place: str) -> list[dict[str, Any]]:
         return self.server.ask("GET", f"/api/tasks/?project={place}&page_size=100&fields=all")["tasks"]
 
-    def _task(self, place: str, name: str) -> dict[str, Any]:
-        (found,) = [task for task in self._tasks(place) if task["data"]["frame"] == name]
+    def sees_task(self, place: str, name: str) -> dict[str, Any]:
+        (found,) = [task for task in self.tasks(place) if task["data"]["frame"] == name]
         return found
 
 
