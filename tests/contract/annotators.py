@@ -35,6 +35,7 @@ class Annotators(ABC):
         keeps_drafts: Whether the tool knows work that is saved and not handed in.
         corrects: Whether somebody can hand in another answer later.
         skips: Whether a picture can be refused, so that the tool says so.
+        stride: How many acts lie between two kills, where not each act is followed by one.
     """
 
     settings: Mapping[str, str]
@@ -42,6 +43,7 @@ class Annotators(ABC):
     keeps_drafts = True
     corrects = True
     skips = True
+    stride = 3
 
     @abstractmethod
     def sees(self, place: str) -> dict[str, list[Box]]:

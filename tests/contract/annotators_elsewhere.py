@@ -19,7 +19,7 @@ from resources import amazon
 class InCvat(Annotators):
     """Somebody with a browser on CVAT, who has a job for each picture."""
 
-    doubles = False
+    doubles, stride = False, 7
 
     def __init__(self, server: cvat.Cvat) -> None:
         self.server = server
@@ -65,6 +65,7 @@ class InGroundTruth(Annotators):
     """A worker of the team. Nobody is shown a picture again, and whoever declines one leaves it to another."""
 
     doubles = keeps_drafts = corrects = skips = False
+    stride = 7
     settings: Mapping[str, str] = {"DETECTION_LABELING": "ground_truth", "DETECTION_PLATFORM": "aws"}
 
     def __init__(self, jobs: ground_truth.LabelingJobs) -> None:
@@ -104,6 +105,7 @@ class InTheStudio(Annotators):
     """Somebody who makes a project of what was handed over, labels, and exports after each picture."""
 
     doubles = keeps_drafts = skips = False
+    stride = 7
 
     def __init__(self, service: azureml.AzureML) -> None:
         self.service, self.exports = service, f"{uuid.uuid4().hex}/Labeling/export"

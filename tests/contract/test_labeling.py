@@ -343,8 +343,9 @@ def _bring_in(labeling: Labeling) -> None:
     assert not any(item.failed for item in labeling.collect())
 
 
-@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.long), 3])
-def test_killed_at_any_point_nothing_is_doubled_and_nothing_lost(world: World, steps: int) -> None:
+@pytest.mark.parametrize("each", [pytest.param(True, marks=pytest.mark.long), False])
+def test_killed_at_any_point_nothing_is_doubled_and_nothing_lost(world: World, each: bool) -> None:
+    steps = 1 if each else world.people.stride
     killed_at(steps, _hand_over)
     names, place = world.names, world.hand_over()
     seen = world.people.sees(place)
