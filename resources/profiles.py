@@ -12,8 +12,9 @@ from typing import Any
 
 import dagster as dg
 
-from detection_assets.domain import formats, layout
+from detection_assets.domain import layout
 from detection_assets.object_store import CONNECTION, account_of
+from resources import labeling_tools
 from resources.alerts.base import Alerts
 from resources.alerts.local import chosen
 from resources.arrivals.aws import SqsArrivals
@@ -30,20 +31,14 @@ from resources.endpoints.aws import SageMakerEndpoints
 from resources.endpoints.azure import AzureEndpoints
 from resources.endpoints.local import LocalEndpoints
 from resources.home import home, lake_here
-from resources.labeling.base import Labeling
-from resources.labeling.label_studio import LabelStudioLabeling
-from resources.labeling.local import NOT_FOR_PICTURES, FolderLabeling
 from resources.microsoft_tracking import uri_of
 from resources.registry.aws import SageMakerRegistry
 from resources.registry.azure import AzureRegistry
 from resources.registry.local import LocalRegistry
+from resources.settings import SettingsError, given
 from resources.storage import Storage
 from resources.tables import TableIOManager
 from resources.tracking import Tracking
-
-
-class SettingsError(ValueError):
-    """Settings that do not fit together; the message says which to set and to what."""
 
 
 def lake_setting(platform: str | None) -> str:
@@ -93,7 +88,7 @@ def local(
         "tracking": tracking,
         "registry": LocalRegistry(tracking=tracking, model=detector),
         "alerts": _alerts(),
-        "labeling": labeling(detector, storage),
+        "labeling": labeling_tools.chosen(detector, storage),
         "endpoints": LocalEndpoints(
             storage=storage,
             detector=detector,
@@ -133,7 +128,7 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
             **common,
             here=here["compute"],
             image=programs,
-            **_given(
+            **given(
                 cpu="DETECTION_AWS_CPU", gpu="DETECTION_AWS_GPU", count="DETECTION_AWS_TRAINING_INSTANCES",
                 jobs="DETECTION_AWS_PROCESSING_INSTANCES", volume_gb="DETECTION_AWS_VOLUME_GB",
                 spot="DETECTION_AWS_SPOT",
@@ -143,14 +138,14 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
             **common,
             compute=here["compute"],
             image=serving,
-            **_given(instance="DETECTION_AWS_BATCH", count="DETECTION_AWS_BATCH_INSTANCES"),
+            **given(instance="DETECTION_AWS_BATCH", count="DETECTION_AWS_BATCH_INSTANCES"),
         ),
         "registry": SageMakerRegistry(storage=here["storage"], model=detector, image=serving),
         "endpoints": SageMakerEndpoints(
             **common,
             image=serving,
             capture=dict(capture) if capture else None,
-            **_given(
+            **given(
                 instance="DETECTION_AWS_ENDPOINT", count="DETECTION_AWS_ENDPOINT_INSTANCES",
                 most="DETECTION_AWS_ENDPOINT_MOST", per_minute="DETECTION_AWS_ENDPOINT_PER_MINUTE",
                 report_s="DETECTION_REPORT_S",
@@ -191,7 +186,7 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
         image=_needed("azure", "DETECTION_AZURE_PROGRAMS_IMAGE", "the address of the image that jobs run"),
         cpu=_needed("azure", "DETECTION_AZURE_CPU", "the compute cluster for `hardware: cpu`"),
         gpu=_needed("azure", "DETECTION_AZURE_GPU", "the compute cluster for `hardware: gpu`"),
-        **_given(
+        **given(
             spot="DETECTION_AZURE_SPOT", count="DETECTION_AZURE_TRAINING_INSTANCES",
             identity="DETECTION_AZURE_IDENTITY", jobs="DETECTION_AZURE_JOBS",
         ),
@@ -206,7 +201,7 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
             cluster=_setting("DETECTION_AZURE_BATCH", ""),
             image=_needed("azure", "DETECTION_AZURE_BATCH_IMAGE", image),
             poll_s=compute.poll_s,
-            **_given(count="DETECTION_AZURE_BATCH_INSTANCES"),
+            **given(count="DETECTION_AZURE_BATCH_INSTANCES"),
         )
     endpoints = AzureEndpoints(
         **common,
@@ -215,7 +210,7 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
             "azure", "DETECTION_AZURE_ENDPOINT_IDENTITY", "the resource id of the servers' user-assigned identity"
         ),
         capture=dict(capture) if capture else None,
-        **_given(
+        **given(
             instance="DETECTION_AZURE_ENDPOINT",
             count="DETECTION_AZURE_ENDPOINT_INSTANCES",
             most="DETECTION_AZURE_ENDPOINT_MOST",
@@ -251,54 +246,6 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
         ),
     }
 
-
-def labeling(detector: str, storage: Storage) -> Labeling:
-    """Where a detector's frames are labelled: any tool goes with any platform.
-
-    Raises:
-        SettingsError: There is no such tool, or what it needs is not set.
-    """
-    tool = os.environ.get("DETECTION_LABELING") or "folder"
-    if tool not in TOOLS:
-        raise SettingsError(f"DETECTION_LABELING is {tool}; set it to one of: {', '.join(TOOLS)}")
-    return TOOLS[tool](detector, storage)
-
-
-def _folder(detector: str, storage: Storage) -> Labeling:
-    known = [name for name in formats.FORMATS if name not in NOT_FOR_PICTURES]
-    chosen = os.environ.get("DETECTION_LABELING_FORMAT") or "coco"
-    if chosen not in known:
-        raise SettingsError(f"DETECTION_LABELING_FORMAT is {chosen}; set it to one of: {', '.join(known)}")
-    folder = os.environ.get("DETECTION_LABELING_FOLDER") or str(home() / "labeling")
-    return FolderLabeling(storage=storage, detector=detector, folder=folder, format=chosen)
-
-
-def _label_studio(detector: str, storage: Storage) -> Labeling:
-    url = os.environ.get("DETECTION_LABEL_STUDIO_URL", "")
-    if not url.startswith(("http://", "https://")):
-        raise SettingsError(
-            f"DETECTION_LABELING is label_studio, and DETECTION_LABEL_STUDIO_URL is {url or 'not set'}; set it to the "
-            "server's address, as in https://labels.example.org"
-        )
-    if not os.environ.get("DETECTION_LABEL_STUDIO_KEY"):
-        raise SettingsError(
-            "DETECTION_LABELING is label_studio, and DETECTION_LABEL_STUDIO_KEY is not set; set it to an access token "
-            "of your account there (Account & Settings)"
-        )
-    pictures = os.environ.get("DETECTION_LABEL_STUDIO_PICTURES") or "upload"
-    if pictures not in ("upload", "served"):
-        raise SettingsError(f"DETECTION_LABEL_STUDIO_PICTURES is {pictures}; set it to upload or served")
-    return LabelStudioLabeling(
-        storage=storage,
-        detector=detector,
-        url=url,
-        key=dg.EnvVar("DETECTION_LABEL_STUDIO_KEY"),
-        pictures=pictures,
-        **_given(root="DETECTION_LABEL_STUDIO_ROOT"),
-    )
-
-
-TOOLS: Mapping[str, Callable[[str, Storage], Labeling]] = {"folder": _folder, "label_studio": _label_studio}
 
 PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local, "aws": aws, "azure": azure}
 
@@ -361,11 +308,6 @@ def _queue(platform: str, example: str) -> str:
             f"{example}"
         )
     return queue
-
-
-def _given(**settings: str) -> dict[str, Any]:
-    """The settings that are set, by the name of the attribute that they are for; their types are the attribute's."""
-    return {name: os.environ[variable] for name, variable in settings.items() if os.environ.get(variable)}
 
 
 def _list(name: str) -> list[str]:

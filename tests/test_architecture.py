@@ -22,7 +22,7 @@ STAGES = [
 ]
 HEAVY = (
     *("torch", "ultralytics", "mlflow", "dagster_mlflow", "azure", "sagemaker", "boto3", "botocore"),
-    *("cv2", "onnxruntime", "openvino", "onnx", "matplotlib", "fastapi", "hotcoco", "optuna"),
+    *("cv2", "onnxruntime", "openvino", "onnx", "matplotlib", "fastapi", "hotcoco", "optuna", "cvat_sdk"),
 )
 
 # A room, and what of ours it may import. The longest prefix that fits decides.

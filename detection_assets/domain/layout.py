@@ -17,6 +17,7 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     reports/<day>/<version>/                  drift reports
     label_requests/<lb-...>/                  batches of pictures that annotators are asked about
     labeling/<lb-...>/                        what became of a batch: where it was handed to, and what is in
+    label_work/<lb-...>/<tool>/               a tool's own of a batch, where it works in the lake
     tables/<asset>/<partition>/               the assets' tables, by content hash, and a pointer to today's
     rollout/                                  what the endpoint was told: a log without gaps, and where it ends
     endpoint/                                 a managed endpoint: what its servers are told, load and have counted
@@ -339,6 +340,11 @@ def label_request(batch: str) -> str:
 def label_state(batch: str, what: str) -> str:
     """Where it is noted what became of a batch: `handed` (to which tool, where) or `collected` (what is in)."""
     return f"{LABELING}/{batch}/{what}.json"
+
+
+def label_work(batch: str, tool: str) -> str:
+    """Where a tool that works in the lake has what it is given of a batch, and puts what people have done."""
+    return f"label_work/{batch}/{tool}"
 
 
 def known(what: str, video_key: str | None = None) -> str:

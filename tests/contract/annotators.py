@@ -33,11 +33,17 @@ class Annotators(ABC):
         settings: The environment that makes a profile's `labeling` this tool.
         doubles: Whether two people can label the same picture.
         keeps_drafts: Whether the tool knows work that is saved and not handed in.
+        corrects: Whether somebody can hand in another answer later.
+        skips: Whether a picture can be refused, so that the tool says so.
+        stride: How many acts lie between two kills, where not each act is followed by one.
     """
 
     settings: Mapping[str, str]
     doubles = True
     keeps_drafts = True
+    corrects = True
+    skips = True
+    stride = 3
 
     @abstractmethod
     def sees(self, place: str) -> dict[str, list[Box]]:
