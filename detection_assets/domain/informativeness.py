@@ -34,11 +34,45 @@ Ints = NDArray[np.int64]
 PLAIN, MIRRORED, CHALLENGER = "plain", "mirrored", "challenger"
 BOXES = ("frame", "view", "class", "confidence", "x1", "y1", "x2", "y2")
 """Columns of what models found: `view` is one of the three looks at a picture; all are in pixels of the picture."""
+LOW = "low"
 CORNERS = ["x1", "y1", "x2", "y2"]
 MOST_UNSURE = 3
 OVERLAP = 0.5
 PAIRS = 2_000_000
 """Pairs of boxes that are compared at once: some hundred megabytes."""
+
+
+def figures(
+    boxes: pd.DataFrame,
+    frames: pd.Index,
+    threshold: float,
+    labelled: Mapping[str, int],
+    classes: Sequence[str],
+    *,
+    challenged: bool,
+) -> pd.DataFrame:
+    """What models' looks at some pictures tell of each.
+
+    Args:
+        boxes: What they found, columns `BOXES`.
+        frames: The pictures, each once.
+        threshold: The confidence from which boxes are answered.
+        labelled: Labelled boxes by class.
+        classes: The detector's.
+        challenged: Whether a challenger looked, too: where none did, there is nothing that it did not find.
+
+    Returns:
+        A row a picture: `frame`; `low` (its most unsure boxes), `mirrored` and `challenger` (disagreements), `unsure`
+        (the largest of the three) and `rare`, each 0 to 1.
+    """
+    plain, mirrored, other = (boxes[boxes["view"] == view] for view in (PLAIN, MIRRORED, CHALLENGER))
+    found = pd.DataFrame({
+        "frame": frames, LOW: uncertainty(plain, frames, threshold),
+        MIRRORED: disagreement(plain, mirrored, frames),
+        CHALLENGER: disagreement(plain, other, frames) if challenged else np.zeros(len(frames)),
+    })  # fmt: skip
+    rare = rareness(plain, frames, rarity(labelled, classes))
+    return found.assign(unsure=found[[LOW, MIRRORED, CHALLENGER]].max(axis=1), rare=rare)
 
 
 def unsure(confidence: Floats, threshold: float) -> Floats:

@@ -9,10 +9,8 @@ import numpy as np
 import pandas as pd
 
 from detection_assets.domain import informativeness, selection
-from detection_assets.domain.informativeness import CHALLENGER, MIRRORED, PLAIN
+from detection_assets.domain.informativeness import CHALLENGER, LOW, MIRRORED, PLAIN
 
-LOW = "low"
-"""The figure that asks how near the threshold boxes are; the other two are disagreements, called as their look."""
 FIGURES = (LOW, MIRRORED, CHALLENGER)
 NAMED = 3
 """Boxes that are named at most."""
@@ -53,7 +51,7 @@ def words(chosen: pd.DataFrame, figures: pd.DataFrame, boxes: pd.DataFrame, know
         known: What else the words tell of.
 
     Returns:
-        A sentence a picture, in the order of `chosen`.
+        A line a picture, the reason before its colon, in the order of `chosen`.
     """
     found = dict(list(boxes[boxes["frame"].isin(chosen["frame"])].groupby("frame")))
     none = boxes.iloc[:0]
@@ -70,7 +68,7 @@ def words(chosen: pd.DataFrame, figures: pd.DataFrame, boxes: pd.DataFrame, know
             said.append(_unsure(mine, str(of.loc[frame].idxmax()), float(row["score"]), known))
         else:
             said.append(_diverse(row["stands_for"], row["distance"], known))
-    return said
+    return [f"{reason}: {why}" for reason, why in zip(chosen["reason"], said, strict=True)]
 
 
 def _unsure(boxes: pd.DataFrame, figure: str, score: float, known: Known) -> str:

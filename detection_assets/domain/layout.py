@@ -9,6 +9,7 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     catalogue/<ds-...>/<table>/<digest>/      how a platform's catalogue of data reads a table of a snapshot
     weights/<version>/  evaluations/<version>/
     predictions/<video key>/<version>/        what a model found on a video's frames
+    looks/<video key>/<version>/              what models say of pictures that nobody has labelled, and how these look
     captures/<day>/<hour>/                    requests that the server kept: parts of JSON lines, and pictures
     profiles/<ds-...>/<version>/              what a dataset's pictures look like
     reports/<day>/<version>/                  drift reports
@@ -284,6 +285,11 @@ def override(weights_version: str) -> str:
 def predictions(video_key: str, version: str) -> str:
     """Where is published what a model found on a video's frames."""
     return f"predictions/{video_key}/{version}"
+
+
+def looks(video_key: str, version: str) -> str:
+    """Where is published what was seen in pictures of a video that may be worth labelling."""
+    return f"looks/{video_key}/{version}"
 
 
 def captures(day: str) -> str:

@@ -7,9 +7,7 @@ video: boxes.parquet (columns `informativeness.BOXES`), pictures.parquet, summar
 killed run goes on after its last finished video.
 
 The champion looks at a picture twice, at it and at its mirror image, whose boxes are turned back. A row of
-pictures.parquet is a picture that could be read: `frame`, `width`, `height`, `phash`, and a description of 64 numbers,
-0 to 1, by which pictures are compared: the mean red, green and blue and the mean strength of the edges of each of 4 x 4
-fields.
+pictures.parquet is a picture that could be read: `frame`, `width`, `height`, `phash`, and its `description`.
 """
 
 from __future__ import annotations
@@ -20,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from detection_assets.domain import quality
+from detection_assets.domain.description import NAMES, describe
 from detection_assets.domain.informativeness import BOXES, CHALLENGER, MIRRORED, PLAIN
 from detection_assets.domain.problems import InputError, Problem
 from detection_assets.programs.draw import Picture, read_ahead
@@ -34,13 +32,6 @@ if TYPE_CHECKING:
     from detection_assets.serving.predictor import Predictor
 
 CHAMPION = "champion"
-FIELDS = 4
-"""Fields of the description, a side."""
-THUMBNAIL = 64
-"""Pixels a side that it is taken from."""
-DESCRIPTION = [f"d{number:02}" for number in range(FIELDS * FIELDS * 4)]
-STEEP = 64.0
-"""An edge that counts 1: grey levels from one pixel of the thumbnail to the next but one."""
 
 
 def run(job: Job) -> None:
@@ -104,8 +95,8 @@ def _look(
         job.progress(before + at, total, "pictures looked at")
     kinds = {name: "object" if name in ("frame", "view", "class") else "float64" for name in BOXES}
     pd.DataFrame(boxes, columns=list(BOXES)).astype(kinds).to_parquet(out / "boxes.parquet", index=False)
-    table = pd.DataFrame(pictures, columns=["frame", "width", "height", "phash", *DESCRIPTION])
-    kinds = {**dict.fromkeys(("width", "height"), "int64"), **dict.fromkeys(DESCRIPTION, "float32")}
+    table = pd.DataFrame(pictures, columns=["frame", "width", "height", "phash", *NAMES])
+    kinds = {**dict.fromkeys(("width", "height"), "int64"), **dict.fromkeys(NAMES, "float32")}
     kinds |= dict.fromkeys(("frame", "phash"), "object")
     table.astype(kinds).to_parquet(out / "pictures.parquet", index=False)
     summary = {
@@ -131,27 +122,6 @@ def phash(picture: Picture) -> str:
     size = quality.luma_size(picture.shape[1], picture.shape[0])
     luma = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
     return f"{quality.phash(np.asarray(luma)):016x}"
-
-
-def describe(picture: Picture) -> npt.NDArray[np.float32]:
-    """What a picture looks like, roughly, and where.
-
-    Args:
-        picture: Height x width x 3, RGB.
-
-    Returns:
-        64 float32, 0 to 1: for each of 4 x 4 fields, row by row, mean red, green, blue and strength of edges.
-    """
-    import cv2
-
-    small = np.asarray(cv2.resize(picture, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA))
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    down, across = np.gradient(grey)
-    steep = np.minimum(2 * np.hypot(down, across) / STEEP, 1.0)
-    whole = np.concatenate([small.astype(np.float32) / 255, steep[..., None]], axis=2)
-    side = THUMBNAIL // FIELDS
-    fields = whole.reshape(FIELDS, side, FIELDS, side, 4).mean(axis=(1, 3))
-    return fields.astype(np.float32).ravel()
 
 
 if __name__ == "__main__":
