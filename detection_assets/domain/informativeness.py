@@ -13,9 +13,10 @@ Each figure is between 0 (nothing) and 1:
   Detection", 2022). Boxes of one class that overlap by at least half are partners, the nearest first, one to one. With
   p and q the confidences of partners and IoU their overlap, and a box without a partner having q = 0,
   `sum(max(p, q) - IoU min(p, q)) / max(1, sum(max(p, q)))`: the share of what is found that one look does not confirm,
-  of place and confidence alike. Below one box's worth the sum itself counts, so that noise is no disagreement.
-- *rareness*: confidence times rarity of the class, of the box where that is largest. A class is as rare as it has fewer
-  labelled boxes than the average class: `max(0, 1 - boxes / mean boxes a class)`.
+  of place and confidence alike. What neither look gives half the threshold is noise and left out, and below one box's
+  worth the sum itself counts.
+- *rareness*: confidence times rarity of the class, of the box where that is largest. A class is rare from half of the
+  average class's labelled boxes down: `max(0, 1 - boxes / (mean boxes a class / 2))`.
 - *drifted*: `1 - p / q`, the share of production with such a value that the reference does not explain
   (`two_samples.unexplained`), of the drifted feature where that is largest.
 """
@@ -68,8 +69,8 @@ def figures(
     plain, mirrored, other = (boxes[boxes["view"] == view] for view in (PLAIN, MIRRORED, CHALLENGER))
     found = pd.DataFrame({
         "frame": frames, LOW: uncertainty(plain, frames, threshold),
-        MIRRORED: disagreement(plain, mirrored, frames),
-        CHALLENGER: disagreement(plain, other, frames) if challenged else np.zeros(len(frames)),
+        MIRRORED: disagreement(plain, mirrored, frames, threshold / 2),
+        CHALLENGER: disagreement(plain, other, frames, threshold / 2) if challenged else np.zeros(len(frames)),
     })  # fmt: skip
     rare = rareness(plain, frames, rarity(labelled, classes))
     return found.assign(unsure=found[[LOW, MIRRORED, CHALLENGER]].max(axis=1), rare=rare)
@@ -106,13 +107,14 @@ def uncertainty(boxes: pd.DataFrame, frames: pd.Index, threshold: float) -> Floa
     return np.bincount(of[first], value[first], len(frames)) / MOST_UNSURE
 
 
-def disagreement(one: pd.DataFrame, other: pd.DataFrame, frames: pd.Index) -> Floats:
+def disagreement(one: pd.DataFrame, other: pd.DataFrame, frames: pd.Index, least: float = 0.0) -> Floats:
     """How much two looks at each picture disagree.
 
     Args:
         one: A look's boxes: `frame`, `class`, `confidence` and corners.
         other: Another look's.
         frames: The pictures, each once; boxes of others are left out.
+        least: A box that neither look gives so much confidence counts nothing.
     """
     one, other = (table[table["frame"].isin(frames)] for table in (one, other))
     partner, overlap = partners(one, other)
@@ -125,9 +127,11 @@ def disagreement(one: pd.DataFrame, other: pd.DataFrame, frames: pd.Index) -> Fl
     alone = np.ones(len(q), np.bool_)
     alone[partner[met]] = False
     at_one, at_other = (frames.get_indexer(pd.Index(table["frame"])) for table in (one, other))
-    place, loss = np.concatenate([at_one, at_other[alone]]), np.concatenate([lost, q[alone]])
-    found = np.bincount(place, np.concatenate([most, q[alone]]), len(frames))
-    return np.bincount(place, loss, len(frames)) / np.maximum(1.0, found)
+    place = np.concatenate([at_one, at_other[alone]])
+    most, lost = np.concatenate([most, q[alone]]), np.concatenate([lost, q[alone]])
+    counts = most >= least
+    place, most, lost = place[counts], most[counts], lost[counts]
+    return np.bincount(place, lost, len(frames)) / np.maximum(1.0, np.bincount(place, most, len(frames)))
 
 
 def partners(one: pd.DataFrame, other: pd.DataFrame) -> tuple[Ints, Floats]:
@@ -192,15 +196,15 @@ def _iou(one: Floats, other: Floats) -> Floats:
 
 
 def rarity(labelled: Mapping[str, int], classes: Sequence[str]) -> dict[str, float]:
-    """How rare each class is: 1 without any labelled box, 0 from the mean over the classes on.
+    """How rare each class is: 1 without any labelled box, 0 from half of the mean over the classes on.
 
     Args:
         labelled: Labelled boxes by class; classes that are missing have none.
         classes: The detector's.
     """
-    mean = sum(labelled.get(name, 0) for name in classes) / max(1, len(classes))
+    half = sum(labelled.get(name, 0) for name in classes) / max(1, len(classes)) / 2
     # Nothing is rarer than the rest where nothing is labelled.
-    return {name: max(0.0, 1 - labelled.get(name, 0) / mean) if mean else 0.0 for name in classes}
+    return {name: max(0.0, 1 - labelled.get(name, 0) / half) if half else 0.0 for name in classes}
 
 
 def rareness(boxes: pd.DataFrame, frames: pd.Index, rare: Mapping[str, float]) -> Floats:

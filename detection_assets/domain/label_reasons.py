@@ -16,8 +16,6 @@ NAMED = 3
 """Boxes that are named at most."""
 ABOUT = 0.5
 """From this on a box counts as one about the threshold."""
-SURE = 0.1
-"""Boxes below this are not worth naming where two looks disagree."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +79,17 @@ def _unsure(boxes: pd.DataFrame, figure: str, score: float, known: Known) -> str
     here, there = "the picture", "its mirror image"
     if figure == CHALLENGER:
         here, there = f"version {known.champion}", f"version {known.challenger}"
-    alone = (_alone(plain, other), _alone(other, plain))
+    alone = (_alone(plain, other, known.threshold / 2), _alone(other, plain, known.threshold / 2))
     told = [f"{_listed(part)} in {who} alone" for part, who in zip(alone, (here, there), strict=True) if len(part)]
     named = pd.concat(alone) if any(map(len, alone)) else plain
     why = " and ".join(told) or f"{_listed(plain)} found again, but elsewhere or less surely"
     return f"{here} and {there} disagree by {score:.0%}: {why}; {_so_far(named, known)}"
 
 
-def _alone(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+def _alone(one: pd.DataFrame, other: pd.DataFrame, least: float) -> pd.DataFrame:
     """The boxes of a look that the other look does not have."""
     lost = one[informativeness.partners(one, other)[0] < 0].sort_values("confidence", ascending=False)
-    return lost[lost["confidence"] >= SURE]
+    return lost[lost["confidence"] >= least]
 
 
 def _rare(boxes: pd.DataFrame, known: Known) -> str:
