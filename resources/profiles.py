@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from detection_assets.domain import layout
+from detection_assets.domain import formats, layout
 from detection_assets.object_store import CONNECTION, account_of
 from resources.alerts.base import Alerts
 from resources.alerts.local import chosen
@@ -30,6 +30,8 @@ from resources.endpoints.aws import SageMakerEndpoints
 from resources.endpoints.azure import AzureEndpoints
 from resources.endpoints.local import LocalEndpoints
 from resources.home import home, lake_here
+from resources.labeling.base import Labeling
+from resources.labeling.local import NOT_FOR_PICTURES, FolderLabeling
 from resources.microsoft_tracking import uri_of
 from resources.registry.aws import SageMakerRegistry
 from resources.registry.azure import AzureRegistry
@@ -90,6 +92,7 @@ def local(
         "tracking": tracking,
         "registry": LocalRegistry(tracking=tracking, model=detector),
         "alerts": _alerts(),
+        "labeling": labeling(detector, storage),
         "endpoints": LocalEndpoints(
             storage=storage,
             detector=detector,
@@ -247,6 +250,29 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
         ),
     }
 
+
+def labeling(detector: str, storage: Storage) -> Labeling:
+    """Where a detector's frames are labelled: any tool goes with any platform.
+
+    Raises:
+        SettingsError: There is no such tool, or what it needs is not set.
+    """
+    tool = os.environ.get("DETECTION_LABELING") or "folder"
+    if tool not in TOOLS:
+        raise SettingsError(f"DETECTION_LABELING is {tool}; set it to one of: {', '.join(TOOLS)}")
+    return TOOLS[tool](detector, storage)
+
+
+def _folder(detector: str, storage: Storage) -> Labeling:
+    known = [name for name in formats.FORMATS if name not in NOT_FOR_PICTURES]
+    chosen = os.environ.get("DETECTION_LABELING_FORMAT") or "coco"
+    if chosen not in known:
+        raise SettingsError(f"DETECTION_LABELING_FORMAT is {chosen}; set it to one of: {', '.join(known)}")
+    folder = os.environ.get("DETECTION_LABELING_FOLDER") or str(home() / "labeling")
+    return FolderLabeling(storage=storage, detector=detector, folder=folder, format=chosen)
+
+
+TOOLS: Mapping[str, Callable[[str, Storage], Labeling]] = {"folder": _folder}
 
 PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local, "aws": aws, "azure": azure}
 

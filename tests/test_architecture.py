@@ -84,12 +84,13 @@ MAY_KNOW = {
 }
 
 
-SHARED_BY_CLOUDS = {
+BESIDE = {
     "arrivals": {"managed.py"},
     "compute": {"managed.py", "messages.py", "searches.py", "trials.py"},
     "endpoints": {"managed.py", "desk.py"},
+    "labeling": {"label_studio.py", "cvat.py"},
 }
-"""What the backends of clouds share is the one thing that a room may have beside its base and its backends."""
+"""What a room may have beside its base and its backends: what backends of clouds share, and tools that are no cloud's."""
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -183,7 +184,7 @@ def test_resource_folders_have_the_same_files() -> None:
     for room, files in names.items():
         assert {"__init__.py", "base.py", "local.py"} <= files, room
         others = files - {"__init__.py", "base.py", "local.py", "aws.py", "azure.py"}
-        assert others <= SHARED_BY_CLOUDS.get(room, set()), room
+        assert others <= BESIDE.get(room, set()), room
 
 
 BACKENDS = [
