@@ -138,7 +138,7 @@ def _read(storage: Storage, prefixes: Sequence[str], ran: Sequence[StepResult]) 
         _table(storage, made, name, columns)
         for name, columns in (
             ("pictures.parquet", ["frame", "width", "height", "phash", *NAMES]),
-            ("boxes.parquet", list(informativeness.BOXES)),
+            ("boxes.parquet", informativeness.BOXES),
         )
     )
     summaries = storage.get_many([one.key("summary.json") for one in made])
@@ -146,7 +146,7 @@ def _read(storage: Storage, prefixes: Sequence[str], ran: Sequence[StepResult]) 
     return Looks(pictures, boxes, problems, ran)
 
 
-def _table(storage: Storage, made: Sequence[Published], name: str, columns: list[str]) -> pd.DataFrame:
+def _table(storage: Storage, made: Sequence[Published], name: str, columns: Sequence[str]) -> pd.DataFrame:
     parts = [
         pd.read_parquet(io.BytesIO(data))
         for data in storage.get_many([one.key(name) for one in made])
