@@ -91,6 +91,7 @@ def annotations(
         metadata={
             "boxes by class": dg.MetadataValue.md(card.frame_table(_by_class(table))),
             "counts": dict(total),
+            "frames matched": matched_by(total),
             "problems": dg.MetadataValue.md(card.frame_table(problems_table(problems), 100)),
             "preview": dg.MetadataValue.md(
                 f"{thumbnails(storage, shown, boxes=table, classes=detector.classes)}\n\n{legend(detector.classes)}"
@@ -123,6 +124,12 @@ def _load(storage: Storage, keys: Sequence[str], frames: Iterable[pd.DataFrame])
         boxes=parsed.boxes.assign(file=layout.ANNOTATIONS + "/" + parsed.boxes["file"].astype("string")),
         problems=[replace(problem, file=f"{layout.ANNOTATIONS}/{problem.file}") for problem in parsed.problems],
     )
+
+
+def matched_by(total: Mapping[str, int]) -> str:
+    """How the annotated frames were found among the extracted ones."""
+    ways = {"time": "matched_by_pts", "number": "matched_by_index", "name": "matched_by_name"}
+    return ", ".join(f"{total[count]} by {way}" for way, count in ways.items())
 
 
 def _by_class(table: pd.DataFrame) -> pd.DataFrame:

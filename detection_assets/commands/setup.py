@@ -148,7 +148,7 @@ def _items(paths: Sequence[Path], under: str) -> tuple[list[Item], list[tuple[st
             ending = layout.suffix(relative)
             if layout.is_transient(relative):
                 continue
-            root = layout.ANNOTATIONS if ending in layout.ANNOTATION_SUFFIXES else layout.VIDEOS
+            root = layout.ANNOTATIONS if layout.is_annotation(relative) else layout.VIDEOS
             if ending in layout.IMAGE_SUFFIXES and file == real:
                 # A single image: the folder it lies in is its video.
                 place = posixpath.join(prefix, real.parent.name, relative)
@@ -197,7 +197,7 @@ def _annotation_problem(path: Path) -> str | None:
     if layout.suffix(path.name) in {".yaml", ".yml", ".names"} or path.name in {"classes.txt", "train.txt", "val.txt"}:
         return None
     if formats.detect(path) is None:
-        return "it is in no annotation format that is read: COCO, YOLO, Pascal VOC, CVAT"
+        return f"it is in no annotation format that is read: {formats.KNOWN}"
     return None
 
 

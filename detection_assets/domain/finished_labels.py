@@ -133,7 +133,7 @@ def _latest(boxes: pd.DataFrame, files: Sequence[str]) -> pd.DataFrame:
 def _on_frames(boxes: pd.DataFrame, frames: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     """The rows in pixels, on frames as the lake names them."""
     about = frames.assign(own=_in_lake(frames)).set_index(frames["name"].astype(str)).loc[boxes["name"].tolist()]
-    of_video = about["frame"].astype(str).str.rpartition("#")[2].str.isdigit()
+    of_video = about["own"].eq(boxes["name"].to_numpy()) & about["source"].eq("frame")
     sizes = {side: about[side].astype("Int64").array for side in ("width", "height")}
     relative = boxes["relative"].to_numpy(dtype=bool)
     nowhere = relative & (np.asarray(pd.isna(sizes["width"])) | np.asarray(pd.isna(sizes["height"])))

@@ -57,7 +57,11 @@ ENDPOINT_ASKED = f"{ENDPOINT}/asked.json"
 """Which configuration the service was asked for last, and when the traffic was set."""
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"])
-ANNOTATION_SUFFIXES = frozenset([".json", ".xml", ".txt", ".csv", ".yaml", ".yml", ".names"])
+ANNOTATION_SUFFIXES = frozenset(
+    [".json", ".jsonl", ".manifest", ".xml", ".txt", ".csv", ".yaml", ".yml", ".names"],
+)
+ANNOTATION_NAMES = frozenset(["MLTable"])
+"""Annotation files that are called so and have no ending."""
 PARTIAL_SUFFIXES = frozenset([".part", ".partial", ".tmp", ".temp", ".crdownload", ".download"])
 
 LONGEST = 900
@@ -101,6 +105,11 @@ class Source:
 def suffix(key: str) -> str:
     """The lower-case extension of a key, with its dot."""
     return posixpath.splitext(key)[1].lower()
+
+
+def is_annotation(key: str) -> bool:
+    """Whether a file's name says that it holds annotations."""
+    return suffix(key) in ANNOTATION_SUFFIXES or posixpath.basename(key) in ANNOTATION_NAMES
 
 
 def is_transient(key: str) -> bool:
@@ -156,7 +165,7 @@ def sources(listing: Iterable[Stored]) -> tuple[list[Source], dict[str, str]]:
                 folders[folder].append(item)
             else:
                 refused[path] = "it is an image outside any folder; put images in a folder of their own"
-        elif ending in ANNOTATION_SUFFIXES or ending in {".md", ".zip", ".gz"}:
+        elif is_annotation(path) or ending in {".md", ".zip", ".gz"}:
             refused[path] = "it is neither a video nor an image"
         else:
             found.append(Source(path, "video", fingerprint([item]), item.size))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from detection_assets.domain.formats.frame_names import AMBIGUOUS, OTHER, UNKNOWN, Images, Names
+from detection_assets.domain import frame_matching
 from detection_assets.domain.formats.parsed import FLAGS, Parsed, ProblemLog
 from detection_assets.domain.problems import Problem
 
@@ -23,7 +23,7 @@ _CARRIED = ("track", "annotator", "reviewed", "confidence", *FLAGS, "attributes"
 COLUMNS = ["video", "frame", "class", "x1", "y1", "x2", "y2", "source", *_CARRIED]
 COUNTS = (
     *("boxes_read", "boxes_kept", "boxes_elsewhere", "unknown_class", "illegal", "duplicates", "superseded", "clipped"),
-    *("frames_annotated", "frames_matched", "frames_not_extracted", "frames_unknown", "frames_of_other_videos"),
+    *frame_matching.COUNTS,
     *("conflicts", "scaled"),
 )
 SAME_PX = 0.5
@@ -33,8 +33,6 @@ ASPECT = 0.02
 """How much the shapes of frame and annotated picture may differ, relatively, for the one to be a copy of the other."""
 
 _CORNERS = ["x1", "y1", "x2", "y2"]
-_ABSENT = -4
-"""The frame is in the video, but was not extracted."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,8 @@ class Matched:
         counts: Numbers by the names of `COUNTS`. Every box read is counted in exactly one of `boxes_kept`,
             `boxes_elsewhere` (its frame is none of this table's), `unknown_class`, `illegal`, `duplicates` and
             `superseded` (another file's boxes for its frame were kept). `clipped` counts kept boxes that were cut,
-            `scaled` boxes drawn on a copy of another size, `conflicts` frames on which files disagreed.
+            `scaled` boxes drawn on a copy of another size, `conflicts` frames on which files disagreed. The matched
+            frames are those `matched_by_pts`, `matched_by_index` and `matched_by_name`.
     """
 
     boxes: pd.DataFrame
@@ -73,11 +72,11 @@ class _Rows:
 def match(parsed: Parsed, frames: pd.DataFrame, video: str, classes: Sequence[str], frame_count: int | None) -> Matched:
     """Puts parsed boxes on the extracted frames of one video.
 
-    Frames are found as `formats.frame_names` describes: exact file name, then the number at the end of the name, or the
-    frame's number. Relative boxes are scaled to the frame; so are boxes drawn on a smaller or larger copy of it. Where
-    several files cover one frame, the last in sorted order speaks for it; if they disagree by more than `SAME_PX`, a
-    problem names both. A frame with nothing left is an empty one if its boxes were of other classes, but is left out if
-    they were illegal: then something is there, and nobody knows where.
+    Frames are found by their time, number or name, as `frame_matching` describes. Relative boxes are scaled to the
+    frame; so are boxes drawn on a smaller or larger copy of it. Where several files cover one frame, the last in sorted
+    order speaks for it; if they disagree by more than `SAME_PX`, a problem names both. A frame with nothing left is an
+    empty one if its boxes were of other classes, but is left out if they were illegal: then something is there, and
+    nobody knows where.
 
     Args:
         parsed: The annotation files; not changed.
@@ -94,7 +93,9 @@ def match(parsed: Parsed, frames: pd.DataFrame, video: str, classes: Sequence[st
     frames = frames.loc[frames["video"] == video].reset_index(drop=True)
     parsed_rows = parsed.boxes
     counts["boxes_read"] = int(parsed_rows["class"].notna().sum())
-    target = _targets(parsed_rows, frames, video, frame_count, log, counts)
+    found = frame_matching.find(parsed_rows, frames, video, frame_count, log)
+    target = found.target
+    counts |= found.counts
     at = np.flatnonzero(target >= 0)
     counts["boxes_elsewhere"] = counts["boxes_read"] - int(parsed_rows["class"].notna().to_numpy()[at].sum())
     file_codes, files = pd.factorize(parsed_rows["file"], sort=True)
@@ -143,93 +144,6 @@ class _Teller:
                 shown = ", ".join(f"{value:.6g}" for value in rows.corners[i])
                 what = f"{kind}: box {shown} on frame {self.frames[rows.frame[i]]} of {width:.6g}x{height:.6g}"
                 self.log.tell(file, self.places[rows.at[i]] or "", what, done)
-
-
-def _targets(
-    parsed_rows: pd.DataFrame,
-    frames: pd.DataFrame,
-    video: str,
-    frame_count: int | None,
-    log: ProblemLog,
-    counts: dict[str, int],
-) -> np.ndarray:
-    """Row of `frames` that each parsed row is on, negative where on none; counts frames and tells unknown ones."""
-    name_codes, unique = pd.factorize(parsed_rows["frame_name"])
-    called = [str(name) for name in unique]
-    names = Names(video, called)
-    numbers = parsed_rows["frame_index"].fillna(-1).to_numpy(dtype=np.int64)
-    suffixes = [str(frame).rpartition("#")[2] for frame in frames["frame"]]
-    index = frames["index"].to_numpy(dtype=np.int64)
-    kept = frames["kept"].to_numpy(dtype=bool)
-    of_images = any(suffix != f"{number:06d}" for suffix, number in zip(suffixes, index, strict=True))
-    if of_images:
-        images = Images(suffixes, names)
-        found = [images.position(name) for name in called]
-    else:
-        bases = [str(file).rpartition("/")[2] for file in frames["file"]]
-        extracted = {base: int(i) for base, i in zip(bases, index, strict=True) if base}
-        found = [extracted[name] if name in extracted else names.index(name) for name in called]
-    # The last one answers for rows without a name, whose code is -1.
-    target = np.array([*found, UNKNOWN], dtype=np.int64)[name_codes]
-    # A number counts where the name says nothing.
-    by_number = (target == UNKNOWN) & (numbers >= 0)
-    if not of_images:
-        numbers = np.where(target >= 0, target, np.where(by_number, numbers, -1))
-        by_number |= target >= 0
-    target[by_number] = _by_number(numbers[by_number], index, frame_count)
-    dropped = (target >= 0) & ~np.append(kept, False)[np.maximum(target, -1)]
-    not_there = dropped | (target == _ABSENT)
-    # Two names of one frame are one frame: where there is a number, that tells frames apart.
-    by_name = (numbers < 0) | (target == OTHER)
-    frame_codes = np.where(by_name, -2 - name_codes, numbers)
-    counts["frames_matched"] = len(np.unique(target[(target >= 0) & ~dropped]))
-    counts["frames_not_extracted"] = len(np.unique(target[dropped])) + len(np.unique(numbers[target == _ABSENT]))
-    unknown = (target == UNKNOWN) | (target == AMBIGUOUS)
-    counts["frames_unknown"] = len(np.unique(frame_codes[unknown]))
-    counts["frames_of_other_videos"] = len(np.unique(frame_codes[target == OTHER]))
-    counts["frames_annotated"] = sum(counts[f"frames_{what}"] for what in ("matched", "not_extracted", "unknown"))
-    _tell_unknown(parsed_rows, target, np.flatnonzero(unknown), frame_codes, video, frame_count, log)
-    target[not_there] = _ABSENT
-    return target
-
-
-def _by_number(numbers: np.ndarray, index: np.ndarray, frame_count: int | None) -> np.ndarray:
-    """Rows of the frames with these numbers; `_ABSENT` if not extracted, `UNKNOWN` if the video has no such frame."""
-    order = np.argsort(index, kind="stable")
-    place = np.searchsorted(index[order], numbers)
-    row = np.append(order, -1)[place]
-    hit = np.append(index, -1)[row] == numbers
-    exists = numbers < (frame_count if frame_count is not None else np.iinfo(np.int64).max)
-    return np.where(hit, row, np.where(exists, _ABSENT, UNKNOWN))
-
-
-def _tell_unknown(
-    parsed_rows: pd.DataFrame,
-    target: np.ndarray,
-    unknown: np.ndarray,
-    frame_codes: np.ndarray,
-    video: str,
-    frame_count: int | None,
-    log: ProblemLog,
-) -> None:
-    """One problem a frame that is not in the video."""
-    firsts = unknown[np.sort(np.unique(frame_codes[unknown], return_index=True)[1])]
-    files: list[str] = parsed_rows["file"].tolist()
-    for i in firsts:
-        file = files[i]
-        if not log.room(file, "unknown frame"):
-            continue
-        row: dict[str, Any] = parsed_rows.iloc[i].to_dict()
-        called = f"'{row['frame_name']}'" if row["frame_name"] else f"number {row['frame_index']}"
-        if target[i] == AMBIGUOUS:
-            what, done = (
-                f"several images of {video} are called {called}",
-                "dropped; write the file name with its ending",
-            )
-        else:
-            has = "" if frame_count is None else f", which has {frame_count} frames"
-            what, done = f"no frame {called} in {video}{has}", "dropped"
-        log.tell(file, row["place"] or "", what, done)
 
 
 def _to_pixels(rows: _Rows, teller: _Teller, counts: dict[str, int]) -> np.ndarray:

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 from contract.annotators import SIZE, TOOLS, Annotators, Box
+from forked import FORKS
 from PIL import Image
 
 from detection_assets.domain import formats, labels
@@ -236,6 +238,7 @@ def test_two_people_are_told_apart(world: World) -> None:
 
 def test_two_batches_are_two(world: World) -> None:
     first = world.hand_over()
+    world.collect()
     other = publish(world.storage, first=60)
     second = world.labeling.request(other.id).place
     assert first != second or not set(world.names) & set(other.frames["name"])
@@ -269,56 +272,71 @@ OUTWARD = {"http.client.send", "os.rename", "os.mkdir"}
 """What can be seen from outside, as the interpreter tells of it: a request, or a file that gets its name."""
 
 
-def killed_at(step: int, act: Callable[[], object]) -> bool:
-    """Does something in a process of its own that is killed before its n-th outward act; says whether it got so far."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        left = step
+def killed_at(steps: int, act: Callable[[Labeling], object]) -> None:
+    """Does something again and again, each time in a process that is killed one outward act later, until one ends.
 
-        def watch(event: str, args: tuple[Any, ...]) -> None:
-            nonlocal left
-            if event in OUTWARD or (event == "open" and args[1] and set(str(args[1])) & set("wax+")):
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(watch)
-        try:
-            act()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
+    Args:
+        steps: How many acts later each is killed than the one before; the first before its first.
+        act: What is done.
+    """
+    host = FORKS.Process(target=_again_and_again, args=(steps, dict(os.environ), act))
+    host.start()
+    host.join()
+    assert host.exitcode == 0
 
 
-def test_killed_anywhere_while_it_is_handed_over_nothing_is_doubled(world: World) -> None:
-    steps = 0
-    while killed_at(steps, lambda: _alone(lambda labeling: labeling.request(world.batch.id))):
-        steps += 1
-        assert steps < 200
-    assert steps > 2
-    seen = world.people.sees(world.hand_over())
-    assert sorted(seen) == sorted(world.names)
-    assert sorted(seen[world.names[0]]) == [APPLE, COLA]
+def _again_and_again(steps: int, env: dict[str, str], act: Callable[[Labeling], object]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    with opened() as resources:
+        for left in range(0, 400, steps):
+            # Nothing was asked of the lake yet, so there are no threads that a fork would miss.
+            child = os.fork()
+            if child == 0:
+                _die_after(left)
+                try:
+                    act(resources.labeling)
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(1)
+                os._exit(0)
+            ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if ended != -signal.SIGKILL:
+                assert left > 2, "it ended before anything was seen of it"
+                sys.exit(ended)
+    sys.exit("it did not end")
 
 
-def test_killed_anywhere_while_it_is_brought_in_it_comes_in_once(world: World) -> None:
-    place, names = world.hand_over(), world.names
+def _die_after(left: int) -> None:
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event in OUTWARD or (event == "open" and args[1] and set(str(args[1])) & set("wax+")):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def _hand_over(labeling: Labeling) -> None:
+    for batch in label_batches.known(labeling.storage):
+        labeling.request(batch)
+
+
+def _bring_in(labeling: Labeling) -> None:
+    assert not any(item.failed for item in labeling.collect())
+
+
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.long), 3])
+def test_killed_at_any_point_nothing_is_doubled_and_nothing_lost(world: World, steps: int) -> None:
+    killed_at(steps, _hand_over)
+    names, place = world.names, world.hand_over()
+    seen = world.people.sees(place)
+    assert sorted(seen) == sorted(names)
+    assert sorted(seen[names[0]]) == [APPLE, COLA]
     world.people.submit(place, names[0], [APPLE])
     world.people.submit(place, names[4], [COLA])
-    steps = 0
-    while killed_at(steps, lambda: _alone(lambda labeling: list(labeling.collect()))):
-        steps += 1
-        assert steps < 200
-    assert steps > 2
+    killed_at(steps, _bring_in)
     assert world.collect().finished == 2
     assert world.boxes(CLIP) == {names[0]: [APPLE]}
     assert world.boxes(labels.folder_of(world.batch.id)) == {"request_0.jpg": [COLA]}
-
-
-def _alone(act: Callable[[Labeling], object]) -> None:
-    with opened() as resources:
-        act(resources.labeling)

@@ -63,6 +63,7 @@ def run(parsed: formats.Parsed, frames: pd.DataFrame, count: int | None = 100, v
         for name in ("boxes_kept", "boxes_elsewhere", "unknown_class", "illegal", "duplicates", "superseded")
     )
     assert counts["boxes_kept"] == int(matched.boxes["class"].notna().sum())
+    assert counts["frames_matched"] == sum(counts[f"matched_by_{way}"] for way in ("pts", "index", "name"))
     return matched
 
 
@@ -71,7 +72,7 @@ def changed(matched: Matched) -> dict[str, int]:
     return {
         name: n
         for name, n in matched.counts.items()
-        if n and name not in ("boxes_read", "boxes_kept", "frames_annotated")
+        if n and name not in ("boxes_read", "boxes_kept", "frames_annotated") and not name.startswith("matched_by")
     }
 
 

@@ -152,6 +152,15 @@ def table(rows: int, columns: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame({name: _column(dtype, rows, columns.get(name)) for name, dtype in COLUMNS.items()})
 
 
+def table_of(rows: Sequence[Mapping[str, Any]], file: str) -> pd.DataFrame:
+    """A table of rows that one file has, each with those of the columns of `COLUMNS` that it says something in."""
+    said = {name for row in rows for name in row}
+    values = {name: [row.get(name) for row in rows] for name in COLUMNS if name in said}
+    for name in ("relative", "reviewed"):
+        values[name] = [bool(row.get(name)) for row in rows]
+    return table(len(rows), {**values, "file": file})
+
+
 def _column(dtype: str, rows: int, values: Any) -> Any:
     if dtype == "Int64":
         if values is None or isinstance(values, int):
