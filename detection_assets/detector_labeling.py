@@ -39,7 +39,7 @@ class Labeling(Part):
         6, "bits of 64 up to which pictures are alike, and one of them is enough; null: off", ge=0, le=32
     )
     most_per_video: float = _key(
-        0.2, "the most of a batch from one video, or one day's requests; more only if others have none", gt=0, le=1
+        0.2, "the most of a batch that is from one video; more only if others have none left", gt=0, le=1
     )
     request_days: int = _key(7, "the days whose captured requests may be asked about; 0: no requests", ge=0)
     looked_at: Positive = _key(2000, "the most pictures that models look at for a batch, even over videos and time")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from detection_assets.domain import captures, labels, layout, selection
@@ -25,7 +26,14 @@ CANDIDATES = (
 )
 """Columns of candidates. Of a request, `frame` is its picture's key, `video` is its day's, `name` what the server
 called the picture; of a frame, `name` is missing, as are `day` and `request_id`."""
+TYPES = {
+    **dict.fromkeys(CANDIDATES, "object"),
+    **dict.fromkeys(("index", "width", "height"), "Int64"),
+    "pts_s": "float64",
+}
+"""The same for both sources, whatever of theirs is missing."""
 REQUESTS = "captures"
+IN_A_BATCH = ["name", "video", "frame", "key"]
 KNOWN = 1000
 """Labelled and waiting pictures that candidates are held against, to be unlike them."""
 
@@ -60,9 +68,8 @@ def asked(storage: Storage) -> Asked:
         # Of a batch that was given up, what nobody did may be asked about again.
         frames = found.frames[found.frames["name"].isin(far.finished)] if far.closed else found.frames
         origins.update(frames["key"].astype(str))
-        parts.append(frames.assign(key=frames["name"].map(keys)))
-    columns = ["name", "video", "frame", "key"]
-    frames = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({name: [] for name in columns})
+        parts.append(frames.assign(key=frames["name"].map(keys))[IN_A_BATCH].astype(object))
+    frames = pd.concat([pd.DataFrame(columns=IN_A_BATCH, dtype=object), *parts], ignore_index=True)
     return Asked(frames, frozenset(origins), left)
 
 
@@ -81,7 +88,7 @@ def unlabelled_frames(frames: pd.DataFrame, annotations: pd.DataFrame, waiting: 
     rows = frames[free].sort_values(["video", "index", "frame"], kind="stable")
     empty: Any = pd.Series([None] * len(rows), dtype=object, index=rows.index)
     table = rows.assign(digest=rows["sha256"], source="frame", name=empty, day=empty, request_id=empty)
-    return table[list(CANDIDATES)].astype({"phash": object}).reset_index(drop=True)
+    return table[list(CANDIDATES)].astype(TYPES).reset_index(drop=True)
 
 
 def unlabelled_requests(storage: Storage, requests: pd.DataFrame, waiting: Asked) -> pd.DataFrame:
@@ -102,7 +109,7 @@ def unlabelled_requests(storage: Storage, requests: pd.DataFrame, waiting: Asked
     folders = labelled_folders(storage) if len(rows) else {}
     labelled = set().union(*(held for folder, held in folders.items() if not folder.startswith(labels.folder_of(""))))
     names = [captures.picture_name(row) for row in rows.itertuples()]
-    rows = rows[[name not in labelled for name in names]]
+    rows = rows[np.array([name not in labelled for name in names], np.bool_)]
     columns: dict[str, Any] = {
         "frame": rows["image"],
         "video": f"{REQUESTS}/" + rows["day"],
@@ -115,7 +122,7 @@ def unlabelled_requests(storage: Storage, requests: pd.DataFrame, waiting: Asked
         "pts_s": float("nan"),
         **{name: rows[name] for name in ("width", "height", "day", "request_id")},
     }
-    return pd.DataFrame(columns, index=rows.index)[list(CANDIDATES)].reset_index(drop=True)
+    return pd.DataFrame(columns, index=rows.index)[list(CANDIDATES)].astype(TYPES).reset_index(drop=True)
 
 
 def known_pictures(frames: pd.DataFrame, annotations: pd.DataFrame, waiting: Asked) -> pd.DataFrame:

@@ -92,6 +92,8 @@ def label_requests(
     candidates = _candidates(world, requests)
     looks, known = _looks(context, world, compute, candidates)
     scores, words = drifted(storage, registry, report, requests, detector.endpoint.confidence, context.log.info)
+    # A day's requests come from many cameras: each is a video of its own where one may not have more than its share.
+    candidates["video"] = candidates["video"].where(candidates["source"] == "frame", candidates["frame"])
     settings = detector.labeling
     ask = Ask(
         detector.classes,

@@ -145,8 +145,8 @@ def partners(one: pd.DataFrame, other: pd.DataFrame) -> tuple[Ints, Floats]:
         For each box of `one` the position of its partner in `other`, -1 for none; and their overlap, 0 for none.
     """
     partner, overlap = np.full(len(one), -1, np.int64), np.zeros(len(one))
-    mine, theirs = (pd.MultiIndex.from_frame(table[["frame", "class"]]) for table in (one, other))
-    codes = np.asarray(pd.factorize(mine.append(theirs))[0], np.int64)
+    both = pd.concat([table[["frame", "class"]].astype(object) for table in (one, other)], ignore_index=True)
+    codes = both.groupby(["frame", "class"], sort=False).ngroup().to_numpy(np.int64)
     a_key, b_key = codes[: len(one)], codes[len(one) :]
     order = np.argsort(b_key, kind="stable")
     starts = np.searchsorted(b_key[order], a_key)
