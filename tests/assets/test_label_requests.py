@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from dagster import AssetKey, AssetMaterialization
 from monitored import CLASSES, FRAMES_A_VIDEO, NAME, World, check, decoded, jpeg, metadata, picture, today
 from project import give_mlflow, make_home
+from rich.console import Console
 
+from detection_assets.commands import label
 from detection_assets.domain import labels, layout, schemas
+from detection_assets.domain.problems import InputError
 from detection_assets.programs.propose import phash
 from resources import label_batches, tables
 from resources.labeling.base import LabelingError
@@ -30,7 +35,7 @@ def world(monitored: World) -> Iterator[World]:
     for video in VIDEOS[:LABELLED]:
         annotate(monitored, video)
     yield monitored
-    for folder in ("label_requests", "labeling", "captures", "reports", "annotations"):
+    for folder in ("label_requests", "labeling", "looks", "captures", "reports", "annotations"):
         monitored.storage.delete(folder)
     for asset in ("annotations", "label_requests", "captured_requests", "drift_report"):
         monitored.storage.delete(f"tables/{asset}")
@@ -81,15 +86,32 @@ def test_a_batch_is_chosen_published_and_handed_over_with_reasons_and_proposals(
     assert check(result, "budget_kept").passed
 
 
-def test_an_open_batch_is_handed_over_again_and_more_is_something_else(world: World) -> None:
-    world.label(budget=5)
+def test_the_command_shows_an_open_batch_again_and_more_is_something_else(world: World) -> None:
+    with pytest.raises(InputError, match="no frames to ask about yet; `detection run tiny"):
+        label.label(Console(), NAME, None, more=False)
+    with world.instance() as instance:
+        event = AssetMaterialization(AssetKey([NAME, "extracted_frames"]), partition=VIDEOS[0])
+        instance.report_runless_asset_event(event)
+        instance.add_dynamic_partitions(f"{NAME}_videos", VIDEOS)
+
+    def shown(**told: Any) -> str:
+        out = Console(file=io.StringIO(), width=300)
+        assert label.label(out, NAME, **{"budget": None, "more": False, **told}) == 0
+        assert isinstance(out.file, io.StringIO)
+        return out.file.getvalue()
+
+    text = shown(budget=5)
     first = asked(world)
-    again = world.label()
+    assert len(first) == 5
+    assert "5 pictures to label" in text
+    assert all(f"{row.reason}: {row.why}" in text for row in first.itertuples())
+    assert str(world.home / "labeling" / NAME / first["batch"].iloc[0]) in text
+    result = world.label()
     pd.testing.assert_frame_equal(asked(world), first)
-    assert check(again, "enough_candidates").passed
-    assert "an open batch" in str(check(again, "enough_candidates").description)
+    assert check(result, "enough_candidates").passed
+    assert "an open batch" in str(check(result, "enough_candidates").description)
     assert len(label_batches.known(world.storage)) == 1
-    world.label(budget=6, more=True)
+    shown(budget=6, more=True)
     more = asked(world)
     assert len(more) == 6
     assert not set(more["frame"]) & set(first["frame"])
@@ -124,8 +146,9 @@ def test_requests_like_what_drifted_are_asked_about_with_their_pictures(world: W
     assert len(drifted) == 4, "a fifth of the batch"
     assert drifted["why"].str.contains(f"what taught version {world.version} \\(verdict: drift\\)").all()
     assert (drifted["source"] == "request").all()
-    numbers = drifted["name"].str.extract(r"request-(\d+)\.jpg")[0].astype(int)
-    assert (numbers >= 40).all(), "the dark ones"
+    dimmed = drifted[drifted["why"].str.startswith("brightness")]["name"]
+    assert len(dimmed)
+    assert (dimmed.str.extract(r"request-(\d+)\.jpg")[0].astype(int) >= 40).all(), "the dark ones"
     batch = table["batch"].iloc[0]
     assert (drifted["video"] == labels.folder_of(batch)).all()
     assert (drifted["frame"] == drifted["video"] + "#" + drifted["name"]).all()
