@@ -155,6 +155,25 @@ def status(name: Name) -> None:
 
 
 @app.command()
+def labels(name: Name) -> None:
+    """Show which pictures annotators were asked about: where they are, and how far."""
+    from detection_assets.commands import labels as of
+
+    of.labels(out, name)
+
+
+@app.command()
+def collect(
+    name: Name,
+    close: Annotated[str, typer.Option(help="A batch to give up: what is in stays in, nobody looks for more.")] = "",
+) -> None:
+    """Bring in what annotators have finished."""
+    from detection_assets.commands import labels as of
+
+    raise typer.Exit(of.collect(out, name, close))
+
+
+@app.command()
 def cost(name: Name, days: Annotated[float, typer.Option(min=0.0, help="How many days back.")] = 30.0) -> None:
     """Show what the steps of each asset took and cost."""
     from detection_assets.commands import costs

@@ -31,6 +31,7 @@ from resources.endpoints.azure import AzureEndpoints
 from resources.endpoints.local import LocalEndpoints
 from resources.home import home, lake_here
 from resources.labeling.base import Labeling
+from resources.labeling.label_studio import LabelStudioLabeling
 from resources.labeling.local import NOT_FOR_PICTURES, FolderLabeling
 from resources.microsoft_tracking import uri_of
 from resources.registry.aws import SageMakerRegistry
@@ -272,7 +273,32 @@ def _folder(detector: str, storage: Storage) -> Labeling:
     return FolderLabeling(storage=storage, detector=detector, folder=folder, format=chosen)
 
 
-TOOLS: Mapping[str, Callable[[str, Storage], Labeling]] = {"folder": _folder}
+def _label_studio(detector: str, storage: Storage) -> Labeling:
+    url = os.environ.get("DETECTION_LABEL_STUDIO_URL", "")
+    if not url.startswith(("http://", "https://")):
+        raise SettingsError(
+            f"DETECTION_LABELING is label_studio, and DETECTION_LABEL_STUDIO_URL is {url or 'not set'}; set it to the "
+            "server's address, as in https://labels.example.org"
+        )
+    if not os.environ.get("DETECTION_LABEL_STUDIO_KEY"):
+        raise SettingsError(
+            "DETECTION_LABELING is label_studio, and DETECTION_LABEL_STUDIO_KEY is not set; set it to an access token "
+            "of your account there (Account & Settings)"
+        )
+    pictures = os.environ.get("DETECTION_LABEL_STUDIO_PICTURES") or "upload"
+    if pictures not in ("upload", "served"):
+        raise SettingsError(f"DETECTION_LABEL_STUDIO_PICTURES is {pictures}; set it to upload or served")
+    return LabelStudioLabeling(
+        storage=storage,
+        detector=detector,
+        url=url,
+        key=dg.EnvVar("DETECTION_LABEL_STUDIO_KEY"),
+        pictures=pictures,
+        **_given(root="DETECTION_LABEL_STUDIO_ROOT"),
+    )
+
+
+TOOLS: Mapping[str, Callable[[str, Storage], Labeling]] = {"folder": _folder, "label_studio": _label_studio}
 
 PROFILES: Mapping[str, Callable[..., dict[str, Any]]] = {"local": local, "aws": aws, "azure": azure}
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes import azureml, blob, certificates, s3, sagemaker
+from fakes import azureml, blob, certificates, label_studio, s3, sagemaker
 from project import ROOT, SHARED, make_home
 
 from resources.tracking import Tracking
@@ -162,3 +162,10 @@ def azure_settings(azureml_service: azureml.AzureML, blob_lake: str, monkeypatch
         monkeypatch.setenv(name, value)
     yield
     azureml_service.endpoints.clear()
+
+
+@pytest.fixture(scope="session")
+def label_studio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[label_studio.LabelStudio]:
+    """A real server of Label Studio, with people and no projects."""
+    with label_studio.serving(tmp_path_factory.mktemp("label-studio")) as server:
+        yield server

@@ -90,7 +90,7 @@ BESIDE = {
     "endpoints": {"managed.py", "desk.py"},
     "labeling": {"label_studio.py", "cvat.py"},
 }
-"""What a room may have beside its base and its backends: what backends of clouds share, and tools that are no cloud's."""
+"""What a room may have beside its base and its backends: what those of clouds share, and tools that are no cloud's."""
 
 
 def modules() -> Iterator[tuple[str, Path]]:

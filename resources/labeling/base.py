@@ -31,6 +31,10 @@ class LabelingError(Told, RuntimeError):
     """The tool refused or did not answer; the message says what to do."""
 
 
+class UnreachableError(LabelingError):
+    """The tool does not answer, whatever it is asked."""
+
+
 @dataclass(frozen=True)
 class Handed:
     """A batch as the tool has it.
@@ -158,7 +162,8 @@ class Labeling(dg.ConfigurableResource, ABC):
         A batch that has been all in for `label_batches.LOOK_DAYS` is closed here.
 
         Returns:
-            The stamp of each such batch; and for each that could not be asked about, why.
+            The stamp of each such batch; and for each that could not be asked about, why. Where the tool does not
+            answer at all, it is not asked again for every batch.
         """
         found: dict[str, str] = {}
         failed: dict[str, str] = {}
@@ -172,6 +177,8 @@ class Labeling(dg.ConfigurableResource, ABC):
                 stamp = self.stamp(batch, known.place)
             except LabelingError as error:
                 failed[batch] = " ".join(str(error).split())
+                if isinstance(error, UnreachableError):
+                    break
                 continue
             if stamp != known.stamp:
                 found[batch] = stamp
@@ -287,3 +294,23 @@ class Labeling(dg.ConfigurableResource, ABC):
     def check(self) -> Iterator[Finding]:
         """Looks whether the tool can be asked with the settings that there are."""
         yield from ()
+
+
+def gone(batch: str, what: str, detector: str) -> LabelingError:
+    """What a tool says of a batch whose place is not there any more."""
+    how = f"put it back, or give the batch up with `detection collect {detector} --close {batch}`"
+    return LabelingError(f"{batch}: {what} is gone; {how}")
+
+
+def proposed(batch: Batch) -> pd.DataFrame:
+    """A batch's boxes to begin with, as the writers of `formats` take them; a picture without any is an empty frame."""
+    pictures = batch.frames.sort_values("rank")[["name", "width", "height"]].astype({"name": "object"})
+    table = pictures.merge(batch.proposals.astype({"name": "object"}), how="left", on="name")
+    return pd.DataFrame(
+        {
+            "frame_name": table["name"],
+            **{side: table[side].astype("Int64") for side in ("width", "height")},
+            "class": table["class"].astype("object").where(table["class"].notna(), None),
+            **{name: table[name].astype("float64") for name in ("x1", "y1", "x2", "y2", "confidence")},
+        }
+    )

@@ -11,11 +11,14 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from fakes import label_studio
 
 from detection_assets.domain import formats
+from detection_assets.domain.formats.label_studio_write import CONTROL, OBJECT
 
 Box = tuple[str, float, float, float, float]
 """Class and corners in pixels."""
@@ -56,6 +59,14 @@ class Annotators(ABC):
         """What is saved of a picture and not handed in."""
         raise NotImplementedError
 
+    def clear(self) -> None:
+        """Leaves nothing for the next test."""
+        return
+
+    def known_as(self, who: str) -> str:
+        """What annotation files call somebody."""
+        return who
+
     @abstractmethod
     def delete(self, place: str) -> None:
         """Deletes all of it in the tool."""
@@ -95,6 +106,87 @@ class InAFolder(Annotators):
         shutil.rmtree(place)
 
 
+class InLabelStudio(Annotators):
+    """Somebody before a browser: what it sends to the server is what is sent here."""
+
+    def __init__(self, server: label_studio.LabelStudio) -> None:
+        self.server = server
+        self.settings = {
+            "DETECTION_LABELING": "label_studio",
+            "DETECTION_LABEL_STUDIO_URL": server.url,
+            "DETECTION_LABEL_STUDIO_KEY": label_studio.PEOPLE[label_studio.OWNER],
+        }
+
+    def sees(self, place: str) -> dict[str, list[Box]]:
+        seen: dict[str, list[Box]] = {}
+        for task in self.tasks(place):
+            name = task["data"]["frame"]
+            assert name not in seen, f"{name} is there twice"
+            picture = self.server.download(task["data"]["image"])
+            assert picture.startswith(b"\xff\xd8"), "the picture cannot be shown"
+            (prediction,) = task["predictions"]
+            seen[name] = [_box(region) for region in prediction["result"]]
+        return seen
+
+    def submit(self, place: str, name: str, boxes: Sequence[Box], who: str = "") -> None:
+        task, by = self.sees_task(place, name), self._who(who)
+        mine = [one for one in task["annotations"] if one["completed_by"] == self.server.number(by)]
+        answer = {"result": [_region(f"r{i}", box) for i, box in enumerate(boxes)], "lead_time": 3.2}
+        if mine:
+            self.server.ask("PATCH", f"/api/annotations/{mine[0]['id']}/", answer, by)
+        else:
+            self.server.ask("POST", f"/api/tasks/{task['id']}/annotations/", answer, by)
+
+    def skip(self, place: str, name: str) -> None:
+        path = f"/api/tasks/{self.sees_task(place, name)['id']}/annotations/"
+        self.server.ask("POST", path, {"result": [], "was_cancelled": True})
+
+    def draft(self, place: str, name: str, boxes: Sequence[Box]) -> None:
+        path = f"/api/tasks/{self.sees_task(place, name)['id']}/drafts"
+        self.server.ask("POST", path, {"result": [_region("d", box) for box in boxes], "lead_time": 1.0})
+
+    def drafts(self, place: str, name: str) -> list[Box]:
+        return [_box(region) for draft in self.sees_task(place, name)["drafts"] for region in draft["result"]]
+
+    def delete(self, place: str) -> None:
+        self.server.ask("DELETE", f"/api/projects/{place}/")
+
+    def clear(self) -> None:
+        for project in self.server.ask("GET", "/api/projects/?page_size=100")["results"]:
+            self.delete(project["id"])
+
+    def known_as(self, who: str) -> str:
+        return self._who(who)
+
+    def _who(self, who: str) -> str:
+        return f"{who}@example.org" if who else label_studio.OWNER
+
+    def tasks(self, place: str) -> list[dict[str, Any]]:
+        return self.server.ask("GET", f"/api/tasks/?project={place}&page_size=100&fields=all")["tasks"]
+
+    def sees_task(self, place: str, name: str) -> dict[str, Any]:
+        (found,) = [task for task in self.tasks(place) if task["data"]["frame"] == name]
+        return found
+
+
+def _box(region: Mapping[str, Any]) -> Box:
+    value = region["value"]
+    x, y, across, down = (value[key] for key in ("x", "y", "width", "height"))
+    edges = (x * SIZE[0], y * SIZE[1], (x + across) * SIZE[0], (y + down) * SIZE[1])
+    return (value["rectanglelabels"][0], *(round(edge / 100, 1) for edge in edges))  # type: ignore[return-value]
+
+
+def _region(name: str, box: Box) -> dict[str, Any]:
+    label, x1, y1, x2, y2 = box
+    across, down = 100 / SIZE[0], 100 / SIZE[1]
+    place = {"x": x1 * across, "y": y1 * down, "width": (x2 - x1) * across, "height": (y2 - y1) * down, "rotation": 0}
+    return {
+        **{"id": name, "type": "rectanglelabels", "from_name": CONTROL, "to_name": OBJECT, "origin": "manual"},
+        **{"original_width": SIZE[0], "original_height": SIZE[1], "image_rotation": 0},
+        "value": {**place, "rectanglelabels": [label]},
+    }
+
+
 def table(name: str, boxes: Sequence[Box]) -> pd.DataFrame:
     """A picture's boxes as the writers of `formats` take them."""
     rows = [(name, *SIZE, *box) for box in boxes] or [(name, *SIZE, None, *[float("nan")] * 4)]
@@ -106,5 +198,10 @@ def in_a_folder(request: pytest.FixtureRequest) -> Annotators:
     return InAFolder(request.getfixturevalue("tmp_path") / "outbox")
 
 
-TOOLS = {"folder": in_a_folder}
+def in_label_studio(request: pytest.FixtureRequest) -> Annotators:
+    """The tool `label_studio`: a real server."""
+    return InLabelStudio(request.getfixturevalue("label_studio_server"))
+
+
+TOOLS = {"folder": in_a_folder, "label_studio": in_label_studio}
 """What makes the annotators of each tool, from a test's fixtures."""

@@ -37,7 +37,6 @@ class World:
     labeling: Labeling
     people: Annotators
     batch: Batch
-    opened: Any
 
     @property
     def storage(self) -> Storage:
@@ -58,12 +57,17 @@ class World:
         assert collected.failed == ""
         return collected
 
+    def far(self, batch: str) -> label_batches.Progress:
+        """How far a batch is."""
+        return label_batches.progress(self.storage, batch)
+
     def lake(self, video: str) -> pd.DataFrame:
         """What the lake's annotation file of the batch says of a video; empty if there is none."""
         key = labels.annotations_key(self.batch.id, video)
         root = self.storage.local_path("annotations")
         path = self.storage.local_path(key)
-        assert root and path
+        assert root
+        assert path
         return formats.load([path] if path.exists() else [], root).boxes
 
     def boxes(self, video: str) -> dict[str, list[Box]]:
@@ -121,7 +125,8 @@ def world(request: pytest.FixtureRequest, home: Any, monkeypatch: pytest.MonkeyP
     for name, value in people.settings.items():
         monkeypatch.setenv(name, value)
     with opened() as resources:
-        yield World(resources.labeling, people, publish(resources.storage), resources)
+        yield World(resources.labeling, people, publish(resources.storage))
+    people.clear()
 
 
 def opened() -> Any:
@@ -233,7 +238,10 @@ def test_two_people_are_told_apart(world: World) -> None:
     world.people.submit(place, name, [COLA], "ben")
     world.collect()
     said = world.lake(CLIP)
-    assert sorted(zip(said["annotator"], said["class"], strict=True)) == [("ada", "apple"), ("ben", "cola & ice")]
+    assert sorted(zip(said["annotator"], said["class"], strict=True)) == [
+        (world.people.known_as("ada"), "apple"),
+        (world.people.known_as("ben"), "cola & ice"),
+    ]
 
 
 def test_two_batches_are_two(world: World) -> None:
