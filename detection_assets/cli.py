@@ -133,6 +133,20 @@ def tune(
 
 
 @app.command()
+def label(
+    name: Name,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="The most pictures of the batch; default: as detectors/NAME.yaml.")
+    ] = None,
+    more: Annotated[bool, typer.Option("--more", help="Choose a further batch though one is open.")] = False,
+) -> None:
+    """Choose the pictures most worth labelling, say why, and hand them to the annotators' tool with boxes to begin."""
+    from detection_assets.commands import label as asking_for
+
+    raise typer.Exit(asking_for.label(out, name, budget, more=more))
+
+
+@app.command()
 def status(name: Name) -> None:
     """Show what is there, what is stale and why, and what serves."""
     from detection_assets.commands import running

@@ -19,6 +19,7 @@ from detection_assets import (
     drift_report,
     evaluation,
     extracted_frames,
+    label_requests,
     raw_videos,
     registered_model,
     trained_weights,
@@ -43,6 +44,7 @@ STAGES = [
     batch_predictions,
     captured_requests,
     drift_report,
+    label_requests,
 ]
 
 

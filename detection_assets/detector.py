@@ -12,33 +12,22 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from detection_assets.detector_labeling import Labeling
+from detection_assets.detector_part import Fraction, Part, Positive, Share
+from detection_assets.detector_part import key as _key
 from detection_assets.domain import tuning
 from detection_assets.domain.cron import cron_problem
 from detection_assets.domain.problems import InputError
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 OWNER = re.compile(r"team:\S+|[^@\s]+@[^@\s]+\.[^@\s]+")
-Share = Annotated[float, Field(gt=0, lt=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
 
 
 class DetectorError(InputError):
     """A detector file that cannot be used. The message has a line for each problem: file, line, key and remedy."""
-
-
-class Part(BaseModel):
-    """A section of a detector's file: unknown keys are refused, values are not coerced."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
-
-
-def _key(default: Any, description: str, **limits: Any) -> Any:
-    """A key of the file; `...` as default: it must be there."""
-    return Field(default=default, description=description, **limits)
 
 
 class Videos(Part):
@@ -321,7 +310,7 @@ class Card(Part):
 
 SECTIONS = (
     *("videos", "sampling", "annotations", "dataset", "training", "tuning", "evaluation", "gates", "endpoint"),
-    *("rollout", "monitoring", "retraining", "card"),
+    *("rollout", "monitoring", "retraining", "labeling", "card"),
 )
 
 
@@ -352,6 +341,7 @@ class Detector(Part):
     rollout: Rollout = _key(Rollout(), "how a new version takes the traffic over")
     monitoring: Monitoring = _key(Monitoring(), "how it is watched while it serves")
     retraining: Retraining = _key(Retraining(), "when it is trained again")
+    labeling: Labeling = _key(Labeling(), "which pictures annotators are asked about")
     card: Card = _key(Card(), "what people say in the descriptions of its datasets and models")
 
     @field_validator("name")

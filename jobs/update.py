@@ -156,6 +156,11 @@ def plan_tune(detector: str, why: str) -> Planned:
     return Planned(f"{detector}_tune", jobs.TUNE, None, None, 0, why)
 
 
+def plan_label(detector: str, why: str) -> Planned:
+    """The run that asks annotators for labels."""
+    return Planned(f"{detector}_label", jobs.LABEL, None, None, 0, why)
+
+
 def execute(
     instance: DagsterInstance,
     defs: dg.Definitions,

@@ -18,7 +18,7 @@ ROOMS = ("detection_assets", "resources", "jobs")
 STAGES = [
     *("raw_videos", "extracted_frames", "annotations", "detection_dataset", "tuned_hyperparameters"),
     *("trained_weights", "evaluation", "registered_model", "deployed_endpoint"),
-    *("batch_predictions", "captured_requests", "drift_report"),
+    *("batch_predictions", "captured_requests", "drift_report", "label_requests"),
 ]
 HEAVY = (
     *("torch", "ultralytics", "mlflow", "dagster_mlflow", "azure", "sagemaker", "boto3", "botocore"),
@@ -46,7 +46,11 @@ MAY_KNOW = {
         *("detection_assets.domain", "detection_assets.serving", "detection_assets.object_store"),
     ),
     "detection_assets.samples": ("detection_assets.domain", "detection_assets.samples"),
-    "detection_assets.detector": ("detection_assets.domain",),
+    "detection_assets.detector_part": (),
+    "detection_assets.detector_labeling": ("detection_assets.detector_part",),
+    "detection_assets.detector": (
+        *("detection_assets.domain", "detection_assets.detector_part", "detection_assets.detector_labeling"),
+    ),
     "detection_assets.detector_file": ("detection_assets.detector",),
     "detection_assets.pictures": ("detection_assets.domain", "resources.storage"),
     **{
@@ -68,6 +72,14 @@ MAY_KNOW = {
         *("detection_assets.domain", "detection_assets.detector", "detection_assets.pictures", "resources"),
         *("detection_assets.drift_reference", "detection_assets.live_labels"),
     ),
+    # What label requests are chosen from, apart from their asset.
+    "detection_assets.label_candidates": ("detection_assets.domain", "detection_assets.live_labels", "resources"),
+    "detection_assets.label_looks": ("detection_assets.domain", "resources"),
+    "detection_assets.label_requests": (
+        *("detection_assets.domain", "detection_assets.detector", "detection_assets.pictures", "resources"),
+        *("detection_assets.label_candidates", "detection_assets.label_drift", "detection_assets.label_looks"),
+    ),
+    "detection_assets.label_drift": ("detection_assets.domain", "detection_assets.drift_reference", "resources"),
     "detection_assets.definitions": ("detection_assets", "resources", "jobs"),
     # The command line is a face over everything; nothing imports it.
     "detection_assets.cli": ("detection_assets", "resources", "jobs"),

@@ -12,6 +12,7 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     cards/<model>/<version>-<digest>/         a registered model's card and bill of materials
     weights/<version>/  evaluations/<version>/
     predictions/<video key>/<version>/        what a model found on a video's frames
+    looks/<video key>/<version>/              what models say of pictures that nobody has labelled, and how these look
     captures/<day>/<hour>/                    requests that the server kept: parts of JSON lines, and pictures
     profiles/<ds-...>/<version>/              what a dataset's pictures look like
     reports/<day>/<version>/                  drift reports
@@ -315,6 +316,11 @@ def override(weights_version: str) -> str:
 def predictions(video_key: str, version: str) -> str:
     """Where is published what a model found on a video's frames."""
     return f"predictions/{video_key}/{version}"
+
+
+def looks(video_key: str, version: str) -> str:
+    """Where is published what was seen in pictures of a video that may be worth labelling."""
+    return f"looks/{video_key}/{version}"
 
 
 def captures(day: str) -> str:

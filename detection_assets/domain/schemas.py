@@ -247,6 +247,21 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         why=("string", "The verdict in words."),
         report=("string", "Storage key of the report to read."),
     ),
+    "label_requests": _columns(
+        batch=("string", "The batch, `lb-` and 12 hex digits."),
+        rank=("Int64", "Place in the batch, from 0, the most urgent first."),
+        name=("string", "What the picture is called in the tool."),
+        video=("string", "The video that its labels will be annotations of."),
+        frame=("string", "The frame that they will be of."),
+        key=("string", "Storage key of the picture."),
+        source=("string", "`frame`, or `request` for a picture that the endpoint was sent."),
+        reason=("string", "unsure, drifted, rare or diverse."),
+        why=("string", "Why it was chosen, in words with figures."),
+        proposals=("Int64", "Boxes to begin with."),
+        model=("string", "The registered version that proposes them; empty for none."),
+        tool=("string", "Where the batch was handed to."),
+        link=("string", "Where people work on it; empty if that is no address."),
+    ),
     "batch_predictions": {
         **_columns(
             video=("string", "The video's key."),
