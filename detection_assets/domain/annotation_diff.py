@@ -312,7 +312,9 @@ def _sentence(of: Diff) -> str:
             by = f" by {', '.join(named[:3])}{' ...' if len(named) > 3 else ''}" if len(named) == len(who) else ""
             parts.append(words.format(f"{of.counts[name]:,}") + by)
     if parts:
-        parts[0] = parts[0].replace(" ", " boxes ", 1) if " " in parts[0] else f"{parts[0]} boxes"
+        number, _, rest = parts[0].partition(" ")
+        boxes = "box" if number.lstrip("+-") == "1" else "boxes"
+        parts[0] = f"{number} {boxes} {rest}".rstrip()
     for name, words in _FRAMES:
         if of.counts[name]:
             parts.append(f"{of.counts[name]:,} frame{'s' * (of.counts[name] > 1)} {words}")

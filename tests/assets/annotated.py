@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pandas as pd
+from networks import network
 from PIL import Image
 
 from detection_assets import definitions, detector_file
@@ -60,6 +62,7 @@ class Annotated:
         """Writes the detector's file."""
         dataset = {"min_images": 1, "near_duplicate": 0, "split": {"train": 0.5, "val": 0.25, "test": 0.25}}
         file = {"name": NAME, "classes": ["apple", "banana"], "dataset": dataset, **sections}
+        file |= {"gates": {"map50": 0.0, "latency_ms": 10_000}, "evaluation": {"bootstrap": 0}}
         (self.home / "detectors" / f"{NAME}.yaml").write_text(json.dumps(file))
 
     def annotate(
@@ -83,8 +86,8 @@ class Annotated:
         }
         self.storage.put(f"annotations/{Path(video).with_suffix('').as_posix()}/{name}.json", json.dumps(file).encode())
 
-    def run(self, *stages: str) -> dg.ExecuteInProcessResult:
-        """Materializes stages, the partitioned ones for all videos."""
+    def run(self, *stages: str) -> str:
+        """Materializes stages, the partitioned ones for all videos; gives the run."""
         defs = definitions.build(detector_file.find(NAME))
         with open_instance() as instance:
             if stages == ("annotations",):
@@ -94,6 +97,16 @@ class Annotated:
             good, run_id = update.execute(instance, defs, NAME, planned)
             assert good
             return run_id
+
+    def train(self, folder: Path) -> None:
+        """Publishes a network that was never trained, for an evaluation to judge."""
+        made = network(folder / "network", names=["apple", "banana"])
+        published = self.storage.publish(made, layout.weights("w1"), {})
+        onnx = published.key("best.onnx")
+        row: dict[str, Any] = dict.fromkeys(schemas.SCHEMAS["trained_weights"])
+        row |= {"weights_version": "w1", "sha256": hashlib.sha256(self.storage.get(onnx)).hexdigest(), "onnx": onnx}
+        row |= {"onnx_f32": onnx, "classes": '["apple", "banana"]', "imgsz": 96}
+        tables.write(self.storage, "trained_weights", None, pd.DataFrame([row]), "run")
 
     def told(self, stage: str, partition: str | None = None) -> dict[str, Any]:
         """The metadata of the last materialization."""

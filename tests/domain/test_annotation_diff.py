@@ -183,6 +183,7 @@ def test_a_sentence_for_people() -> None:
         "+3 boxes by ada, -2, 1 moved by bob, 1 re-classed by ada, 1 frame newly annotated, 1 frame no longer annotated"
     )
     assert diff(before, before).sentence == "no difference"
+    assert diff(before, table(at(10), at(50), {"frame": "a.mp4#000002"})).sentence == "-1 box by ada"
     assert found.by_annotator().set_index("by").loc["ada", "added"] == 3
 
 
