@@ -121,15 +121,14 @@ class _Codes:
         self.columns: dict[str, Ints] = {}
         for name in _ALL:
             both = pd.concat([early[name], late[name]], ignore_index=True)
-            in_order = name in ("frame", "class", "track")
-            self.columns[name] = pd.factorize(both, sort=in_order)[0].astype(np.int64)
+            self.columns[name] = pd.factorize(both, sort=name not in CORNERS)[0].astype(np.int64)
         self.corners = pd.concat([early[CORNERS], late[CORNERS]]).to_numpy(np.float64)
         self.is_box = self.columns["class"] >= 0
 
     def in_order(self, rows: Ints) -> Ints:
         """Rows, the late table's after the early one's, in an order that follows from their content."""
-        frame, label, track = (self.columns[name][rows] for name in ("frame", "class", "track"))
-        return rows[np.lexsort((track, *self.corners[rows].T[::-1], label, frame))]
+        frame, label, *other = (self.columns[name][rows] for name in ("frame", "class", *_OTHER))
+        return rows[np.lexsort((*other, *self.corners[rows].T[::-1], label, frame))]
 
     def of(self, name: str, left: Ints, right: Ints) -> tuple[Ints, Ints]:
         """A column of some rows of the early table, and of some of the late one."""
@@ -247,7 +246,8 @@ def _changes(codes: _Codes, early: pd.DataFrame, late: pd.DataFrame, one: Ints, 
         }
     )
     place = np.where(np.isnan(was), now, was)
-    return table.iloc[np.lexsort((kind, *place.T[::-1], one < 0, frame_codes))].reset_index(drop=True)
+    order = np.lexsort((np.arange(len(one)), kind, *place.T[::-1], one < 0, frame_codes))
+    return table.iloc[order].reset_index(drop=True)
 
 
 def _text(column: pd.Series, rows: Ints) -> np.ndarray:

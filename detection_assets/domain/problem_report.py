@@ -61,7 +61,7 @@ def to_csv(table: pd.DataFrame) -> bytes:
         values = column.astype(object).where(column.notna(), "").tolist()
         columns.append([_as_text(value) if isinstance(value, str) else value for value in values])
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow([_as_text(str(name)) for name in table.columns])
     writer.writerows(zip(*columns, strict=True))
     return (_MARK + out.getvalue()).encode("utf-8", "backslashreplace")

@@ -220,7 +220,7 @@ def without_names(found: Matched) -> list[Any]:
 
 
 @given(DRAWN, st.sampled_from(["union", "consensus"]), st.randoms(), st.permutations(PEOPLE))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_who_is_who_and_in_which_order_changes_nothing(
     drawn: list[Any], name: str, random: Any, people: list[str]
 ) -> None:
@@ -239,7 +239,7 @@ def test_who_is_who_and_in_which_order_changes_nothing(
 
 
 @given(DRAWN, st.sampled_from(["union", "consensus"]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_people_who_draw_the_same_are_one_person(drawn: list[Any], name: str) -> None:
     mine = [drew("ada", *one[1:]) for one in drawn]
     alone = run(mine, Policy())

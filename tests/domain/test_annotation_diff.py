@@ -228,7 +228,7 @@ def rows_of(frame: pd.DataFrame) -> list[str]:
 
 
 @given(ROWS, ROWS, st.randoms())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_difference_applied_to_the_one_gives_the_other(
     one: list[dict[str, Any]], other: list[dict[str, Any]], random: Any
 ) -> None:
