@@ -71,11 +71,12 @@ def _said(
     own = people[settled.at]
     merged = np.flatnonzero(found.votes[agreed] > 1)
     if len(merged):
-        names = np.array(drawn.names, dtype=object)[drawn.code]
-        each = pd.DataFrame({"object": found.member, "code": drawn.code, "name": names})[drawn.named]
-        joined = each.sort_values(["object", "code"]).groupby("object")["name"].agg(", ".join)
-        told = joined.reindex(np.flatnonzero(agreed)[merged])
-        own[merged] = told.astype(object).where(told.notna(), None)
+        joined = np.full(len(found.votes), "", dtype=object)
+        for code in np.unique(drawn.code[drawn.named]):
+            his = np.unique(found.member[drawn.named & (drawn.code == code)])
+            joined[his] = joined[his] + np.where(joined[his] == "", "", ", ") + drawn.names[code]
+        told = joined[agreed][merged]
+        own[merged] = np.where(told == "", None, told)
     track, voice = tracks[settled.at], drawn.code[found.row[agreed]]
     has = np.array([one is not None for one in track], dtype=bool)
     others = np.flatnonzero(has & (voice != voice[has].min(initial=len(drawn.names))))

@@ -21,9 +21,10 @@ DENSE = 4_000_000
 
 def iou(one: Floats, other: Floats) -> Floats:
     """Intersection over union of boxes, row by row; corners as n x 4, pixels. 0 where a box has no area."""
-    low, high = np.maximum(one[:, :2], other[:, :2]), np.minimum(one[:, 2:], other[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=1)
-    union = (one[:, 2:] - one[:, :2]).prod(axis=1) + (other[:, 2:] - other[:, :2]).prod(axis=1) - shared
+    (x1, y1, x2, y2), (left, top, right, bottom) = one.T, other.T
+    width, height = np.minimum(x2, right) - np.maximum(x1, left), np.minimum(y2, bottom) - np.maximum(y1, top)
+    shared = np.where((width > 0) & (height > 0), width * height, 0.0)
+    union = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - shared
     return np.divide(shared, union, out=np.zeros(len(one)), where=union > 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from assets.annotated import FRAMES, NAME, VIDEOS, Annotated, box, rows_of
 from forked import Command
 from project import give_mlflow
+from rich.console import Console
 
+from detection_assets.commands import annotations as commands
 from detection_assets.domain import layout, snapshot
 from detection_assets.domain.problems import InputError
 from resources import provenance, table_versions, tables
@@ -20,8 +23,7 @@ from resources.instance import open_instance
 
 
 @pytest.fixture
-def annotated(home: Path, empty_mlflow: Path) -> Annotated:
-    give_mlflow(home, empty_mlflow)
+def annotated(home: Path) -> Annotated:
     return Annotated(home)
 
 
@@ -99,14 +101,14 @@ def test_versions_are_told_apart_by_what_changed_and_by_whom(annotated: Annotate
         ("moved", "apple", "bob"),
         ("re-classed", "banana", "bob"),
     }
-    code, told = detection("diff", NAME, "--since", between)
-    assert "1 of 2 videos changed" in told, told
+    out = Console(width=250, record=True, file=io.StringIO())
+    commands.differences(out, NAME, None, between, "~0", None)
+    assert "1 of 2 videos changed" in out.export_text()
     code, told = detection("versions", NAME, one)
     assert code == 0, told
     assert all(version in told for version in (first, second))
-    code, told = detection("diff", NAME, "store-1/clip.mp5")
-    assert code == 2
-    assert f"did you mean {one}?" in told
+    with pytest.raises(InputError, match=f"did you mean {one}"):
+        commands.differences(out, NAME, "store-1/clip.mp5", "~1", "~0", None)
 
 
 def test_reports_come_by_command_and_say_whether_work_was_lost(annotated: Annotated, tmp_path: Path) -> None:
@@ -114,8 +116,9 @@ def test_reports_come_by_command_and_say_whether_work_was_lost(annotated: Annota
     annotated.annotate(one, [box(0, 90)], "=boxes")
     annotated.annotate(other, [box(0, 10)])
     annotated.run("annotations")
-    code, told = detection("problems", NAME)
-    assert code == 0, told
+    out = Console(width=250, record=True, file=io.StringIO())
+    assert commands.problems(out, NAME, None, None) == 0
+    told = out.export_text()
     assert "out of frame" in told
     assert "1 problems in the annotations of 2 videos, 0 of them dropped" in told
     annotated.annotate(other, [box(0, 10, width=0)])
@@ -154,7 +157,10 @@ def test_two_people_on_one_video_are_put_together_as_the_detector_says(annotated
     assert f"{one}#000001" in told
 
 
-def test_an_evaluation_knows_the_annotations_it_was_made_on(annotated: Annotated, tmp_path: Path) -> None:
+def test_an_evaluation_knows_the_annotations_it_was_made_on(
+    annotated: Annotated, empty_mlflow: Path, tmp_path: Path
+) -> None:
+    give_mlflow(annotated.home, empty_mlflow)
     for number, video in enumerate(VIDEOS):
         annotated.annotate(video, [box(at, 10 + at + number) for at in range(FRAMES)])
     annotated.run("annotations")
@@ -194,6 +200,6 @@ def test_an_evaluation_knows_the_annotations_it_was_made_on(annotated: Annotated
     rows = rows_of((tmp_path / "judged.csv").read_bytes())
     assert {row["frame"] for row in rows} == {*test["frame"]}
     assert {row["class"] for row in rows} == {"apple"}
-    with pytest.raises(InputError, match="no evaluation begins so; there are evaluate"):
+    with pytest.raises(InputError, match="no evaluation begins so; there are"):
         provenance.of(annotated.storage, "no-such")
     assert "judged on" in annotated.told("evaluation")
