@@ -76,7 +76,8 @@ def _said(
             his = np.unique(found.member[drawn.named & (drawn.code == code)])
             joined[his] = joined[his] + np.where(joined[his] == "", "", ", ") + drawn.names[code]
         told = joined[agreed][merged]
-        own[merged] = np.where(told == "", None, told)
+        told[told == ""] = None
+        own[merged] = told
     track, voice = tracks[settled.at], drawn.code[found.row[agreed]]
     has = np.array([one is not None for one in track], dtype=bool)
     others = np.flatnonzero(has & (voice != voice[has].min(initial=len(drawn.names))))
