@@ -148,7 +148,9 @@ class LabelStudioLabeling(Labeling):
             files = {name: data for name, data in zip(missing, found, strict=True) if data is not None}
             if len(files) < len(missing):
                 lost = sorted(set(missing) - set(files))
-                raise LabelingError(f"{missing[lost[0]]} and {len(lost) - 1} more are gone from the lake; ask for a new batch")
+                raise LabelingError(
+                    f"{missing[lost[0]]} and {len(lost) - 1} more are gone from the lake; ask for a new batch"
+                )
             server.upload(f"/api/projects/{project}/import", files, commit_to_project="false")
             there = self._uploaded(server, project)
         return {name: f"/data/{there[short[name]]}" for name in keys}

@@ -121,7 +121,9 @@ class FolderLabeling(Labeling):
                 f"`detection label {self.detector}`"
             ) from None
         except OSError as error:
-            raise LabelingError(f"{error.filename or target}: {error.strerror or error}; correct it and run again") from None
+            raise LabelingError(
+                f"{error.filename or target}: {error.strerror or error}; correct it and run again"
+            ) from None
         return Handed(batch.id, self.tool, str(target), "", len(pictures))
 
     def _make(self, batch: Batch, pictures: Mapping[str, str], target: Path) -> None:
@@ -156,7 +158,8 @@ class FolderLabeling(Labeling):
         for of, lines in found.lists.items():
             listed[of] = {names[line] for line in lines if line in names}
             found.problems += [
-                Problem(f"done/{of}", line, "is no picture of the batch", "left out") for line in sorted(lines - names.keys())
+                Problem(f"done/{of}", line, "is no picture of the batch", "left out")
+                for line in sorted(lines - names.keys())
             ]
         files = sorted(found.files, key=lambda path: (found.files[path], str(path)))
         if listed[_ACCEPTED]:
@@ -252,7 +255,9 @@ def _unpack(path: Path, folder: Path, found: _Done) -> Iterator[Path]:
                 left -= item.file_size
                 if left < 0:
                     what = f"holds more than {MOST_UNPACKED >> 20} MiB of annotations"
-                    found.problems.append(Problem(f"done/{path.name}", "", what, "the rest is left out; unpack it there"))
+                    found.problems.append(
+                        Problem(f"done/{path.name}", "", what, "the rest is left out; unpack it there")
+                    )
                     return
                 target = folder.joinpath(*parts)
                 target.parent.mkdir(parents=True, exist_ok=True)
