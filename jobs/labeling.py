@@ -66,7 +66,9 @@ def sensors_of(detector: str) -> list[dg.SensorDefinition]:
         new = [batch for batch, stamp in changed.items() if asked.get(batch) != stamp]
         # A run that was asked for may have failed: then what it was to fetch is asked for again, though not at once.
         if not new and not (changed and time.time() - at >= AGAIN_S):
-            return dg.SkipReason(f"{len(failed)} batches cannot be asked about" if failed else "nothing new is finished")
+            return dg.SkipReason(
+                f"{len(failed)} batches cannot be asked about" if failed else "nothing new is finished"
+            )
         if runs.under_way(context.instance, detector, (COLLECT,)):
             return dg.SkipReason("finished labels are being brought in")
         return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=json.dumps([changed, time.time()]))

@@ -211,9 +211,7 @@ class Labeling(dg.ConfigurableResource, ABC):
         stamp = self.stamp(batch, before.place)
         with tempfile.TemporaryDirectory() as scratch:
             told = self.finished(found, before.place, Path(scratch))
-            taken = finished_labels.take(
-                told.files, Path(scratch), found, told.done, told.skipped, told.annotators
-            )
+            taken = finished_labels.take(told.files, Path(scratch), found, told.done, told.skipped, told.annotators)
         fresh = [name for name, digest in taken.digests.items() if before.digests.get(name) != digest]
         written: list[str] = []
         for video, rows in labels.by_video(fresh, found.frames).items():

@@ -131,7 +131,7 @@ class InLabelStudio(Annotators):
     def submit(self, place: str, name: str, boxes: Sequence[Box], who: str = "") -> None:
         task, by = self.sees_task(place, name), self._who(who)
         mine = [one for one in task["annotations"] if one["completed_by"] == self.server.number(by)]
-        answer = {"result": [_region(f"r{i}", box) for i, box in enumerate(boxes)], "lead_time": 3.2}
+        answer = {"result": [_region(f"r{i}", box, task) for i, box in enumerate(boxes)], "lead_time": 3.2}
         if mine:
             self.server.ask("PATCH", f"/api/annotations/{mine[0]['id']}/", answer, by)
         else:
@@ -142,8 +142,9 @@ class InLabelStudio(Annotators):
         self.server.ask("POST", path, {"result": [], "was_cancelled": True})
 
     def draft(self, place: str, name: str, boxes: Sequence[Box]) -> None:
-        path = f"/api/tasks/{self.sees_task(place, name)['id']}/drafts"
-        self.server.ask("POST", path, {"result": [_region("d", box) for box in boxes], "lead_time": 1.0})
+        task = self.sees_task(place, name)
+        drawn = [_region(f"d{i}", box, task) for i, box in enumerate(boxes)]
+        self.server.ask("POST", f"/api/tasks/{task['id']}/drafts", {"result": drawn, "lead_time": 1.0})
 
     def drafts(self, place: str, name: str) -> list[Box]:
         return [_box(region) for draft in self.sees_task(place, name)["drafts"] for region in draft["result"]]
@@ -171,18 +172,20 @@ class InLabelStudio(Annotators):
 
 def _box(region: Mapping[str, Any]) -> Box:
     value = region["value"]
+    wide, high = region["original_width"], region["original_height"]
     x, y, across, down = (value[key] for key in ("x", "y", "width", "height"))
-    edges = (x * SIZE[0], y * SIZE[1], (x + across) * SIZE[0], (y + down) * SIZE[1])
+    edges = (x * wide, y * high, (x + across) * wide, (y + down) * high)
     return (value["rectanglelabels"][0], *(round(edge / 100, 1) for edge in edges))  # type: ignore[return-value]
 
 
-def _region(name: str, box: Box) -> dict[str, Any]:
+def _region(name: str, box: Box, task: Mapping[str, Any]) -> dict[str, Any]:
     label, x1, y1, x2, y2 = box
-    across, down = 100 / SIZE[0], 100 / SIZE[1]
+    wide, high = task["data"]["width"], task["data"]["height"]
+    across, down = 100 / wide, 100 / high
     place = {"x": x1 * across, "y": y1 * down, "width": (x2 - x1) * across, "height": (y2 - y1) * down, "rotation": 0}
     return {
         **{"id": name, "type": "rectanglelabels", "from_name": CONTROL, "to_name": OBJECT, "origin": "manual"},
-        **{"original_width": SIZE[0], "original_height": SIZE[1], "image_rotation": 0},
+        **{"original_width": wide, "original_height": high, "image_rotation": 0},
         "value": {**place, "rectanglelabels": [label]},
     }
 

@@ -34,7 +34,7 @@ def world(
     people.clear()
 
 
-def test_a_personal_access_token_is_renewed_when_it_has_expired(world: World) -> None:
+def test_a_personal_access_token_is_renewed_when_it_has_expired(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     people = world.people
     assert isinstance(people, InLabelStudio)
     people.server.ask("POST", "/api/jwt/settings", {"api_tokens_enabled": True, "legacy_api_tokens_enabled": True})
@@ -42,7 +42,7 @@ def test_a_personal_access_token_is_renewed_when_it_has_expired(world: World) ->
     assert token.count(".") == 2
     server = Server(people.server.url, token)
     assert server.get("/api/current-user/whoami")["email"] == label_studio.OWNER
-    server._short_lived = "expired"
+    monkeypatch.setattr(server, "_short_lived", "expired")
     assert server.get("/api/current-user/whoami")["email"] == label_studio.OWNER
     (good,) = LabelStudioLabeling(storage=world.storage, detector="tiny", url=people.server.url, key=token).check()
     assert good.state == "good"
@@ -163,7 +163,7 @@ def answering(*answers: tuple[int, dict[str, str], bytes]) -> Iterator[tuple[str
 
         do_POST = do_GET
 
-        def log_message(self, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     with serving(Handler) as url:
@@ -193,7 +193,7 @@ def forwarding(url: str, lose: Callable[[str, str], bool]) -> Iterator[str]:
 
         do_POST = do_PATCH = do_DELETE = do_GET
 
-        def log_message(self, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     with serving(Handler) as front:

@@ -88,7 +88,7 @@ def test_what_is_drawn_in_label_studio_is_in_the_next_dataset(
     frames = extracted[extracted["kept"]].head(4)
     batch = a_batch(storage, frames, truth)
     defs = definitions.build(detector_file.find("fridge"))
-    with dg.build_resources({name: defs.resources[name] for name in ("storage", "labeling")}) as opened:
+    with dg.build_resources({name: (defs.resources or {})[name] for name in ("storage", "labeling")}) as opened:
         handed = opened.labeling.request(batch.id)
     assert handed.link in detection("labels", "fridge")
     assert sum(map(len, people.sees(handed.place).values())) == len(batch.proposals)
@@ -129,7 +129,7 @@ def tick(
     instance: DagsterInstance, defs: dg.Definitions, sensor: dg.SensorDefinition, cursor: str | None
 ) -> tuple[list[Any], str | None]:
     """Ticks a sensor as the daemon would; gives the runs that it asks for and its cursor."""
-    resources = {"labeling": defs.resources["labeling"]}
+    resources = {"labeling": (defs.resources or {})["labeling"]}
     with dg.build_sensor_context(instance, cursor=cursor, resources=resources, definitions=defs) as context:
         data = sensor.evaluate_tick(context)
     return list(data.run_requests or []), data.cursor
