@@ -10,7 +10,7 @@ Each figure is between 0 (nothing) and 1:
 - *disagreement* of two looks at one picture: champion and challenger (query by committee: Seung, Opper and
   Sompolinsky, 1992), or the picture and its mirror image (Elezi and others, "Not All Labels Are Equal: Rationalizing
   the Labeling Costs for Training Object Detection", 2022; Yu and others, "Consistency-based Active Learning for Object
-  Detection", 2022). Boxes of one class that overlap by at least half are partners, the nearest first, one to one. With
+  Detection", 2022). Boxes of one class that overlap by at least half are partners, one to one. With
   p and q the confidences of partners and IoU their overlap, and a box without a partner having q = 0,
   `sum(max(p, q) - IoU min(p, q)) / max(1, sum(max(p, q)))`: the share of what is found that one look does not confirm,
   of place and confidence alike. What neither look gives half the threshold is noise and left out, and below one box's
@@ -23,11 +23,13 @@ Each figure is between 0 (nothing) and 1:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from detection_assets.domain import overlap
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -38,9 +40,8 @@ BOXES = ("frame", "view", "class", "confidence", "x1", "y1", "x2", "y2")
 LOW = "low"
 CORNERS = ["x1", "y1", "x2", "y2"]
 MOST_UNSURE = 3
-OVERLAP = 0.5
-PAIRS = 2_000_000
-"""Pairs of boxes that are compared at once: some hundred megabytes."""
+LEAST = 0.5
+"""The least overlap of partners."""
 
 
 def figures(
@@ -117,13 +118,13 @@ def disagreement(one: pd.DataFrame, other: pd.DataFrame, frames: pd.Index, least
         least: A box that neither look gives so much confidence counts nothing.
     """
     one, other = (table[table["frame"].isin(frames)] for table in (one, other))
-    partner, overlap = partners(one, other)
+    partner, shared = partners(one, other)
     p, q = (table["confidence"].to_numpy(np.float64) for table in (one, other))
     met = partner >= 0
     theirs = np.zeros(len(p))
     theirs[met] = q[partner[met]]
     most = np.maximum(p, theirs)
-    lost = most - overlap * np.minimum(p, theirs)
+    lost = most - shared * np.minimum(p, theirs)
     alone = np.ones(len(q), np.bool_)
     alone[partner[met]] = False
     at_one, at_other = (frames.get_indexer(pd.Index(table["frame"])) for table in (one, other))
@@ -135,7 +136,7 @@ def disagreement(one: pd.DataFrame, other: pd.DataFrame, frames: pd.Index, least
 
 
 def partners(one: pd.DataFrame, other: pd.DataFrame) -> tuple[Ints, Floats]:
-    """Pairs boxes of the same picture and class that overlap by at least half, the nearest first, one to one.
+    """Pairs boxes of the same picture and class that overlap by at least half, one to one, as much as can be in all.
 
     Args:
         one: `frame`, `class` and corners.
@@ -144,55 +145,14 @@ def partners(one: pd.DataFrame, other: pd.DataFrame) -> tuple[Ints, Floats]:
     Returns:
         For each box of `one` the position of its partner in `other`, -1 for none; and their overlap, 0 for none.
     """
-    partner, overlap = np.full(len(one), -1, np.int64), np.zeros(len(one))
+    partner, shared = np.full(len(one), -1, np.int64), np.zeros(len(one))
     both = pd.concat([table[["frame", "class"]].astype(object) for table in (one, other)], ignore_index=True)
     codes = both.groupby(["frame", "class"], sort=False).ngroup().to_numpy(np.int64)
-    a_key, b_key = codes[: len(one)], codes[len(one) :]
-    order = np.argsort(b_key, kind="stable")
-    starts = np.searchsorted(b_key[order], a_key)
-    counts = np.searchsorted(b_key[order], a_key, side="right") - starts
-    a_corners, b_corners = (table[CORNERS].to_numpy(np.float64) for table in (one, other))
-    # Boxes of one key stay in one part: whom a box may have is decided there.
-    by_key = np.argsort(a_key, kind="stable")
-    for part in _parts(a_key[by_key], counts[by_key]):
-        rows = by_key[part]
-        times = counts[rows]
-        a = np.repeat(rows, times)
-        b = order[np.repeat(starts[rows], times) + np.arange(len(a)) - np.repeat(np.cumsum(times) - times, times)]
-        iou = _iou(a_corners[a], b_corners[b])
-        near = iou >= OVERLAP
-        a, b, iou = a[near], b[near], iou[near]
-        best_first = np.lexsort((b, a, -iou))
-        a, b, iou = a[best_first], b[best_first], iou[best_first]
-        while len(a):
-            # A pair that is the best left for both of its boxes is taken.
-            first_a, first_b = np.zeros((2, len(a)), np.bool_)
-            first_a[np.unique(a, return_index=True)[1]] = True
-            first_b[np.unique(b, return_index=True)[1]] = True
-            taken = first_a & first_b
-            partner[a[taken]], overlap[a[taken]] = b[taken], iou[taken]
-            left = ~(np.isin(a, a[taken]) | np.isin(b, b[taken]))
-            a, b, iou = a[left], b[left], iou[left]
-    return partner, overlap
-
-
-def _parts(keys: Ints, counts: Ints) -> Iterator[slice]:
-    """Slices of sorted keys with about `PAIRS` pairs each, that cut no key in two."""
-    first, so_far = 0, np.cumsum(counts)
-    while first < len(keys):
-        before = so_far[first - 1] if first else 0
-        end = int(np.searchsorted(so_far, before + PAIRS, side="right"))
-        end = max(end, first + 1)
-        end = int(np.searchsorted(keys, keys[end - 1], side="right"))
-        yield slice(first, end)
-        first = end
-
-
-def _iou(one: Floats, other: Floats) -> Floats:
-    sides = np.minimum(one[:, 2:], other[:, 2:]) - np.maximum(one[:, :2], other[:, :2])
-    both = np.clip(sides, 0, None).prod(axis=1)
-    areas = (one[:, 2:] - one[:, :2]).prod(axis=1) + (other[:, 2:] - other[:, :2]).prod(axis=1)
-    return np.divide(both, areas - both, out=np.zeros(len(both)), where=areas > both)
+    mine, theirs = (table[CORNERS].to_numpy(np.float64) for table in (one, other))
+    i, j, iou, _ = overlap.pairs(codes[: len(one)], mine, codes[len(one) :], theirs, LEAST)
+    taken = overlap.choose(i, j, iou)
+    partner[i[taken]], shared[i[taken]] = j[taken], iou[taken]
+    return partner, shared
 
 
 def rarity(labelled: Mapping[str, int], classes: Sequence[str]) -> dict[str, float]:
