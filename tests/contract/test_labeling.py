@@ -253,6 +253,16 @@ def test_two_people_are_told_apart(world: World) -> None:
         (world.people.known_as("ada"), "apple"),
         (world.people.known_as("ben"), "cola & ice"),
     ]
+    # One changes his mind: that he saw nothing is as much said as what the other drew.
+    world.people.submit(place, name, [], "ben")
+    world.collect()
+    said = world.lake(CLIP)
+    assert {
+        (who, None if pd.isna(label) else label) for who, label in zip(said["annotator"], said["class"], strict=True)
+    } == {
+        (world.people.known_as("ada"), "apple"),
+        (world.people.known_as("ben"), None),
+    }
 
 
 def test_two_batches_are_two(world: World) -> None:
