@@ -21,16 +21,21 @@ ROOMS = {
     "endpoints": "Endpoints",
     "batch": "Batch prediction",
     "arrivals": "New videos",
+    "labeling": "Labelling",
     "doctor": "Doctor",
 }
 """Headings by what a file's name begins with, in their order."""
+COLUMNS = {"labeling": ("folder", "label_studio", "cvat", "ground_truth", "azure_ml")}
+"""What a room's cases are told apart by, where that is not the platform: any of these tools serves any platform, but
+Ground Truth and Azure ML want the lake of their own cloud."""
 WORDS = {"passed": "yes", "failed": "**no**", "skipped": "-"}
 INTRODUCTION = """# What works where
 
 Made by `make platforms` from what the contract's tests found, not by hand: each row is a test, and each cell says
 whether it passed there. A dash is a case that the platform has no part in. `local` is this machine; `aws` and `azure`
 are stand-ins of their control planes that run the real programs and the real server, over a moto server and an
-Azurite; the same cases run in a real account by `make test-cloud`, where they can.
+Azurite; the same cases run in a real account by `make test-cloud`, where they can. Tools for annotators have a column
+each: a folder and Label Studio are the real ones, the others stand-ins that answer as the services do.
 """
 
 Results = dict[tuple[str, str], dict[str, str]]
@@ -43,8 +48,8 @@ def place(nodeid: str) -> tuple[str, str, str] | None:
     if found is None:
         return None
     file, test, parameters = found.groups()
-    platforms = [one for one in PLATFORMS if one in parameters.split("-")]
     room = next((room for room in ROOMS if file.split("_")[0] == room), None)
+    platforms = [one for one in COLUMNS.get(room or "", PLATFORMS) if one in parameters.split("-")]
     return (room, test, platforms[0]) if room and len(platforms) == 1 else None
 
 
@@ -68,9 +73,10 @@ def page(results: Mapping[tuple[str, str], Mapping[str, str]]) -> str:
         ordered = sorted(rows, key=lambda test: (-len(rows[test]), test))
         if not ordered:
             continue
-        lines += [f"## {heading}", "", f"| | {' | '.join(PLATFORMS)} |", f"|---|{'---|' * len(PLATFORMS)}"]
+        columns = COLUMNS.get(room, PLATFORMS)
+        lines += [f"## {heading}", "", f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
         for test in ordered:
-            cells = [WORDS[rows[test].get(platform, "skipped")] for platform in PLATFORMS]
+            cells = [WORDS[rows[test].get(platform, "skipped")] for platform in columns]
             lines.append(f"| {sentence(test)} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)

@@ -100,49 +100,47 @@ def _read(path: Path, file: str, log: ProblemLog) -> pd.DataFrame:
     filled = np.zeros(len(images) + 1, dtype=bool)
     filled[rows] = True
     filled[[position[key] for key in named if key in position]] = True
-    filled[[row for row, _ in seen]] = True
-    empty = np.flatnonzero(~filled[:-1])
     names = images["frame_name"].to_numpy()
     # Who drew something speaks after those who saw nothing: where the last one counts, no box is lost by it.
-    first, last = len(seen), len(empty)
-    frames = np.concatenate([np.array([row for row, _ in seen], dtype=np.int64), rows, empty])
-    corners = np.concatenate([np.full((first, 4), np.nan), corners, np.full((last, 4), np.nan)])
-    if first:
+    before: list[tuple[int, str | None]] = [(row, who) for row in seen if filled[row] for who in seen[row]]
+    after = [(row, who) for row in np.flatnonzero(~filled[:-1]).tolist() for who in seen.get(row, [None])]
+    if seen:
         more = {"annotator": [None] * len(rows), **more}
-    columns = {name: _filled(name, values, first, last) for name, values in more.items()}
-    if first:
-        columns["annotator"] = [*(who for _, who in seen), *columns["annotator"][first:]]
+    frames = [np.array([row for row, _ in part], dtype=np.int64) for part in (before, after)]
+    nowhere = [np.full((len(part), 4), np.nan) for part in (before, after)]
+    corners = np.concatenate([nowhere[0], corners, nowhere[1]])
     return table(
-        first + len(rows) + last,
+        len(corners),
         {
-            **{name: images[name].array.take(frames) for name in images.columns},
-            "class": [*[None] * first, *labels.tolist(), *[None] * last],
+            **{name: images[name].array.take(np.concatenate([frames[0], rows, frames[1]])) for name in images.columns},
+            "class": [*[None] * len(before), *labels.tolist(), *[None] * len(after)],
             **{name: corners[:, i] for i, name in enumerate(("x1", "y1", "x2", "y2"))},
-            **columns,
+            **{name: _with_empty(name, values, before, after) for name, values in more.items()},
             "file": file,
-            "place": [
-                *(f"image {names[row]}" for row, _ in seen),
-                *places,
-                *(f"image {name}" for name in names[empty]),
-            ],
+            "place": [*(f"image {names[i]}" for i, _ in before), *places, *(f"image {names[i]}" for i, _ in after)],
         },
     )
 
 
-def _filled(name: str, values: list[Any], first: int, last: int) -> Any:
+def _with_empty(
+    name: str, values: list[Any], before: Sequence[tuple[int, str | None]], after: Sequence[tuple[int, str | None]]
+) -> Any:
     """A column's values, with those of empty frames before and behind them."""
+    if name == "annotator":
+        return [*(who for _, who in before), *values, *(who for _, who in after)]
     nothing = False if name == "reviewed" else None
-    return [*[nothing] * first, *values, *[nothing] * last] if first or last else values
+    return [*[nothing] * len(before), *values, *[nothing] * len(after)] if before or after else values
 
 
-def _seen_empty(items: list[dict[str, Any]], position: Mapping[Hashable, int]) -> list[tuple[int, str]]:
-    """The images that somebody found empty, and who."""
-    return [
-        (position[key], who.strip())
-        for image in items
-        if isinstance(people := image.get("found_empty_by"), list) and (key := _key(image.get("id"))) in position
-        for who in dict.fromkeys(one for one in people if isinstance(one, str) and one.strip())
-    ]
+def _seen_empty(items: list[dict[str, Any]], position: Mapping[Hashable, int]) -> dict[int, list[str]]:
+    """Who found an image empty, by the image's row."""
+    found: dict[int, list[str]] = {}
+    for image in items:
+        people, key = image.get("found_empty_by"), _key(image.get("id"))
+        if isinstance(people, list) and key in position:
+            named = [one.strip() for one in people if isinstance(one, str) and one.strip()]
+            found.setdefault(position[key], []).extend(named)
+    return {row: list(dict.fromkeys(people)) for row, people in found.items() if people}
 
 
 def _document(path: Path) -> Any:
