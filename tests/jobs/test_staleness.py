@@ -229,6 +229,10 @@ def put(key: str, data: bytes) -> Do:
     return lambda world, _: world.put(key, data)
 
 
+def again(key: str) -> Do:
+    return lambda world, _: world.put(key, world.storage.get(key))
+
+
 def gone(key: str) -> Do:
     return lambda world, _: (world.home / "lake" / NAME / key).unlink()
 
@@ -273,7 +277,7 @@ CHANGES = [
     ),
     Change(
         "a video written again, byte for byte",
-        put(f"videos/{ONE}", film(1)),
+        again(f"videos/{ONE}"),
         stale(raw_videos=ONE),
         made("raw_videos", ONE),
         True,
@@ -361,7 +365,7 @@ def stop() -> None:
     """Stops the server of the project that the environment points at."""
     project = Project.of(NAME)
     project.endpoints.stop()
-    project._opened.close()
+    project._opened.close()  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -378,7 +382,7 @@ def closed() -> Iterator[None]:
         patch.setattr(running.Project, "of", remembered)
         yield
     for project in opened:
-        project._opened.close()
+        project._opened.close()  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.fixture(scope="module")
