@@ -420,6 +420,8 @@ def at(home: Path, patch: pytest.MonkeyPatch) -> World:
     for name, path in {"HOME": home, "DETECTORS": home / "detectors"}.items():
         patch.setenv(f"DETECTION_{name}", str(path))
     patch.setenv("DAGSTER_HOME", str(home / ".dagster"))
+    # MLflow leaves there what it was told in this process last, of another project.
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return World(home, json.loads((home / "detectors" / f"{NAME}.yaml").read_text()))
 
 
