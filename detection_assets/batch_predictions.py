@@ -34,7 +34,7 @@ PREVIEWS = 6
     deps=["deployed_endpoint"],
     code_version=CODE,
     kinds={"python", "table"},
-    metadata={"settings": ["endpoint"]},
+    metadata={"settings": ["endpoint.confidence", "endpoint.iou", "endpoint.max_det"]},
     check_specs=[
         dg.AssetCheckSpec(
             "every_kept_frame", asset="batch_predictions", description="The model ran over every kept frame."

@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 import dagster as dg
-import pandas as pd
 
 from detection_assets.detector import Detector
 from detection_assets.domain import card, croissant, layout, near_duplicates, snapshot, splitting
@@ -21,7 +20,8 @@ from resources.storage import Storage
 
 @dg.asset(
     dagster_type=tables.TABLE,
-    deps=["annotations"],
+    # Read in the body and not by the IO manager: only so is it certain what was current before it was read.
+    deps=["extracted_frames", "annotations"],
     code_version="1",
     kinds={"python", "dataset"},
     metadata={"settings": ["dataset", "classes", "videos"]},
@@ -41,11 +41,14 @@ def detection_dataset(
     detector: dg.ResourceParam[Detector],
     storage: Storage,
     registry: Registry,
-    extracted_frames: pd.DataFrame,
 ) -> dg.MaterializeResult:
     """A row an image: frame, group, split, picture, number of boxes. Boxes and the card are in the snapshot."""
     known = lake.known_videos(context.instance, detector.name)
-    # Read here and not by the IO manager, so that the versions told are those read, whatever is written meanwhile.
+    deps = context.assets_def.asset_deps[context.asset_key]
+    # Before they are read: what is written meanwhile makes this stale. Of every video, also one that gave no frames:
+    # that it comes or goes is a change, too.
+    read = versions.inputs_digest(context.instance, deps, known)
+    extracted_frames = tables.read(storage, "extracted_frames", known)
     annotations, drawn = tables.read_with_versions(storage, "annotations", known)
     groups = {video: detector.group_of(video) for video in extracted_frames["video"].unique()}
     frames = extracted_frames.assign(group=extracted_frames["video"].map(groups))
@@ -75,7 +78,6 @@ def detection_dataset(
         boxes=made.images["frame"].map(made.boxes["frame"].value_counts()).fillna(0),
         annotations=made.images["video"].map(drawn),
     ).drop(columns=["file", "phash"])
-    deps = context.assets_def.asset_deps[context.asset_key]
     described = standards.describe_dataset(
         storage,
         made.version,
@@ -89,8 +91,7 @@ def detection_dataset(
     return dg.MaterializeResult(
         value=table,
         data_version=dg.DataVersion(made.version),
-        # Of every video, also one that gave no frames: that it comes or goes is a change, too.
-        tags={versions.INPUTS: versions.inputs_digest(context.instance, deps, known)},
+        tags={versions.INPUTS: read},
         metadata={
             "card": dg.MetadataValue.md(card.card(made)),
             "preview": dg.MetadataValue.md(pictures),

@@ -416,16 +416,26 @@ class Detector(Part):
         Comments, the order of keys and defaults that are spelled out do not change it.
 
         Args:
-            sections: Keys of the file, such as `sampling` or `classes`.
+            sections: Keys of the file, such as `sampling` or `classes`, or one in a section: `endpoint.confidence`.
 
         Raises:
             ValueError: If there is no such key, or none is named.
         """
-        unknown = [section for section in sections if section not in Detector.model_fields]
+        wanted: dict[str, Any] = {}
+        unknown: list[str] = []
+        for name in sections:
+            section, _, key = name.partition(".")
+            of = type(getattr(self, section, None)) if section in Detector.model_fields else None
+            if of is None or (key and not (issubclass(of, Part) and key in of.model_fields)):
+                unknown.append(name)
+            elif not key:
+                wanted[section] = True
+            elif wanted.get(section) is not True:
+                wanted.setdefault(section, set()).add(key)
         if unknown or not sections:
             raise ValueError(f"sections {unknown or '()'}: expected some of {', '.join(Detector.model_fields)}")
         # Where a step runs does not change what comes of it.
         where = {section: {"hardware"} for section in ("sampling", "training", "evaluation")}
-        values = self.model_dump(mode="json", include=set(sections), exclude=where)
+        values = self.model_dump(mode="json", include=wanted, exclude=where)
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]

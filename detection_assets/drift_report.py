@@ -61,7 +61,11 @@ class _Compared:
     partitions_def=lake.DAYS,
     code_version="1",
     kinds={"python", "table"},
-    metadata={"settings": ["monitoring", "classes"]},
+    metadata={
+        "settings": [
+            *("monitoring.drift", "monitoring.capture", "classes", "endpoint.confidence", "gates.non_inferiority"),
+        ]
+    },
     check_specs=[
         dg.AssetCheckSpec("drift", asset="drift_report", description="What comes in is like what taught the model.")
     ],

@@ -61,7 +61,7 @@ class _World:
     deps=["deployed_endpoint", "captured_requests", "drift_report"],
     code_version="1",
     kinds={"python", "table"},
-    metadata={"settings": ["labeling", "classes", "endpoint"]},
+    metadata={"settings": ["labeling", "classes", "endpoint.confidence", "endpoint.iou", "endpoint.max_det"]},
     check_specs=[
         dg.AssetCheckSpec("enough_candidates", asset="label_requests", description="There is a batch's worth to ask."),
         dg.AssetCheckSpec("budget_kept", asset="label_requests", description="No more is asked for than wanted."),

@@ -1,10 +1,11 @@
 """The videos as they came: what each file or folder of images really holds.
 
-Partition: video. Version: the SHA-256 of the content. A file that cannot be used is a row that says why; it stops no
-other.
+Partition: video. Version: the SHA-256 of the content, and whether any frame of it can be had. A file that cannot be
+used is a row that says why; it stops no other.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -48,12 +49,18 @@ def raw_videos(
     yield from versions.materialized(
         context,
         table,
-        {row["video"]: row.get("sha256") or "gone" for row in rows},
+        {row["video"]: _version(row) for row in rows},
         metadata={"videos": dg.MetadataValue.md(card.frame_table(shown, 50))},
         each={row["video"]: {"problem": row.get("problem") or "none", "dagster/uri": row["uri"]} for row in rows},
         check_results=[decodes(table), unique(copies)],
     )
     lake.remember(storage, "videos", {video: source.fingerprint for video, source in sources.items() if source})
+
+
+def _version(row: Mapping[str, Any]) -> str:
+    """The content, and whether frames come of it: what a later release can decode has to be extracted then."""
+    content = str(row.get("sha256") or "gone")
+    return content if row.get("frames_decodable") else f"{content}-without-frames"
 
 
 def decodes(table: pd.DataFrame) -> dg.AssetCheckResult:

@@ -21,7 +21,7 @@ from resources.storage import Storage
     dagster_type=tables.TABLE,
     code_version="1",
     kinds={"mlflow"},
-    metadata={"settings": []},
+    metadata={"settings": ["approval"]},
     check_specs=[
         dg.AssetCheckSpec(
             "digest", asset="registered_model", blocking=True, description="The registry holds what was trained."

@@ -44,27 +44,43 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Synced:
-    """What a look at the lake changed: videos added and removed, and paths that cannot be videos, with the reason."""
+class Seen:
+    """What a look at the lake found.
 
+    Attributes:
+        videos: The videos that there are, in the order that Dagster keeps or will keep.
+        added: Those that are new.
+        removed: Those that are gone.
+        refused: Paths that are left out for now, with the reason: no videos, or still being written.
+    """
+
+    videos: Sequence[str]
     added: Sequence[str]
     removed: Sequence[str]
     refused: Mapping[str, str]
 
 
-def sync_partitions(instance: DagsterInstance, detector: str, storage: Storage) -> Synced:
-    """Makes the detector's video partitions those that the lake holds."""
-    name = f"{detector}_videos"
+def look(instance: DagsterInstance, detector: str, storage: Storage) -> Seen:
+    """What the lake holds, beside the video partitions that there are; changes nothing."""
     found, refused = settled_sources(storage)
     now = {source.video for source in found}
-    before = instance.get_dynamic_partitions(name)
+    before = instance.get_dynamic_partitions(f"{detector}_videos")
     added = sorted(now - set(before))
-    removed = [video for video in before if video not in now]
-    if added:
-        instance.add_dynamic_partitions(name, added)
-    for video in removed:
+    # What is still being written is there: its partition stays, with what was taken in before.
+    removed = [video for video in before if video not in now and video not in refused]
+    gone = set(removed)
+    return Seen([*(video for video in before if video not in gone), *added], added, removed, refused)
+
+
+def sync_partitions(instance: DagsterInstance, detector: str, storage: Storage) -> Seen:
+    """Makes the detector's video partitions those that the lake holds."""
+    name = f"{detector}_videos"
+    seen = look(instance, detector, storage)
+    if seen.added:
+        instance.add_dynamic_partitions(name, list(seen.added))
+    for video in seen.removed:
         instance.delete_dynamic_partition(name, video)
-    return Synced(added, removed, refused)
+    return seen
 
 
 def settled_sources(storage: Storage) -> tuple[list[layout.Source], dict[str, str]]:
@@ -93,19 +109,52 @@ def _touched_lately(root: Path, found: Iterable[layout.Source]) -> bool:
     return False
 
 
-def plan_ingest(
-    instance: DagsterInstance, defs: dg.Definitions, detector: str, storage: Storage, until: str
-) -> list[Planned]:
-    """The runs that bring the partitioned stages up to date, each from the first stage that is stale."""
-    videos = instance.get_dynamic_partitions(f"{detector}_videos")
-    stages = [stage for stage in jobs.INGEST if jobs.STAGES.index(stage) <= jobs.STAGES.index(until)]
+def stale(
+    instance: DagsterInstance, defs: dg.Definitions, detector: str, storage: Storage, seen: Seen
+) -> dict[str, dict[str | None, str]]:
+    """What is not what it would be if it were made now, by what is known now.
+
+    What follows from a stale stage is not among it before that is made again: it may come out as it was.
+
+    Args:
+        instance: The Dagster instance.
+        defs: The detector's code location.
+        detector: The detector's name.
+        storage: Its lake.
+        seen: What the lake holds.
+
+    Returns:
+        By stage, for each stale video why; the key of a stage without partitions is None.
+    """
     assets = _assets(defs, detector)
+    found: dict[str, dict[str | None, str]] = {}
+    for stage in jobs.INGEST:
+        why: dict[str | None, str] = {**versions.stale_videos(instance, assets[stage], seen.videos)}
+        for video in _changed(storage, stage, seen.videos):
+            why.setdefault(video, "changed in the lake")
+        found[stage] = {video: reason for video, reason in why.items() if video not in seen.refused}
+    ingested = set(jobs.keys(detector, jobs.INGEST))
+    for stage in jobs.TRAIN + jobs.DEPLOY:
+        partitioned = assets[stage].asset_deps[assets[stage].key] & ingested
+        reason = versions.stale_asset(instance, assets[stage], partitioned, seen.videos)
+        found[stage] = {None: reason} if reason else {}
+    return found
+
+
+def plan_ingest(found: Mapping[str, Mapping[str | None, str]], detector: str, seen: Seen, until: str) -> list[Planned]:
+    """The runs that bring the partitioned stages up to date, each from the first stage that is stale.
+
+    Args:
+        found: What is stale.
+        detector: The detector's name.
+        seen: What the lake holds.
+        until: The last stage that is wanted.
+    """
+    videos = seen.videos
+    stages = [stage for stage in jobs.INGEST if jobs.STAGES.index(stage) <= jobs.STAGES.index(until)]
     first: dict[str, tuple[str, str]] = {}
     for stage in reversed(stages):
-        why = dict(versions.stale_videos(instance, assets[stage], videos))
-        for video in _changed(storage, stage, videos):
-            why.setdefault(video, "changed in the lake")
-        first.update({video: (stage, reason) for video, reason in why.items()})
+        first.update({video: (stage, reason) for video, reason in found[stage].items() if video is not None})
     planned = []
     for stage in stages:
         of_stage = {video: reason for video, (earliest, reason) in first.items() if earliest == stage}
@@ -132,17 +181,12 @@ def _changed(storage: Storage, stage: str, videos: Sequence[str]) -> list[str]:
     return [video for video in videos if video in now and known.get(video) != now[video]]
 
 
-def plan_build(instance: DagsterInstance, defs: dg.Definitions, detector: str, until: str) -> Planned | None:
+def plan_build(found: Mapping[str, Mapping[str | None, str]], detector: str, until: str) -> Planned | None:
     """The run that brings the stages without partitions up to date: from the first stale one on."""
-    assets = _assets(defs, detector)
-    videos = instance.get_dynamic_partitions(f"{detector}_videos")
-    ingested = set(jobs.keys(detector, jobs.INGEST))
     stages = (jobs.TRAIN + jobs.DEPLOY)[: max(0, jobs.STAGES.index(until) - len(jobs.INGEST) + 1)]
     for index, stage in enumerate(stages):
-        partitioned = assets[stage].asset_deps[assets[stage].key] & ingested
-        why = versions.stale_asset(instance, assets[stage], partitioned, videos)
-        if why:
-            return Planned(f"{detector}_retrain", stages[index:], None, None, 0, f"{stage}: {why}")
+        if found[stage]:
+            return Planned(f"{detector}_retrain", stages[index:], None, None, 0, f"{stage}: {found[stage][None]}")
     return None
 
 

@@ -59,9 +59,11 @@ def annotation_files(storage: Storage, videos: Sequence[str], known: Iterable[st
     Args:
         storage: The detector's storage.
         videos: The videos that are asked about.
-        known: All videos that there are: a file that names one of them speaks for no other.
+        known: All videos that there are: a file that names one of them speaks for no other. Nor does one that is left
+            of a video that is gone, which is remembered.
     """
-    found = layout.annotation_files(storage.list(layout.ANNOTATIONS), {*videos, *known})
+    known = {*videos, *known, *remembered(storage, "annotations")}
+    found = layout.annotation_files(storage.list(layout.ANNOTATIONS), known)
     return {video: found[video] for video in videos}
 
 

@@ -2,7 +2,9 @@
 
 A run over many videos would record one data version, computed over all of them, for each. `materialized` therefore
 follows such a result with one materialization a video that carries the video's own version and its own provenance;
-Dagster takes the later event. `stale` is the same rule as Dagster's, asked for thousands of videos in a few queries
+Dagster takes the later event. Where a run is killed between the two, the first one says so by its code version, and
+everybody takes the video for stale. What was read is what there was when the step began, whatever has come since.
+`stale_videos` is the same rule as Dagster's, asked for thousands of videos in a few queries
 instead of some for each.
 """
 
@@ -23,6 +25,9 @@ INPUT = "dagster/input_data_version/"
 POINTER = "dagster/input_event_pointer/"
 INPUTS = "detection/inputs"
 """Tag of an asset without partitions: a digest of the versions of every partition it read."""
+
+HALF = "left half-way"
+"""Code version of the first event of a run over many videos: it counts only until the video's own event follows."""
 
 CHUNK = 2000
 """Events fetched in one query."""
@@ -60,12 +65,13 @@ def materialized(
         value=table,
         data_version=dg.DataVersion(versions[only] if only is not None else combined(versions)),
         metadata={**metadata, **(each.get(only, {}) if only is not None else {})},
+        tags={CODE: HALF} if only is None else None,
         check_results=check_results,
     )
     if only is not None:
         return
     rows = table.groupby("video").size().to_dict()
-    upstream = _provenance(context, list(versions))
+    upstream = _provenance(context, list(versions)) if versions else {}
     code = context.assets_def.code_versions_by_key[context.asset_key] or ""
     for video, version in versions.items():
         tags = {DATA: version, PROVIDED: "true", CODE: code, **upstream.get(video, {})}
@@ -74,18 +80,29 @@ def materialized(
 
 
 def _provenance(context: dg.AssetExecutionContext, videos: list[str]) -> dict[str, dict[str, str]]:
+    """What each video was made of: the versions that were current when the step began, which Dagster has noted."""
+    instance = context.instance
+    (told,) = latest(instance, context.asset_key, videos[:1]).values()
+    noted = told.tags or {}
     found: dict[str, dict[str, str]] = {video: {} for video in videos}
     for key in context.assets_def.asset_deps[context.asset_key]:
         name = key.to_user_string()
-        whole = _without_partitions(context.instance, key)
-        if whole:
+        if _without_partitions(instance, key):
             for tags in found.values():
-                tags[INPUT + name], tags[POINTER + name] = whole
+                tags |= {tag: noted[tag] for tag in (INPUT + name, POINTER + name) if tag in noted}
             continue
-        pointers = _latest_ids(context.instance, key, set(videos))
-        for video, version in data_versions(context.instance, key, videos).items():
+        read, at = data_versions(instance, key, videos), dict(_latest_ids(instance, key, set(videos)))
+        began = int(noted[POINTER + name]) if noted.get(POINTER + name, "").isdigit() else 0
+        for video in [video for video, made in at.items() if video in found and made > began]:
+            before = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[video], before_storage_id=began + 1)
+            record = next(iter(instance.fetch_materializations(before, limit=1).records), None)
+            event = record.asset_materialization if record else None
+            # Never read: any version that it has now is another.
+            read[video] = (event.tags or {}).get(DATA, "") if event else ""
+            at[video] = record.storage_id if record else 0
+        for video, version in read.items():
             found[video][INPUT + name] = _as_input(version)
-            found[video][POINTER + name] = str(pointers[video])
+            found[video][POINTER + name] = str(at[video])
     return found
 
 
@@ -174,6 +191,8 @@ def stale_videos(instance: DagsterInstance, assets: dg.AssetsDefinition, videos:
         tags = (made.tags or {}) if made else {}
         if made is None:
             stale[video] = "missing"
+        elif tags.get(CODE) == HALF:
+            stale[video] = "a run was killed before it said what it had made"
         elif tags.get(CODE) != code:
             stale[video] = "new code or settings"
         else:

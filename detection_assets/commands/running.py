@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
@@ -113,17 +114,20 @@ def run(out: Console, name: str, until: str, watch: Watch | None = None) -> int:
         synced = update.sync_partitions(instance, name, project.storage)
         for path, why in synced.refused.items():
             out.print(f"left out {path}: {why}", style="yellow", markup=False)
-        if not instance.get_dynamic_partitions(f"{name}_videos"):
+        if not synced.videos:
             raise InputError(
                 f"{name}: no videos in {project.storage.uri_of('videos')}; `detection add {name} FILES...`"
             )
         ended: dict[str, bool] = {}
         with progress.listening(watch):
-            for planned in update.plan_ingest(instance, defs, name, project.storage, until):
+            found = update.stale(instance, defs, name, project.storage, synced)
+            for planned in update.plan_ingest(found, name, synced, until):
                 good, run_id = _execute(out, instance, defs, name, planned, watch)
                 ended[run_id] = good
             # What could not be taken in must not be missing from a dataset unnoticed.
-            planned = update.plan_build(instance, defs, name, until) if all(ended.values()) else None
+            if ended:
+                found = update.stale(instance, defs, name, project.storage, synced)
+            planned = update.plan_build(found, name, until) if all(ended.values()) else None
             if planned is None and until == "deployed_endpoint" and all(ended.values()):
                 planned = _revive(project)
             if planned is not None:
@@ -255,25 +259,27 @@ def _tell_open_batches(out: Console, project: Project) -> None:
             out.print(told, markup=False)
 
 
+def _reasons(found: Mapping[str | None, str]) -> str:
+    """Why a stage is stale, in a few words: each reason with how many videos it is about."""
+    counted = Counter(found.values())
+    return "; ".join(f"{why} ({many} videos)" if None not in found else why for why, many in counted.most_common())
+
+
 def status(out: Console, name: str) -> None:
     """Shows what there is, and what is stale and why; changes nothing."""
     project = Project.of(name)
     with open_instance() as instance:
         from jobs import update
 
-        planned = update.plan_ingest(instance, project.definitions, name, project.storage, jobs.STAGES[-1])
-        build = update.plan_build(instance, project.definitions, name, jobs.STAGES[-1])
-        new, _ = update.settled_sources(project.storage)
-        videos = instance.get_dynamic_partitions(f"{name}_videos")
-        unknown = [source.video for source in new if source.video not in set(videos)]
+        seen = update.look(instance, name, project.storage)
+        found = update.stale(instance, project.definitions, name, project.storage, seen)
         table = Table(title=name, title_justify="left")
         for column in ("stage", "holds", "state"):
             table.add_column(column)
-        stale = {stage: item.why for item in reversed(planned) for stage in item.stages[:1]}
         begun = False
         for stage in jobs.STAGES:
-            begun = begun or stage in stale or bool(build and stage == build.stages[0])
-            why = stale.get(stage) or (build.why.partition(": ")[2] if build and stage == build.stages[0] else "")
+            why = _reasons(found[stage])
+            begun = begun or bool(why)
             state = (
                 f"[yellow]stale: {why}[/yellow]"
                 if why
@@ -281,12 +287,11 @@ def status(out: Console, name: str) -> None:
                 if begun
                 else "[green]fresh[/green]"
             )
-            table.add_row(stage, holds(project, stage, videos), state)
+            table.add_row(stage, holds(project, stage, seen.videos), state)
         out.print(table)
-        if unknown:
-            out.print(
-                f"{len(unknown)} new videos in the lake: {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}"
-            )
+        for what, videos in (("new videos in the lake", seen.added), ("videos are gone from the lake", seen.removed)):
+            if videos:
+                out.print(f"{len(videos)} {what}: {', '.join(videos[:5])}{' ...' if len(videos) > 5 else ''}")
         _tell_open_batches(out, project)
         endpoint = project.endpoints.status()
         serving = endpoint.serving

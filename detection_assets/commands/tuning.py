@@ -47,7 +47,9 @@ def tune(out: Console, name: str, trials: int | None, hours: float | None) -> in
             raise InputError(
                 f"{name}: there is no dataset to learn from yet; `detection run {name} --until detection_dataset`"
             )
-        behind = update.plan_build(instance, defs, name, "detection_dataset")
+        seen = update.look(instance, name, project.storage)
+        found = update.stale(instance, defs, name, project.storage, seen)
+        behind = update.plan_build(found, name, "detection_dataset")
         if behind is not None:
             out.print(
                 f"tuning on the dataset as it is, though {behind.why}; "

@@ -69,7 +69,9 @@ class World:
 
         with DagsterInstance.get() as instance:
             defs = definitions.build(detector_file.find("fridge"))
-            planned = updating.plan_build(instance, defs, "fridge", "trained_weights")
+            seen = updating.look(instance, "fridge", self.storage)
+            found = updating.stale(instance, defs, "fridge", self.storage, seen)
+            planned = updating.plan_build(found, "fridge", "trained_weights")
         return planned.why if planned else ""
 
     def materialization(self, asset: str) -> Any:
