@@ -99,11 +99,11 @@ def plan_ingest(
     """The runs that bring the partitioned stages up to date, each from the first stage that is stale."""
     videos = instance.get_dynamic_partitions(f"{detector}_videos")
     stages = [stage for stage in jobs.INGEST if jobs.STAGES.index(stage) <= jobs.STAGES.index(until)]
-    assets = _assets(defs, detector)
+    assets = assets_of(defs, detector)
     first: dict[str, tuple[str, str]] = {}
     for stage in reversed(stages):
         why = dict(versions.stale_videos(instance, assets[stage], videos))
-        for video in _changed(storage, stage, videos):
+        for video in changed_files(storage, stage, videos):
             why.setdefault(video, "changed in the lake")
         first.update({video: (stage, reason) for video, reason in why.items()})
     planned = []
@@ -117,8 +117,8 @@ def plan_ingest(
     return planned
 
 
-def _changed(storage: Storage, stage: str, videos: Sequence[str]) -> list[str]:
-    """Videos whose files are not those that the stage last took in."""
+def changed_files(storage: Storage, stage: str, videos: Sequence[str]) -> list[str]:
+    """Videos whose files in the lake are not those that the stage last took in."""
     if stage == "raw_videos":
         known = lake.remembered(storage, "videos")
         now = {source.video: source.fingerprint for source in lake.list_sources(storage)[0]}
@@ -134,7 +134,7 @@ def _changed(storage: Storage, stage: str, videos: Sequence[str]) -> list[str]:
 
 def plan_build(instance: DagsterInstance, defs: dg.Definitions, detector: str, until: str) -> Planned | None:
     """The run that brings the stages without partitions up to date: from the first stale one on."""
-    assets = _assets(defs, detector)
+    assets = assets_of(defs, detector)
     videos = instance.get_dynamic_partitions(f"{detector}_videos")
     ingested = set(jobs.keys(detector, jobs.INGEST))
     stages = (jobs.TRAIN + jobs.DEPLOY)[: max(0, jobs.STAGES.index(until) - len(jobs.INGEST) + 1)]
@@ -196,7 +196,8 @@ def execute(
     return result.success, result.run_id
 
 
-def _assets(defs: dg.Definitions, detector: str) -> dict[str, dg.AssetsDefinition]:
+def assets_of(defs: dg.Definitions, detector: str) -> dict[str, dg.AssetsDefinition]:
+    """The definitions of a detector's assets, by stage."""
     graph = defs.resolve_asset_graph()
     return {
         key.path[-1]: graph.get(key).assets_def for key in graph.materializable_asset_keys if key.path[0] == detector

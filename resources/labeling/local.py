@@ -3,7 +3,7 @@
     <batch>/README.txt            what to do
     <batch>/pictures/             the pictures
     <batch>/prelabels...          boxes to begin with, a file or a folder as the format has it
-    <batch>/done/                 what is finished, in any format: files, folders of them, or the .zip that a tool exports
+    <batch>/done/                 what is finished, in any format: files, folders of them, or a tool's .zip
 
 What lies in `done/` counts. A file that is the pre-labels as they were handed over says nothing about whether somebody
 has looked at them; who finds them right says so in `done/accepted.txt`.
@@ -65,7 +65,7 @@ What is wrong with a file is told by `detection collect {detector}`, with the fi
 
 @dataclass
 class _Done:
-    """What lies in `done/`: files that are annotations, oldest first, with who made them, and the names in the lists."""
+    """What lies in `done/`: files that are annotations, oldest first, with who made them; the names in the lists."""
 
     files: dict[Path, float] = field(default_factory=dict)
     by: dict[Path, str] = field(default_factory=dict)
