@@ -20,8 +20,8 @@ NAMES = (
     "drift",
     "formats",
 )
-BY_NAME_ALONE = ("label_requests",)
-"""Half an hour each."""
+BY_NAME_ALONE = ("label_requests", "lineage")
+"""Many minutes each."""
 
 
 def main() -> int:

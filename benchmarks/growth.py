@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -41,15 +42,15 @@ def main() -> list[dict[str, object]]:
     return rows
 
 
-def _in_process(*words: str) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as scratch:
+def _in_process(*words: str, module: str = "benchmarks.growth", where: str | None = None) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() if where is None else contextlib.nullcontext(where) as scratch:
         env = {
             **os.environ,
             "DETECTION_HOME": scratch,
             "DETECTION_DETECTORS": f"{scratch}/detectors",
             "DAGSTER_HOME": f"{scratch}/.dagster",
         }
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.growth", *words]
+        command = [sys.executable, "-W", "ignore", "-m", module, *words]
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr[-3000:])

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from detection_assets.commands import questions
 from detection_assets.domain.problems import Told
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(questions.app, name="lineage")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 

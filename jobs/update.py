@@ -126,11 +126,11 @@ def stale(
     Returns:
         By stage, for each stale video why; the key of a stage without partitions is None.
     """
-    assets = _assets(defs, detector)
+    assets = assets_of(defs, detector)
     found: dict[str, dict[str | None, str]] = {}
     for stage in jobs.INGEST:
         why: dict[str | None, str] = {**versions.stale_videos(instance, assets[stage], seen.videos)}
-        for video in _changed(storage, stage, seen.videos):
+        for video in changed_files(storage, stage, seen.videos):
             why.setdefault(video, "changed in the lake")
         found[stage] = {video: reason for video, reason in why.items() if video not in seen.refused}
     ingested = set(jobs.keys(detector, jobs.INGEST))
@@ -166,8 +166,8 @@ def plan_ingest(found: Mapping[str, Mapping[str | None, str]], detector: str, se
     return planned
 
 
-def _changed(storage: Storage, stage: str, videos: Sequence[str]) -> list[str]:
-    """Videos whose files are not those that the stage last took in."""
+def changed_files(storage: Storage, stage: str, videos: Sequence[str]) -> list[str]:
+    """Videos whose files in the lake are not those that the stage last took in."""
     if stage == "raw_videos":
         known = lake.remembered(storage, "videos")
         now = {source.video: source.fingerprint for source in lake.list_sources(storage)[0]}
@@ -240,7 +240,8 @@ def execute(
     return result.success, result.run_id
 
 
-def _assets(defs: dg.Definitions, detector: str) -> dict[str, dg.AssetsDefinition]:
+def assets_of(defs: dg.Definitions, detector: str) -> dict[str, dg.AssetsDefinition]:
+    """The definitions of a detector's assets, by stage."""
     graph = defs.resolve_asset_graph()
     return {
         key.path[-1]: graph.get(key).assets_def for key in graph.materializable_asset_keys if key.path[0] == detector

@@ -37,17 +37,20 @@ def told(*results: StepResult) -> dict[str, Any]:
     }
 
 
-def since(instance: DagsterInstance, detector: Sequence[str], begun: float) -> list[Cost]:
-    """What a detector's steps have cost since some time; what was reused cost nothing and does not count.
+def since(instance: DagsterInstance, detector: Sequence[str], begun: float, until: float | None = None) -> list[Cost]:
+    """What a detector's steps have cost since some time, or between two; what was reused cost nothing.
 
     Args:
         instance: The Dagster instance.
         detector: What the detector's asset keys begin with.
         begun: Seconds since 1970.
+        until: Likewise; None: until now.
     """
     found: dict[tuple[str, str], Cost] = {}
     for asset in ASSETS:
-        asked = dg.AssetRecordsFilter(asset_key=dg.AssetKey([*detector, asset]), after_timestamp=begun)
+        asked = dg.AssetRecordsFilter(
+            asset_key=dg.AssetKey([*detector, asset]), after_timestamp=begun, before_timestamp=until
+        )
         cursor, more = None, True
         while more:
             page = instance.fetch_materializations(asked, limit=CHUNK, cursor=cursor)

@@ -68,4 +68,15 @@ def read(storage: Storage, weights_version: str) -> Override | None:
         told = orjson.loads(storage.get(layout.override(weights_version)))
     except FileNotFoundError:
         return None
+    return _loaded(told)
+
+
+def _loaded(told: Mapping[str, Any]) -> Override:
     return Override(told["weights_version"], told["by"], told["reason"], told["at"], tuple(told["failed"]))
+
+
+def all_of(storage: Storage) -> list[Override]:
+    """Every override that there is, the first first."""
+    keys = sorted(item.key for item in storage.list_folder(layout.override("x").rpartition("/")[0]))
+    made = [_loaded(orjson.loads(data)) for data in storage.get_many(keys) if data is not None]
+    return sorted(made, key=lambda one: one.at)

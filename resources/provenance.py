@@ -13,7 +13,7 @@ import pandas as pd
 
 from detection_assets.domain import layout
 from detection_assets.domain.problems import InputError
-from resources import table_versions, tables
+from resources import table_versions, tables, version_index
 from resources.storage import Storage
 
 
@@ -24,18 +24,30 @@ class Provenance:
     Attributes:
         evaluation: Its version.
         dataset: The dataset's version.
-        frames: A row a test frame: `video, frame, annotations` (the version), ordered by frame.
-        tables: By video the storage key of the table of that version.
+        frames: A row a test frame: `video, frame, annotations` (the version), `boxes`; ordered by frame.
     """
 
     evaluation: str
     dataset: str
     frames: pd.DataFrame
-    tables: dict[str, str]
 
-    def boxes(self, storage: Storage) -> pd.DataFrame:
+    def tables(self, storage: Storage) -> dict[str, str]:
+        """By video the storage key of the table of annotations that was judged by.
+
+        Raises:
+            InputError: It is no longer in the lake.
+        """
+        found: dict[str, str] = {}
+        for video, drawn in sorted(set(zip(self.frames["video"], self.frames["annotations"], strict=True))):
+            of_video = table_versions.table_of(storage, "annotations", str(video), str(drawn))
+            if of_video is None:
+                raise InputError(f"{self.evaluation}: version {drawn} of {video}'s annotations is not in {storage.uri}")
+            found[str(video)] = of_video
+        return found
+
+    def truth(self, storage: Storage) -> pd.DataFrame:
         """The rows of those annotations that are on test frames: a row a box, one without class for an empty frame."""
-        table = tables.read_versions(storage, "annotations", list(self.tables.values()))
+        table = tables.read_versions(storage, "annotations", list(self.tables(storage).values()))
         return table[table["frame"].isin(self.frames["frame"])].reset_index(drop=True)
 
 
@@ -48,32 +60,31 @@ def of(storage: Storage, evaluation: str | None = None) -> Provenance:
 
     Raises:
         FileNotFoundError: There is no evaluation yet.
-        InputError: None begins so, or several do; or it was made by a release that did not note it, or its tables are
-            no longer in the lake.
+        InputError: None begins so, or several do; or it was made by a release that did not note it.
     """
     table = tables.read(storage, "evaluation")
     if evaluation is not None and not str(table["evaluation_version"].iloc[0]).startswith(evaluation):
         table = _earlier(storage, evaluation)
     first = table.iloc[0]
     version, dataset, key = first["evaluation_version"], first["dataset_version"], first["dataset_table"]
-    images = None if pd.isna(key) else tables.read_versions(storage, "detection_dataset", [str(key)])
-    if images is None or images["annotations"].isna().all():
+    columns = ["video", "frame", "annotations", "boxes"]
+    test = None
+    if not pd.isna(key):
+        test = version_index.read(storage, str(key), columns, [("split", "==", "test")])
+    if test is None or "annotations" not in test or test["annotations"].isna().all():
         raise InputError(
             f"{version}: made by a release that did not note the versions of annotations; run `detection_dataset` and "
             "`evaluation` again to have them noted"
         )
-    test = images[images["split"] == "test"].sort_values("frame", ignore_index=True)
-    found: dict[str, str] = {}
-    for video, drawn in sorted(set(zip(test["video"], test["annotations"], strict=True))):
-        of_video = table_versions.table_of(storage, "annotations", str(video), str(drawn))
-        if of_video is None:
-            raise InputError(f"{version}: version {drawn} of {video}'s annotations is not in {storage.uri}")
-        found[str(video)] = of_video
-    return Provenance(str(version), str(dataset), test[["video", "frame", "annotations"]], found)
+    return Provenance(str(version), str(dataset), test[columns].sort_values("frame", ignore_index=True))
 
 
 def _earlier(storage: Storage, beginning: str) -> pd.DataFrame:
     """The newest table of the evaluation whose version begins so."""
+    noted = [name for name in version_index.versions(storage, "evaluation") if name.startswith(beginning)]
+    made = version_index.made(storage, "evaluation", noted[0]) if len(noted) == 1 else None
+    if made is not None:
+        return tables.read_versions(storage, "evaluation", [made.table])
     listing = [item for item in storage.list_folder(layout.table_folder("evaluation", None)) if ".parquet" in item.key]
     found: dict[str, pd.DataFrame] = {}
     known: list[str] = []

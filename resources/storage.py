@@ -247,6 +247,12 @@ class Storage(dg.ConfigurableResource):
         with self._asking(folder):
             return [_stored(item) for item in obstore.list_with_delimiter(self.store, folder)["objects"]]
 
+    def folders(self, folder: str) -> Sequence[str]:
+        """The names of the folders directly in a folder."""
+        with self._asking(folder):
+            found = obstore.list_with_delimiter(self.store, folder)["common_prefixes"]
+        return [prefix.rstrip("/").rpartition("/")[2] for prefix in found]
+
     def glance(self, prefix: str) -> str:
         """A digest of a listing, for "has anything changed at all?": it costs no more than the listing itself."""
         lines: list[str] = []

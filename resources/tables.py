@@ -15,6 +15,7 @@ import orjson
 import pandas as pd
 
 from detection_assets.domain import layout, schemas
+from resources import version_index
 from resources.storage import Storage
 
 TABLE = dg.PythonObjectDagsterType(pd.DataFrame, name="Table", description="A DataFrame with the asset's schema.")
@@ -66,6 +67,8 @@ def write(storage: Storage, asset: str, partition: str | None, table: pd.DataFra
         "run_id": run_id,
         "written_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    # Before the pointer: what is today's can be asked about.
+    version_index.note(storage, asset, table, pointer)
     storage.put(layout.table_pointer(asset, partition), orjson.dumps(pointer))
     return pointer
 
@@ -91,6 +94,14 @@ def read(storage: Storage, asset: str, partitions: Sequence[str] | None = None) 
     if partitions is None and not pointers:
         raise FileNotFoundError(f"{asset} has no table yet in {storage.uri}; run the detector up to {asset} first")
     return read_versions(storage, asset, [pointer["table"] for pointer in pointers])
+
+
+def today(storage: Storage, asset: str, partition: str | None = None) -> str | None:
+    """The storage key of today's table; None if there is none yet."""
+    try:
+        return str(orjson.loads(storage.get(layout.table_pointer(asset, partition)))["table"])
+    except FileNotFoundError:
+        return None
 
 
 def read_with_versions(storage: Storage, asset: str, partitions: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str]]:

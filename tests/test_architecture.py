@@ -81,6 +81,10 @@ MAY_KNOW = {
     ),
     "detection_assets.label_drift": ("detection_assets.domain", "detection_assets.drift_reference", "resources"),
     "detection_assets.definitions": ("detection_assets", "resources", "jobs"),
+    # Questions go through everything, as the command line does, and change nothing.
+    "detection_assets.lineage": ("detection_assets", "resources", "jobs"),
+    "detection_assets.lineage_alike": ("detection_assets", "resources", "jobs"),
+    "detection_assets.lineage_plans": ("detection_assets", "resources", "jobs"),
     # The command line is a face over everything; nothing imports it.
     "detection_assets.cli": ("detection_assets", "resources", "jobs"),
     "detection_assets.commands": ("detection_assets", "resources", "jobs"),

@@ -112,9 +112,9 @@ def judged_on(out: Console, name: str, evaluation: str | None, csv: Path | None)
 
     storage = Project.of(name).storage
     found = provenance.of(storage, evaluation)
-    boxes = found.boxes(storage)
+    boxes = found.truth(storage)
     drawn = boxes[boxes["class"].notna()]
-    _, now = tables.read_with_versions(storage, "annotations", list(found.tables))
+    _, now = tables.read_with_versions(storage, "annotations", found.frames["video"].unique().tolist())
     rows: list[tuple[Any, ...]] = []
     for video, frames in found.frames.groupby("video"):
         of_video = drawn[drawn["video"] == video]

@@ -48,6 +48,8 @@ FRAMES = "frames"
 CAPTURES = "captures"
 LABEL_REQUESTS = "label_requests"
 LABELING = "labeling"
+LINEAGE = "lineage"
+"""What is written beside versions, so that a question about one need not read them all."""
 MANIFEST = "manifest.json"
 ROLLOUT = "rollout"
 ROLLOUT_STATE = f"{ROLLOUT}/state.json"
@@ -353,6 +355,16 @@ def label_work(batch: str, tool: str) -> str:
     return f"label_work/{batch}/{tool}"
 
 
+def first_table(asset: str, version: str) -> str:
+    """Where it is written which table told of a version first, of an asset that has one a table."""
+    return f"{LINEAGE}/{asset}/{_quoted(version)}.json"
+
+
+def dataset_videos(version: str = "") -> str:
+    """Where lies which videos a dataset has, a row each; without a version, the folder of those of all datasets."""
+    return f"{LINEAGE}/videos/{version}.parquet" if version else f"{LINEAGE}/videos"
+
+
 def known(what: str, video_key: str | None = None) -> str:
     """Where it is remembered with which fingerprint a video's `what` was taken in."""
     return f"known/{what}" if video_key is None else f"known/{what}/{_quoted(video_key)}"
@@ -377,7 +389,7 @@ def read_last(key: str) -> int:
     name = posixpath.basename(key)
     if key == ROLLOUT_STATE or (key.startswith("tables/") and name == "today.json"):
         return 2
-    return 1 if name == MANIFEST else 0
+    return 1 if name == MANIFEST or key.startswith(f"{LINEAGE}/") else 0
 
 
 def may_change(key: str) -> bool:

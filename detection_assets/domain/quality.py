@@ -93,6 +93,19 @@ def phash(luma: np.ndarray) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
+def phash_of(rgb: np.ndarray) -> str:
+    """The perceptual hash of a picture, 16 hexadecimal digits, as extraction takes it of a frame.
+
+    Args:
+        rgb: H x W x 3 uint8, as displayed.
+    """
+    import cv2
+
+    size = luma_size(rgb.shape[1], rgb.shape[0])
+    luma = cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
+    return f"{phash(np.asarray(luma)):016x}"
+
+
 def _dct_rows() -> np.ndarray:
     frequency, place = np.arange(_HASH_BITS)[:, None], np.arange(_HASH_SIDE)[None, :]
     return np.cos(np.pi * frequency * (2 * place + 1) / (2 * _HASH_SIDE))

@@ -21,11 +21,12 @@ class Column:
     optional: bool = False
 
 
-def _columns(*, optional: bool = False, **columns: tuple[str, str]) -> dict[str, Column]:
+def columns(*, optional: bool = False, **columns: tuple[str, str]) -> dict[str, Column]:
+    """A schema: dtype and meaning by column; a name that is a word of Python's is written with `_` behind it."""
     return {name.rstrip("_"): Column(*column, optional) for name, column in columns.items()}
 
 
-_BOX = _columns(
+_BOX = columns(
     x1=("float64", "Left edge, pixels from the left of the frame."),
     y1=("float64", "Top edge, pixels from the top of the frame."),
     x2=("float64", "Right edge, pixels; x2 - x1 is the width."),
@@ -36,7 +37,7 @@ PARTITION_COLUMNS = ("video", "day")
 """What a partition can be; a table has at most one of these."""
 
 SCHEMAS: dict[str, dict[str, Column]] = {
-    "raw_videos": _columns(
+    "raw_videos": columns(
         video=("string", "The video's key: its path below `videos/`."),
         group=("string", "What must not be split: store, camera or patient."),
         kind=("string", "`video` for a file, `images` for a folder of images."),
@@ -52,7 +53,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         uri=("string", "Where it lies."),
         problem=("string", "What is wrong with it; null if nothing is."),
     ),
-    "extracted_frames": _columns(
+    "extracted_frames": columns(
         video=("string", "The video's key."),
         frame=("string", "The frame's id: `<video>#<index>`, or `<folder>#<file name>`."),
         index=("Int64", "Position in display order, from 0."),
@@ -68,19 +69,19 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         reason=("string", "Why it was dropped; empty if kept."),
     ),
     "annotations": {
-        **_columns(
+        **columns(
             video=("string", "The video's key."),
             frame=("string", "The frame's id."),
             class_=("string", "The class; null on the one row of a frame that an annotator looked at and found empty."),
         ),
         **_BOX,
-        **_columns(
+        **columns(
             track=("string", "The object's id along the video, where the format has one."),
             source=("string", "The annotation file, a storage key."),
             annotator=("string", "Who drew it, where the format says."),
             reviewed=("bool", "Whether a reviewer accepted it, where the format says."),
         ),
-        **_columns(
+        **columns(
             optional=True,
             confidence=("float64", "How sure the annotator was, 0 to 1; NaN where the format does not say."),
             keyframe=("boolean", "False where it was interpolated between drawn ones; null if not told."),
@@ -92,7 +93,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         ),
     },
     "detection_dataset": {
-        **_columns(
+        **columns(
             dataset_version=("string", "`ds-` and 12 hex digits of the content's hash."),
             frame=("string", "The frame's id."),
             video=("string", "The video's key."),
@@ -104,12 +105,12 @@ SCHEMAS: dict[str, dict[str, Column]] = {
             sha256=("string", "Digest of the picture's bytes."),
             boxes=("Int64", "How many boxes it has."),
         ),
-        **_columns(
+        **columns(
             optional=True,
             annotations=("string", "Version of the video's annotations that the boxes are from."),
         ),
     },
-    "tuned_hyperparameters": _columns(
+    "tuned_hyperparameters": columns(
         trial=("Int64", "The trial's number, from 0."),
         state=("string", "complete, pruned (ended early, behind the others), failed, or running (to be gone on with)."),
         value=("float64", "mAP50-95 on the validation split; of one that is not complete, its best epoch's."),
@@ -122,7 +123,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         dataset_version=("string", "The dataset that was learned from."),
         tuning_version=("string", "Version of the tuning: data, settings, space and code."),
     ),
-    "trained_weights": _columns(
+    "trained_weights": columns(
         weights_version=("string", "Version of the step that made best.onnx: data, settings and code."),
         sha256=("string", "Digest of best.onnx, which is what is served."),
         sha256_pt=("string", "Digest of best.pt."),
@@ -144,7 +145,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         mlflow_run=("string", "The MLflow run."),
     ),
     "evaluation": {
-        **_columns(
+        **columns(
             evaluation_version=("string", "Version of the evaluation: data, models, settings and code."),
             dataset_version=("string", "The dataset whose frozen test split was used."),
             model=("string", "`challenger`, `champion`, or `full`: the challenger in float32."),
@@ -160,12 +161,12 @@ SCHEMAS: dict[str, dict[str, Column]] = {
             low=("float64", "Lower end of ap50's 95 % bootstrap interval."),
             high=("float64", "Upper end of ap50's 95 % bootstrap interval."),
         ),
-        **_columns(
+        **columns(
             optional=True,
             dataset_table=("string", "Storage key of the dataset's table, which names the versions of annotations."),
         ),
     },
-    "registered_model": _columns(
+    "registered_model": columns(
         registry=("string", "Which registry."),
         name=("string", "The registered model's name."),
         version=("string", "The registry's version."),
@@ -181,7 +182,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         approved_at=("string", "When, in ISO 8601, UTC."),
         approval_reason=("string", "Why."),
     ),
-    "deployed_endpoint": _columns(
+    "deployed_endpoint": columns(
         endpoint=("string", "The endpoint."),
         slot=("string", "The deployment's slot."),
         version=("string", "The registered version it serves."),
@@ -191,7 +192,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         url=("string", "Where it answers."),
         deployed_at=("string", "When, in ISO 8601, UTC."),
     ),
-    "deployment_history": _columns(
+    "deployment_history": columns(
         slot=("string", "The slot."),
         version=("string", "The registered version it held."),
         share=("Int64", "Share of the requests, per cent."),
@@ -203,7 +204,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         rollout=("string", "The rollout it belongs to."),
         run=("string", "The Dagster run; empty where there was none."),
     ),
-    "captured_requests": _columns(
+    "captured_requests": columns(
         day=("string", "The day, UTC."),
         time=("datetime64[ms, UTC]", "When it was answered."),
         request_id=("string", "The request's id, as its caller was told."),
@@ -224,7 +225,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         boxes=("Int64", "How many boxes the answer has."),
         answer=("string", "The boxes as JSON: class, confidence, x1 y1 x2 y2 in pixels of the picture as displayed."),
     ),
-    "drift_report": _columns(
+    "drift_report": columns(
         day=("string", "The day, UTC."),
         version=("string", "The registered version that answered."),
         dataset_version=("string", "The dataset that taught it: the reference."),
@@ -247,7 +248,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         why=("string", "The verdict in words."),
         report=("string", "Storage key of the report to read."),
     ),
-    "label_requests": _columns(
+    "label_requests": columns(
         batch=("string", "The batch, `lb-` and 12 hex digits."),
         rank=("Int64", "Place in the batch, from 0, the most urgent first."),
         name=("string", "What the picture is called in the tool."),
@@ -263,14 +264,14 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         link=("string", "Where people work on it; empty if that is no address."),
     ),
     "batch_predictions": {
-        **_columns(
+        **columns(
             video=("string", "The video's key."),
             frame=("string", "The frame's id."),
             class_=("string", "The class; null on the one row of a frame in which nothing was found."),
             confidence=("float64", "How sure the model is, 0 to 1."),
         ),
         **_BOX,
-        **_columns(
+        **columns(
             model_version=("string", "The registered version that predicted."),
             sha256=("string", "Digest of the model."),
         ),
@@ -291,20 +292,24 @@ def conform(asset: str, frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: If a column that is not optional is missing, one is unknown, or one cannot have its type.
     """
-    schema = SCHEMAS[asset]
+    return fit(f"table of {asset}", SCHEMAS[asset], frame)
+
+
+def fit(what: str, schema: Mapping[str, Column], frame: pd.DataFrame) -> pd.DataFrame:
+    """As `conform`, for any schema; `what` names the table in messages."""
     missing = [name for name, column in schema.items() if name not in frame.columns and not column.optional]
     unknown = [name for name in frame.columns if name not in schema]
     if missing or unknown:
-        raise ValueError(f"table of {asset}: missing columns {missing}, unknown columns {unknown}")
-    columns: dict[str, Any] = {}
+        raise ValueError(f"{what}: missing columns {missing}, unknown columns {unknown}")
+    fitted: dict[str, Any] = {}
     for name, column in schema.items():
         try:
             kind: Any = column.dtype
             values = frame[name] if name in frame else pd.Series([None] * len(frame))
-            columns[name] = values.reset_index(drop=True).astype(kind)
+            fitted[name] = values.reset_index(drop=True).astype(kind)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"table of {asset}: column {name} does not fit {column.dtype}: {error}") from error
-    return pd.DataFrame(columns)
+            raise ValueError(f"{what}: column {name} does not fit {column.dtype}: {error}") from error
+    return pd.DataFrame(fitted)
 
 
 def empty(asset: str) -> pd.DataFrame:

@@ -83,7 +83,7 @@ def _look(
             job.log(str(problems[-1]))
         else:
             height, width = picture.shape[:2]
-            pictures.append((frame, width, height, phash(picture), *describe(picture).tolist()))
+            pictures.append((frame, width, height, quality.phash_of(picture), *describe(picture).tolist()))
             if CHAMPION in models:
                 boxes += [(frame, PLAIN, *box) for box in _found(models[CHAMPION], picture)]
                 boxes += [
@@ -113,15 +113,6 @@ def _found(model: Predictor, picture: Picture) -> list[tuple[Any, ...]]:
     found = model.predict(np.ascontiguousarray(picture))
     each_one = zip(found.class_id.tolist(), found.confidence.tolist(), found.boxes.tolist(), strict=True)
     return [(model.classes[kind], sure, *box) for kind, sure, box in each_one]
-
-
-def phash(picture: Picture) -> str:
-    """The perceptual hash of a picture, 16 hexadecimal digits, as extraction takes it of a frame."""
-    import cv2
-
-    size = quality.luma_size(picture.shape[1], picture.shape[0])
-    luma = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
-    return f"{quality.phash(np.asarray(luma)):016x}"
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def test_an_evaluation_knows_the_annotations_it_was_made_on(
     assert sorted(found.frames["frame"]) == sorted(test["frame"])
     assert {*zip(found.frames["video"], found.frames["annotations"], strict=True)} <= {*then.items()}
     frames = tables.read(annotated.storage, "extracted_frames", VIDEOS).assign(group="g")
-    again = snapshot.labelled(frames, found.boxes(annotated.storage), ["apple", "banana"])
+    again = snapshot.labelled(frames, found.truth(annotated.storage), ["apple", "banana"])
     expected = judged.boxes[judged.boxes["frame"].isin(test["frame"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(again.boxes.reset_index(drop=True), expected)
     assert len(expected)

@@ -14,9 +14,8 @@ from project import give_mlflow, make_home
 from rich.console import Console
 
 from detection_assets.commands import label
-from detection_assets.domain import labels, layout, schemas
+from detection_assets.domain import labels, layout, quality, schemas
 from detection_assets.domain.problems import InputError
-from detection_assets.programs.propose import phash
 from resources import label_batches, tables
 from resources.labeling.base import LabelingError
 
@@ -30,7 +29,7 @@ def world(monitored: World) -> Iterator[World]:
     monitored.write_detector(labeling={"budget": 12})
     for video in VIDEOS:
         frames = monitored.table("extracted_frames", video)
-        hashes = [phash(decoded(monitored.storage.get(key))) for key in frames["key"]]
+        hashes = [quality.phash_of(decoded(monitored.storage.get(key))) for key in frames["key"]]
         tables.write(monitored.storage, "extracted_frames", video, frames.assign(phash=hashes), "run")
     for video in VIDEOS[:LABELLED]:
         annotate(monitored, video)

@@ -1,0 +1,168 @@
+"""What follows from tables about who taught, saw, served, and was let pass: pure over DataFrames.
+
+`models` is a row a registered version, the newest first, with the columns `MODEL`. `periods` is the table
+`deployment_history`. What is returned are answers of `lineage_answers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from detection_assets.domain.history import Entry
+from detection_assets.domain.lineage_answers import answer
+from detection_assets.domain.near_duplicates import parse
+from detection_assets.domain.problems import InputError
+
+MODEL = [
+    *("version", "sha256", "dataset_version", "weights_version", "evaluation_version"),
+    *("approval", "approved_by", "approved_at", "approval_reason"),
+]
+"""The columns of `models`."""
+
+
+def moment(said: str | datetime) -> pd.Timestamp:
+    """A time that somebody means; without a zone it is UTC.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        at: Any = pd.Timestamp(said)
+    except (ValueError, TypeError):
+        at = pd.NaT
+    if at is pd.NaT:
+        raise InputError(f"{said}: no time; write it as 2026-11-01 or 2026-11-01T08:30, in UTC")
+    return at.tz_localize("UTC") if at.tzinfo is None else at.tz_convert("UTC")
+
+
+def serving(periods: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
+    """What the slots hold now, the largest share first, and who let it serve."""
+    now = periods[periods["until"].isna()].rename(columns={"from": "since"})
+    known = models[[*MODEL[5:], "version", "dataset_version"]].assign(registered=models["sha256"])
+    found = now[["slot", "version", "share", "since", "why", "sha256"]].merge(known, on="version", how="left")
+    # A registry that counts from 1 again, as of a lake that was copied, knows another model by the same number.
+    other = (found["sha256"] != "") & (found["sha256"] != found["registered"])
+    found = found.drop(columns="registered")
+    found.loc[other, [*MODEL[5:], "dataset_version"]] = None
+    return answer("serving", found.sort_values(["share", "slot"], ascending=[False, True]))
+
+
+def served_at(periods: pd.DataFrame, at: pd.Timestamp) -> pd.DataFrame:
+    """What the slots held at a moment, the largest share first; without rows if nothing was there yet."""
+    since, until = (pd.to_datetime(periods[name], utc=True, format="ISO8601") for name in ("from", "until"))
+    held = periods[(since <= at) & (until.isna() | (at < until))].rename(columns={"from": "since"})
+    wanted = held[["slot", "version", "share", "since", "until", "who", "why", "run"]]
+    return answer("served_at", wanted.sort_values(["share", "slot"], ascending=[False, True]))
+
+
+def saw(by_dataset: Mapping[str, pd.DataFrame], models: pd.DataFrame, periods: pd.DataFrame) -> pd.DataFrame:
+    """Which datasets have a video, which models were taught by these, and when and where these served.
+
+    Args:
+        by_dataset: For each dataset that has the video its row: train, val, test (frames), annotations.
+        models: The registered versions.
+        periods: Who served what, when.
+    """
+    names = ["train", "val", "test", "annotations"]
+    if not by_dataset:
+        return answer("saw", [])
+    data = pd.concat([table[names].assign(dataset_version=name) for name, table in by_dataset.items()])
+    of_models = data.merge(models[["version", "dataset_version"]], on="dataset_version")
+    of_models = of_models.rename(columns={"version": "what"}).assign(kind="model")
+    served = periods[["slot", "version", "share", "from", "until"]].rename(columns={"version": "what", "from": "since"})
+    parts = [data.assign(what=data["dataset_version"], kind="dataset"), of_models]
+    deployed = of_models.merge(served[served["share"] > 0], on="what").assign(kind="deployment")
+    table = pd.concat([*parts, deployed], ignore_index=True)
+    for name in ("slot", "share", "since", "until"):
+        table[name] = table.get(name)
+    return answer("saw", table)
+
+
+def alike(asked: str | None, images: pd.DataFrame, counts: pd.Series, most: int) -> pd.DataFrame:
+    """The training frames that have boxes of a class, those that look most like a picture first.
+
+    Args:
+        asked: Perceptual hash of the picture, hex; None if it is not known, and then the order says nothing.
+        images: A row a training frame: frame, video, key, phash.
+        counts: Boxes of the class by frame, of those frames that have any.
+        most: How many frames.
+
+    Returns:
+        frame, video, key, boxes, distance (bits of 64, null where a hash is missing), rank from 1.
+    """
+    table = images[images["frame"].isin(counts.index)].copy()
+    table["boxes"] = table["frame"].map(counts).astype("Int64")
+    (one,), (there,) = parse([asked])
+    hashes, known = parse(table["phash"].tolist())
+    apart = pd.array(np.bitwise_count(hashes ^ one).astype(np.int64), dtype="Int64")
+    apart[~known | (not there)] = pd.NA
+    table = table.assign(distance=apart).sort_values(["distance", "frame"], na_position="last").head(most)
+    return table.assign(rank=range(1, len(table) + 1)).drop(columns="phash")
+
+
+def left_out(frames: pd.DataFrame, annotated: set[str], taken: set[str] | None) -> pd.DataFrame:
+    """Which frames of a video are in no data set, and why.
+
+    Args:
+        frames: The video's table of `extracted_frames`.
+        annotated: The frames that an annotator looked at.
+        taken: The frames that the newest dataset has; None if there is no dataset.
+
+    Returns:
+        The answer `dropped`, in order of video and index.
+    """
+    dropped = frames[~frames["kept"]].assign(by="extraction")
+    out = frames[frames["kept"] & ~frames["frame"].isin(taken)] if taken is not None else frames[:0]
+    seen = out["frame"].isin(annotated)
+    reason = np.where(
+        seen,
+        "left out of the newest dataset: a near-duplicate of a frame in another split, or annotated since",
+        "nobody annotated it",
+    )
+    out = out.assign(by="dataset", reason=reason)
+    table = pd.concat([dropped, out])[["video", "frame", "index", "pts_s", "by", "reason"]]
+    return answer("dropped", table.sort_values(["video", "index"]))
+
+
+def deployed_again(log: Sequence[Entry]) -> list[dict[str, Any]]:
+    """The versions that a rollout had rolled back and that somebody had deployed again, as rows of `overridden`."""
+    found: list[dict[str, Any]] = []
+    last: Entry | None = None
+    for entry in log:
+        now, before = entry.rollout, last.rollout if last else None
+        if now is not None and last is not None and (before is None or before.id != now.id):
+            said = last.rolled_back.get(now.version)
+            if said is not None:
+                by, reason = entry.who or now.approved_by, now.approval or now.why
+                at = datetime.fromtimestamp(entry.at, timezone.utc).isoformat()
+                row = {"what": "rollout", "of": now.version, "version": now.version, "said": said}
+                found.append({**row, "by": by, "reason": reason, "at": at})
+        last = entry
+    return found
+
+
+def overridden(gates: Iterable[Mapping[str, Any]], models: pd.DataFrame, log: Sequence[Entry]) -> pd.DataFrame:
+    """What was let pass though something said no, in order of time.
+
+    Args:
+        gates: The overrides of gates: weights_version, by, reason, at, failed (texts).
+        models: The registered versions.
+        log: The endpoint's.
+    """
+    version = models[::-1].drop_duplicates("weights_version").set_index("weights_version")["version"]
+    rows = [
+        {
+            "what": "gates",
+            "of": made["weights_version"],
+            "version": version.get(made["weights_version"]),
+            "said": "; ".join(made["failed"]),
+            **{name: made[name] for name in ("by", "reason", "at")},
+        }
+        for made in gates
+    ]
+    return answer("overridden", [*rows, *deployed_again(log)]).sort_values("at", ignore_index=True)

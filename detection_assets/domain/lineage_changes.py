@@ -1,0 +1,166 @@
+"""Why one version of a model scores otherwise than another: what differs between what they were made of.
+
+What differs is told, not what it brought: data, labels, parameters, base weights and code usually change together, and
+only a training with one of them changed says what that one did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from detection_assets.domain.lineage_answers import answer
+
+SIDES = ["x1", "y1", "x2", "y2"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a registered version was made of, as far as it is known.
+
+    Attributes:
+        version: The registered version.
+        images: A row an image of its dataset: frame, video, split.
+        boxes: A row a box: frame, class, x1, y1, x2, y2.
+        metrics: The table of its evaluation.
+        sha256: Digest of the model.
+        settings: What it was trained with, by name, parts of parts as `a.b`.
+        base: What the training started from.
+        code: Commit, version of the training code, versions of libraries, by name.
+        classes: The classes, in order.
+    """
+
+    version: str
+    images: pd.DataFrame
+    boxes: pd.DataFrame
+    metrics: pd.DataFrame
+    sha256: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    base: str = ""
+    code: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+
+
+def why(earlier: Made, later: Made) -> pd.DataFrame:
+    """The scores of two versions, and all that differs between what they were made of; what is alike has no row.
+
+    Scores of each on its own test split come as `score`; where the later one's evaluation judged the earlier one, too,
+    `score on the same frames` compares them as they should be: the difference is the models', not the frames'.
+    """
+    rows = [
+        *_scores(earlier, later),
+        *_data(earlier.images, later.images),
+        *_labels(earlier, later),
+        *_differing("parameters", earlier.settings, later.settings),
+        *_differing("base weights", {"model": earlier.base}, {"model": later.base}),
+        *_differing("code", earlier.code, later.code),
+        *_differing("classes", {"classes": ", ".join(earlier.classes)}, {"classes": ", ".join(later.classes)}),
+    ]
+    return answer("why", rows)
+
+
+def _row(subject: str, what: str, earlier: Any, later: Any) -> dict[str, Any]:
+    told = [
+        None if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+        for value in (earlier, later)
+    ]
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (earlier, later))
+    change = float(later) - float(earlier) if numbers else None
+    return {"subject": subject, "what": what, "earlier": told[0], "later": told[1], "change": change}
+
+
+def _scores(earlier: Made, later: Made) -> Iterable[dict[str, Any]]:
+    rival = later.metrics["sha256"] == earlier.sha256 if len(later.metrics) else []
+    for subject, before in (
+        ("score on the same frames", later.metrics[rival] if len(later.metrics) else later.metrics),
+        (
+            "score",
+            earlier.metrics[earlier.metrics["model"] == "challenger"] if len(earlier.metrics) else earlier.metrics,
+        ),
+    ):
+        if not len(before) or not len(later.metrics):
+            continue
+        after = later.metrics[later.metrics["model"] == "challenger"]
+        one, other = _by_slice(before), _by_slice(after)
+        for what in other.index.intersection(one.index):
+            yield _row(subject, f"AP50, {what}", float(one[what]), float(other[what]))
+
+
+def _by_slice(metrics: pd.DataFrame) -> pd.Series:
+    chosen = metrics[metrics["slice_kind"].isin(["all", "class"])].sort_values("slice_kind")
+    name = np.where(chosen["slice_kind"] == "all", "all classes", chosen["slice"])
+    values = pd.Series(chosen["ap50"].to_numpy(np.float64), index=name)
+    return values[~values.index.duplicated()]
+
+
+def _data(earlier: pd.DataFrame, later: pd.DataFrame) -> Iterable[dict[str, Any]]:
+    for split in ("train", "val", "test"):
+        counts = [int((images["split"] == split).sum()) for images in (earlier, later)]
+        if counts[0] != counts[1]:
+            yield _row("data" if split != "test" else "judged on", f"frames in {split}", *counts)
+    before, after = (pd.Index(images["frame"].astype(object)) for images in (earlier, later))
+    place, back = before.get_indexer(after), after.get_indexer(before)
+    moved = later["split"].to_numpy(object)[place >= 0] != earlier["split"].to_numpy(object)[place[place >= 0]]
+    for what, images, chosen in (
+        ("frames added", later, place < 0),
+        ("frames removed", earlier, back < 0),
+        ("frames of another split", later[place >= 0], moved),
+    ):
+        for (video, split), count in images[chosen].groupby(["video", "split"], observed=True).size().items():
+            yield _row("data" if split != "test" else "judged on", f"{what}, {split}: {video}", None, int(count))
+
+
+def _labels(earlier: Made, later: Made) -> Iterable[dict[str, Any]]:
+    """Boxes by class in all, and the frames that both have with other boxes on them, by video."""
+    counts = [made.boxes["class"].value_counts() for made in (earlier, later)]
+    for name in sorted({str(key) for one in counts for key in one.index}):
+        before, after = (int(one.get(name, 0)) for one in counts)
+        if before != after:
+            yield _row("data", f"boxes of {name}", before, after)
+    both = pd.Index(earlier.images["frame"].astype(object)).intersection(pd.Index(later.images["frame"].astype(object)))
+    changed = both[_digests(earlier.boxes, both) != _digests(later.boxes, both)]
+    of = later.images[later.images["frame"].isin(changed)]
+    for (video, split), count in of.groupby(["video", "split"], observed=True).size().items():
+        yield _row("labels", f"frames re-labelled, {split}: {video}", None, int(count))
+
+
+def _digests(boxes: pd.DataFrame, frames: pd.Index) -> np.ndarray:
+    """For each frame a number that tells its boxes, whatever their order."""
+    codes, names = pd.factorize(boxes["frame"])
+    place = frames.get_indexer(pd.Index(names.astype(object)))[codes]
+    kind, kinds = pd.factorize(boxes["class"])
+    # The class by its name, not its place: two tables need not meet their classes in the same order.
+    named = (
+        pd.util.hash_array(np.array([str(name) for name in kinds], dtype=object))[kind]
+        if len(boxes)
+        else np.zeros(0, np.uint64)
+    )
+    cells = np.rint(boxes[SIDES].to_numpy(np.float64) * 100).astype(np.int64)
+    value = named.astype(np.uint64)
+    for column in cells.T:
+        value = pd.util.hash_array(column) + value * np.uint64(0x9E3779B97F4A7C15)
+    total = np.zeros(len(frames), dtype=np.uint64)
+    np.add.at(total, place[place >= 0], pd.util.hash_array(value)[place >= 0])
+    return total
+
+
+def _differing(subject: str, earlier: Mapping[str, Any], later: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    for name in sorted({*earlier, *later}):
+        one, other = earlier.get(name), later.get(name)
+        if one != other and (one or other):
+            yield _row(subject, name, one, other)
+
+
+def flat(settings: Mapping[str, Any], under: str = "") -> dict[str, Any]:
+    """Settings by one name each: parts of parts as `a.b`."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{under}{name}.")
+        else:
+            found[f"{under}{name}"] = value
+    return found

@@ -1,0 +1,168 @@
+"""What is noted of datasets, weights and evaluations when their tables are written, so that questions find them.
+
+Of each version, which table told of it first, and in which run; of a dataset, what it has of each video. A question
+about one version then reads one object, and not the tables of all. Noted once and never changed. Versions that were
+made before such notes are found by reading the tables that there are.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pandas as pd
+
+from detection_assets.domain import layout, schemas
+from resources.storage import Storage
+
+VERSION_OF = {
+    "detection_dataset": "dataset_version",
+    "trained_weights": "weights_version",
+    "evaluation": "evaluation_version",
+}
+"""The assets whose table tells of one version, and the column that names it."""
+ROWS = 1024
+"""Videos of a group of rows: who asks for one video reads that group alone."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """The first table that told of a version.
+
+    Attributes:
+        table: Its storage key.
+        run: The run that wrote it; "" if nobody noted it.
+        at: When, ISO 8601, UTC; "" likewise.
+    """
+
+    table: str
+    run: str = ""
+    at: str = ""
+
+
+def note(storage: Storage, asset: str, table: pd.DataFrame, pointer: Mapping[str, Any]) -> None:
+    """Notes the version that a table tells of, if its asset has such and nobody noted it before.
+
+    Args:
+        storage: The detector's storage.
+        asset: The asset's name.
+        table: What was written, as its schema says.
+        pointer: Where, and in which run.
+    """
+    column = VERSION_OF.get(asset)
+    if column is None or table.empty or pd.isna(table[column].iloc[0]):
+        return
+    version = str(table[column].iloc[0])
+    key = layout.first_table(asset, version)
+    if storage.exists(key):
+        return
+    if asset == "detection_dataset":
+        _put_videos(storage, version, by_video(table))
+    storage.put_if_absent(key, orjson.dumps(dict(pointer)))
+
+
+def made(storage: Storage, asset: str, version: str) -> Made | None:
+    """The first table that told of a version, or None if none does."""
+    try:
+        told = orjson.loads(storage.get(layout.first_table(asset, version)))
+        return Made(told["table"], told["run_id"], told["written_at"])
+    except FileNotFoundError:
+        return _searched(storage, asset, version)
+
+
+def _searched(storage: Storage, asset: str, version: str) -> Made | None:
+    """The oldest of all tables that tells of a version."""
+    listed = [item for item in storage.list_folder(layout.table_folder(asset, None)) if item.key.endswith(".parquet")]
+    for item in sorted(listed, key=lambda item: item.written):
+        found = read(storage, item.key, [VERSION_OF[asset]])
+        if len(found) and str(found[VERSION_OF[asset]].iloc[0]) == version:
+            return Made(item.key)
+    return None
+
+
+def read(
+    storage: Storage,
+    key: str,
+    columns: Sequence[str],
+    where: Sequence[tuple[str, str, Any]] = (),
+    names: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Some columns and rows of a Parquet file of the lake; a column that the file lacks is left out.
+
+    Args:
+        storage: The detector's storage.
+        key: The file.
+        columns: The columns.
+        where: Which rows, such as `[("split", "==", "test")]`; all of them by default.
+        names: Columns of few different texts, to be read as categories: a tenth of the time.
+    """
+    import pyarrow.parquet as pq
+
+    local = storage.local_path(key)
+    source: Any = str(local) if local is not None and local.exists() else io.BytesIO(storage.get(key))
+    with pq.ParquetFile(source) as file:
+        there = set(file.schema_arrow.names)
+    if not isinstance(source, str):
+        source.seek(0)
+    wanted = [name for name in columns if name in there]
+    return pq.read_table(source, columns=wanted, filters=list(where) or None, read_dictionary=list(names)).to_pandas(
+        ignore_metadata=True
+    )
+
+
+def by_video(images: pd.DataFrame) -> pd.DataFrame:
+    """What a dataset has of each video.
+
+    Args:
+        images: A row an image: video, group, split, boxes, and annotations (a version) if it is known.
+
+    Returns:
+        Rows in order of video: `video, group, annotations, train, val, test` (frames of each split), `boxes`.
+    """
+    known = images if "annotations" in images else images.assign(annotations=None)
+    each = known.assign(**{split: known["split"] == split for split in ("train", "val", "test")}).groupby("video")
+    return each.agg(
+        group=("group", "first"),
+        annotations=("annotations", "first"),
+        train=("train", "sum"),
+        val=("val", "sum"),
+        test=("test", "sum"),
+        boxes=("boxes", "sum"),
+    ).reset_index()
+
+
+def _put_videos(storage: Storage, version: str, table: pd.DataFrame) -> None:
+    sink = io.BytesIO()
+    table.to_parquet(sink, index=False, row_group_size=ROWS)
+    storage.put_if_absent(layout.dataset_videos(version), sink.getvalue())
+
+
+def videos(storage: Storage, dataset: str, only: str | None = None) -> pd.DataFrame:
+    """What a dataset has of each video, or of one, as of `by_video`; without rows if there is no such dataset."""
+    where = [("video", "==", only)] if only is not None else []
+    try:
+        return read(storage, layout.dataset_videos(dataset), VIDEO_COLUMNS, where)
+    except FileNotFoundError:
+        pass
+    found = _searched(storage, "detection_dataset", dataset)
+    if found is None:
+        return by_video(schemas.empty("detection_dataset"))
+    return by_video(read(storage, found.table, ["video", "group", "split", "boxes", "annotations"], where))
+
+
+VIDEO_COLUMNS = ("video", "group", "annotations", "train", "val", "test", "boxes")
+
+
+def datasets(storage: Storage) -> list[str]:
+    """The datasets that were noted."""
+    listed = storage.list_folder(layout.dataset_videos())
+    return sorted(item.key.rpartition("/")[2].removesuffix(".parquet") for item in listed)
+
+
+def versions(storage: Storage, asset: str) -> list[str]:
+    """The versions of an asset that were noted."""
+    listed = storage.list_folder(layout.first_table(asset, "x").rpartition("/")[0])
+    return sorted(item.key.rpartition("/")[2].removesuffix(".json") for item in listed)
