@@ -317,6 +317,20 @@ def history(name: Name) -> None:
 
 
 @app.command()
+def report(
+    name: Name,
+    file: Annotated[Path | None, typer.Option("--out", help="The file to write; default: one in .scratch/.")] = None,
+    ui: Annotated[
+        str, typer.Option(help="Address of the Dagster UI, for links.", envvar="DETECTION_UI")
+    ] = "http://127.0.0.1:3000",
+) -> None:
+    """Write one page that tells what served, how good it was, how data grew, what drifted, what it cost; offline."""
+    from detection_assets.commands import report as telling
+
+    telling.report(out, name, file, ui)
+
+
+@app.command()
 def deploy(name: Name) -> None:
     """Roll the approved version out now, also one that was rolled back before."""
     from detection_assets.commands import deployment
