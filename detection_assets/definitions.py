@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import dagster as dg
 
@@ -120,7 +121,7 @@ def build(of: Detector) -> dg.Definitions:
     )
 
 
-def with_code(assets: Sequence[dg.AssetsDefinition], repository: str, commit: str) -> Sequence[dg.AssetsDefinition]:
+def with_code(assets: Sequence[dg.AssetsDefinition], repository: str, commit: str) -> Sequence[Any]:
     """The assets with where their code is: in the repository, if it is one that Dagster knows how to link to.
 
     Args:
@@ -130,7 +131,7 @@ def with_code(assets: Sequence[dg.AssetsDefinition], repository: str, commit: st
     """
     here = dg.with_source_code_references(assets)
     host = repository.removeprefix("https://").partition("/")[0]
-    known = next((kind for kind in ("github", "gitlab") if kind in host), None)
+    known: Literal["github", "gitlab"] | None = "github" if "github" in host else "gitlab" if "gitlab" in host else None
     if known is None or not commit:
         return here
     ours = dg.AnchorBasedFilePathMapping(Path(__file__), "detection_assets/definitions.py")

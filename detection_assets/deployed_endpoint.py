@@ -153,7 +153,7 @@ def _provenance(
     entry = next((known for known in registry.history() if slot and known.version == slot.version), None)
     if slot is None or entry is None:
         return "nothing serves that the registry knows"
-    share = f"{slot.traffic} % on {slot.name}"
+    share = f"{slot.traffic} % on {slot.name}, {slot.state}"
     of = standards.provenance(storage, entry, detector.name, detector.said, log.previous() or "", share)
     return provenance_card.markdown(of)
 

@@ -30,7 +30,8 @@ from resources.storage import PARALLEL, Storage
 VERSIONS = 100
 """The newest registered versions, and datasets, that a report tells of."""
 COST_DAYS = 90.0
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def report(out: Console, name: str, file: Path | None, ui: str) -> None:
@@ -180,7 +181,7 @@ def _drift(storage: Storage) -> pd.DataFrame:
 
 
 def _labels(storage: Storage) -> pd.DataFrame:
-    far = [one for one in _abreast(lambda batch: label_batches.progress(storage, batch), label_batches.known(storage))]
+    far = _abreast(lambda batch: label_batches.progress(storage, batch), label_batches.known(storage))
     return columns_of(
         (
             {

@@ -83,7 +83,11 @@ def picture(of: Provenance) -> str:
     nodes = {
         "videos": _Node("videos", videos, place=(0, 0)),
         "annotations": _Node("annotations", [_boxes(data), *_people(of)[:2]], place=(0, 1)),
-        "dataset": _Node("dataset", [of.tags.get("dataset_version") or "not told", *_split(data)], place=(1, 0.5)),
+        "dataset": _Node(
+            "dataset, optimistic" if data.get("optimistic") else "dataset",
+            [of.tags.get("dataset_version") or "not told", *_split(data)],
+            place=(1, 0.5),
+        ),
         "weights": _Node("weights", [of.tags.get("weights_version", "")[:12], *_training(of, weights)], place=(2, 0.5)),
         "evaluation": _Node("evaluation", [*score, gates], BAD if of.failed else GOOD, (3, 0.5)),
         "version": _Node(
@@ -161,8 +165,7 @@ def _split(data: Mapping[str, Any]) -> list[str]:
     if not data:
         return []
     counts = {name: int(data["counts"][name]["images"]) for name in ("train", "val", "test")}
-    flatters = " (optimistic)" if data.get("optimistic") else ""
-    return [f"{int(data['images']):,} images{flatters}", " / ".join(f"{counts[name]:,}" for name in counts)]
+    return [f"{int(data['images']):,} images", " / ".join(f"{counts[name]:,}" for name in counts)]
 
 
 def _training(of: Provenance, weights: Mapping[str, Any]) -> list[str]:
@@ -194,6 +197,7 @@ def _words(of: Provenance) -> list[tuple[str, str]]:
         gates += f". Overridden by {override['by']}: {override['reason']}"
     by = f" by {tags['approved_by']}" if tags.get("approved_by") else ""
     taught = f"{_boxes(data)} on {', '.join(_split(data))} (train / val / test)" if data else _boxes(data)
+    taught += "; optimistic: groups are divided among the splits" if data.get("optimistic") else ""
     rows = [
         ("serves", of.serving),
         ("taught by", f"{tags.get('dataset_version') or 'not told'}: {taught}"),
