@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 import dagster as dg
+import pandas as pd
 import pytest
 
-from detection_assets import definitions, detector_file, raw_videos
+from detection_assets import definitions, detection_dataset, detector_file, raw_videos
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +51,12 @@ def test_code_is_linked_where_the_repository_is_known(repository: str, commit: s
     else:
         assert code.url.startswith(begins)
         assert "#L" in code.url
+
+
+def test_a_dataset_notes_who_drew_its_boxes() -> None:
+    drawn = pd.DataFrame({
+        "frame": ["v#1", "v#1", "v#2", "v#3"],
+        "class": ["apple", "cola", None, "apple"],
+        "annotator": ["ada", None, "ada", "ben"],
+    })  # fmt: skip
+    assert detection_dataset.drawn_by(drawn, pd.DataFrame({"frame": ["v#1", "v#2"]})) == {"ada": 1, "": 1}
