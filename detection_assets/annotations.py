@@ -115,6 +115,7 @@ def annotations(
     several = pd.concat([one for one in many if len(one)] or many[:1], ignore_index=True)
     yield from versions.materialized(
         context,
+        storage,
         table,
         now,
         metadata={

@@ -76,6 +76,7 @@ def batch_predictions(
     none = {video: "no-frames" for video in context.partition_keys if video not in made}
     yield from versions.materialized(
         context,
+        storage,
         table,
         {**made, **none},
         metadata={

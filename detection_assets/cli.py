@@ -67,12 +67,8 @@ def add(
     files: Annotated[
         list[Path], typer.Argument(help="Videos, folders of images, annotation files, or folders of those.")
     ],
-    under: Annotated[
-        str, typer.Option(help="Folder in the lake to put them under, such as a store: store-07/cam-2.")
-    ] = "",
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace files that are there with other content.")
-    ] = False,
+    under: Annotated[str, typer.Option(help="Folder in the lake to put them under, such as store-07/cam-2.")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help="Replace files that are there with others.")] = False,
 ) -> None:
     """Check videos, images and annotation files and copy them into the lake."""
     from detection_assets.commands import setup
@@ -316,6 +312,20 @@ def history(name: Name) -> None:
     from detection_assets.commands import deployment
 
     deployment.history(out, name)
+
+
+@app.command()
+def report(
+    name: Name,
+    file: Annotated[Path | None, typer.Option("--out", help="The file to write; default: one in .scratch/.")] = None,
+    ui: Annotated[
+        str, typer.Option(help="The Dagster UI, for links.", envvar="DETECTION_UI")
+    ] = "http://127.0.0.1:3000",
+) -> None:
+    """Write one page that tells what served, how good it was, how data grew, what drifted, what it cost; offline."""
+    from detection_assets.commands import report as telling
+
+    telling.report(out, name, file, ui)
 
 
 @app.command()

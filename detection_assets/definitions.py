@@ -7,6 +7,11 @@ prefix, its own video partitions, and a code version that changes with the setti
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
 import dagster as dg
 
 from detection_assets import (
@@ -29,7 +34,7 @@ from detection_assets.detector import Detector
 from detection_assets.domain import schemas
 from detection_assets.domain.retraining import Limits
 from jobs import deployment, jobs, labeling, openlineage, progress, retraining, schedules, sensors
-from resources import lake, profiles
+from resources import lake, profiles, revision
 
 STAGES = [
     raw_videos,
@@ -47,6 +52,14 @@ STAGES = [
     label_requests,
 ]
 
+PARTS = {
+    **dict.fromkeys(("raw_videos", "extracted_frames", "annotations", "detection_dataset"), "data"),
+    **dict.fromkeys(("tuned_hyperparameters", "trained_weights", "evaluation", "registered_model"), "model"),
+    **dict.fromkeys(("deployed_endpoint", "batch_predictions"), "service"),
+    **dict.fromkeys(("captured_requests", "drift_report", "label_requests"), "monitoring"),
+}
+"""What a stage is part of: a tag by which the catalogue is searched over all detectors."""
+
 
 def build(of: Detector) -> dg.Definitions:
     """The code location of a detector.
@@ -62,12 +75,15 @@ def build(of: Detector) -> dg.Definitions:
     def of_this_detector(spec: dg.AssetSpec) -> dg.AssetSpec:
         settings = spec.metadata["settings"]
         code = f"{spec.code_version}-{of.fingerprint(*settings)}" if settings else spec.code_version
-        columns = schemas.describe(spec.key.path[-1])
+        stage = spec.key.path[-1]
+        columns = schemas.describe(stage)
         return spec.replace_attributes(
             # Videos are a detector's own; days are the same for all.
             partitions_def=videos if spec.partitions_def == lake.VIDEOS else spec.partitions_def,
             code_version=code,
             owners=[of.owner] if of.owner else [],
+            description=f"{about[stage]}\n\n{spec.description}",
+            tags={**spec.tags, "detection/detector": of.name, "detection/part": PARTS[stage]},
             metadata={
                 **spec.metadata,
                 "dagster/column_schema": dg.TableSchema(
@@ -76,9 +92,11 @@ def build(of: Detector) -> dg.Definitions:
             },
         )
 
-    assets = dg.load_assets_from_modules(STAGES, key_prefix=of.name, group_name=of.name)
+    about = {module.__name__.rpartition(".")[2]: inspect.getdoc(module) for module in STAGES}
+    loaded = dg.load_assets_from_modules(STAGES, key_prefix=of.name, group_name=of.name)
+    assets = [item.map_asset_specs(of_this_detector) for item in loaded if isinstance(item, dg.AssetsDefinition)]
     return dg.Definitions(
-        assets=[item.map_asset_specs(of_this_detector) for item in assets if isinstance(item, dg.AssetsDefinition)],
+        assets=with_code(assets, revision.repository(), revision.commit()),
         jobs=[*jobs.jobs_of(of.name), *deployment.jobs_of(of.name, plan), *labeling.jobs_of(of.name)],
         sensors=[
             *sensors.sensors_of(of.name, videos),
@@ -101,6 +119,24 @@ def build(of: Detector) -> dg.Definitions:
         executor=dg.in_process_executor,
         loggers={"progress": progress.progress_logger, "console": dg.colored_console_logger},
     )
+
+
+def with_code(assets: Sequence[dg.AssetsDefinition], repository: str, commit: str) -> Sequence[Any]:
+    """The assets with where their code is: in the repository, if it is one that Dagster knows how to link to.
+
+    Args:
+        assets: The assets.
+        repository: The repository's address, or "".
+        commit: The commit that runs, or "".
+    """
+    here = dg.with_source_code_references(assets)
+    host = repository.removeprefix("https://").partition("/")[0]
+    known: Literal["github", "gitlab"] | None = "github" if "github" in host else "gitlab" if "gitlab" in host else None
+    if known is None or not commit:
+        return here
+    ours = dg.AnchorBasedFilePathMapping(Path(__file__), "detection_assets/definitions.py")
+    address = repository.removesuffix(".git").rstrip("/")
+    return dg.link_code_references_to_git(here, address, commit.removesuffix("-dirty"), ours, known)
 
 
 def __getattr__(name: str) -> dg.Definitions:

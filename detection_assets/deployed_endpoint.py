@@ -11,8 +11,8 @@ import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, history, rollout
-from resources import tables
+from detection_assets.domain import card, history, provenance_card, rollout
+from resources import standards, tables
 from resources.compute.base import version_of
 from resources.deployments import Deployments, Overtaken
 from resources.endpoints.base import EndpointError, Endpoints
@@ -74,7 +74,8 @@ def deployed_endpoint(
     if last is not None and chosen is not None and last.version == chosen.version:
         verdict = last.golden or verdict
         notes += [*last.notes, *([failure] if failure else [])]
-    yield _state(context, detector, endpoints, log, settings, verdict, notes)
+    provenance = _provenance(detector, storage, registry, endpoints, log)
+    yield _state(context, detector, endpoints, log, settings, verdict, notes, provenance)
     if failure:
         serving = endpoints.status().serving
         still = f"version {serving.version} serves" if serving else "nothing serves"
@@ -144,6 +145,19 @@ def _serves_already(driver: Rollouts, wanted: ModelVersion, settings: dict[str, 
     return dict(driver.settings_of(wanted.version) or {}) == settings
 
 
+def _provenance(
+    detector: Detector, storage: Storage, registry: Registry, endpoints: Endpoints, log: Deployments
+) -> str:
+    """Where the version that serves comes from, as Markdown."""
+    slot = endpoints.status().serving
+    entry = next((known for known in registry.history() if slot and known.version == slot.version), None)
+    if slot is None or entry is None:
+        return "nothing serves that the registry knows"
+    share = f"{slot.traffic} % on {slot.name}, {slot.state}"
+    of = standards.provenance(storage, entry, detector.name, detector.said, log.previous() or "", share)
+    return provenance_card.markdown(of)
+
+
 def _state(
     context: dg.AssetExecutionContext,
     detector: Detector,
@@ -152,6 +166,7 @@ def _state(
     settings: dict[str, object],
     verdict: rollout.Verdict,
     notes: list[str],
+    provenance: str,
 ) -> dg.MaterializeResult:
     """The endpoint as it is now, with its history."""
     periods = log.write_table()
@@ -167,6 +182,7 @@ def _state(
         ),
         metadata={
             "url": dg.MetadataValue.url(status.url),
+            "provenance": dg.MetadataValue.md(provenance),
             "slots": dg.MetadataValue.md(card.frame_table(table.drop(columns=["sha256", "url"]))),
             "version": serving.version if serving else "none",
             "rollout": dg.MetadataValue.md("\n".join(f"- {card.escape(note)}" for note in notes) or "as before"),

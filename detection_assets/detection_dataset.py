@@ -67,7 +67,10 @@ def detection_dataset(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "dataset"
         snapshot.write(made.images, made.boxes, made.meta, folder)
-        notes = {"optimistic": made.meta["optimistic"], "notes": made.meta["notes"]}
+        notes = {
+            **{"optimistic": made.meta["optimistic"], "notes": made.meta["notes"]},
+            **{"annotators": drawn_by(annotations, made.images), "annotations": versions.combined(drawn)},
+        }
         published = storage.publish(folder, layout.dataset(made.version), notes)
     about = {"detector": detector.name, "images": str(len(made.images)), "boxes": str(len(made.boxes))}
     entries = registry.keep_dataset(made.version, published, {**about, "split_by": str(made.meta["by"])})
@@ -112,6 +115,12 @@ def detection_dataset(
             size(made, settings.min_images),
         ],
     )
+
+
+def drawn_by(annotations: pd.DataFrame, images: pd.DataFrame) -> dict[str, int]:
+    """How many boxes of a dataset's images each annotator drew, by name; "" for those that nobody is named of."""
+    boxes = annotations[annotations["class"].notna() & annotations["frame"].isin(images["frame"])]
+    return {str(name): int(count) for name, count in boxes["annotator"].fillna("").value_counts().items()}
 
 
 def _history(storage: Storage) -> splitting.History | None:

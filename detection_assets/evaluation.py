@@ -118,7 +118,7 @@ def evaluation(
                 else {}
             ),
             "evaluation_version": version,
-            "dagster/uri": storage.uri_of(made.folder),
+            "published at": storage.uri_of(made.folder),
         },
         check_results=[gates(summary["gates"], overrides.read(storage, str(weights["weights_version"])))],
     )

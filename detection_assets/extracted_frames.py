@@ -65,6 +65,7 @@ def extracted_frames(
     gone = {video: "no-frames" for video in raw_videos["video"] if video not in made or video in unread}
     yield from versions.materialized(
         context,
+        storage,
         table,
         {**made, **gone},
         metadata={

@@ -48,10 +48,11 @@ def raw_videos(
     shown = table[["video", "group", "codec", "width", "height", "fps", "duration_s", "frames_decodable", "problem"]]
     yield from versions.materialized(
         context,
+        storage,
         table,
         {row["video"]: _version(row) for row in rows},
         metadata={"videos": dg.MetadataValue.md(card.frame_table(shown, 50))},
-        each={row["video"]: {"problem": row.get("problem") or "none", "dagster/uri": row["uri"]} for row in rows},
+        each={row["video"]: {"problem": row.get("problem") or "none", "video": row["uri"]} for row in rows},
         check_results=[decodes(table), unique(copies)],
     )
     lake.remember(storage, "videos", {video: source.fingerprint for video, source in sources.items() if source})

@@ -5,15 +5,25 @@ the same entry.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, cost, model_card, retraining
+from detection_assets.domain import card, cost, model_card, provenance_card, retraining
 from resources import costs, overrides, standards, tables
-from resources.registry.base import APPROVED, CHALLENGER, GATES, PENDING, REGISTRY, ModelVersion, Registry
+from resources.registry.base import (
+    APPROVED,
+    CHALLENGER,
+    CHAMPION,
+    GATES,
+    PENDING,
+    REGISTRY,
+    ModelVersion,
+    Registry,
+)
 from resources.storage import Storage
 
 
@@ -73,6 +83,10 @@ def registered_model(
     registry.tag(entry.version, {**said, "dagster_run_id": context.run.run_id})
     registry.point(CHALLENGER, entry.version)
     told = standards.describe_model(storage, entry, detector.name, detector.said)
+    serving = registry.get(CHAMPION)
+    before_it = serving.version if serving is not None and serving.version != entry.version else ""
+    tagged = replace(entry, tags={**entry.tags, **said})
+    provenance = standards.provenance(storage, tagged, detector.name, detector.said, before_it)
     table = pd.DataFrame(
         [
             {
@@ -98,6 +112,7 @@ def registered_model(
         value=table,
         data_version=dg.DataVersion(entry.version if state == APPROVED else f"{entry.version}-{state}"),
         metadata={
+            "provenance": dg.MetadataValue.md(provenance_card.markdown(provenance)),
             "approval": state,
             **(
                 {"to approve": f"detection approve {detector.name} {entry.version} --by ... --reason ..."}

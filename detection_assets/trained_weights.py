@@ -125,7 +125,7 @@ def trained_weights(
             "cost_usd": float(row["cost_usd"]),
             "reused": result.reused,
             "mlflow_run": run_id,
-            "dagster/uri": storage.uri_of(row["onnx"]),
+            "best.onnx": storage.uri_of(row["onnx"]),
             **({"mlflow": dg.MetadataValue.url(tracking.link(run_id))} if tracking.link(run_id) else {}),
         },
         check_results=[onnx_agrees(training["agreement"]), loss_finite(bool(training["loss_finite"]))],

@@ -20,6 +20,7 @@ import pandas as pd
 
 from detection_assets.domain import bom, croissant, layout, model_card, snapshot
 from detection_assets.domain.problems import InputError
+from detection_assets.domain.provenance_card import Provenance
 from resources import overrides, tables
 from resources.registry.base import ModelVersion
 from resources.storage import Published, Storage
@@ -120,6 +121,26 @@ def facts(storage: Storage, entry: ModelVersion, detector: str, said: Mapping[st
         evaluated=_written(storage, layout.evaluation(of_evaluation)),
         override={"by": override.by, "reason": override.reason, "at": override.at} if override else {},
     )
+
+
+def provenance(
+    storage: Storage, entry: ModelVersion, detector: str, said: Mapping[str, Any], replaces: str = "", serving: str = ""
+) -> Provenance:
+    """Where a registered version comes from, for its card in the catalogue.
+
+    Args:
+        storage: The detector's storage.
+        entry: The version.
+        detector: The detector's name.
+        said: What people say of it.
+        replaces: The version that served before, or "".
+        serving: What it has of the traffic, in words, or "".
+    """
+    published = storage.published(layout.dataset(entry.tags.get("dataset_version") or "-"))
+    notes: Mapping[str, Any] = published.notes if published is not None else {}
+    model = facts(storage, entry, detector, said)
+    people, drawn = notes.get("annotators"), str(notes.get("annotations", ""))
+    return Provenance(model, entry.tags, entry.approval, people, drawn, replaces, serving)
 
 
 def _has(published: Published | None) -> bool:

@@ -14,7 +14,7 @@ import dagster as dg
 import orjson
 import pandas as pd
 
-from detection_assets.domain import layout, schemas
+from detection_assets.domain import column_sources, layout, schemas
 from resources import version_index
 from resources.storage import Storage
 
@@ -137,6 +137,22 @@ def read_versions(storage: Storage, asset: str, keys: Sequence[str]) -> pd.DataF
     return schemas.conform(asset, arrow.to_pandas(strings_to_categorical=False))
 
 
+def places(storage: Storage, asset: str, partitions: Sequence[str]) -> dict[str, str]:
+    """The URI of today's table of each of these partitions that has one."""
+    pointers = storage.get_many([layout.table_pointer(asset, partition) for partition in partitions])
+    found = zip(partitions, pointers, strict=True)
+    return {partition: storage.uri_of(orjson.loads(data)["table"]) for partition, data in found if data is not None}
+
+
+def column_lineage(key: dg.AssetKey) -> dict[str, dg.TableColumnLineage]:
+    """What Dagster is told of where the columns of an asset's table come from; nothing if they begin there."""
+    deps = {
+        column: [dg.TableColumnDep(dg.AssetKey([*key.path[:-1], table]), of) for table, of in sources]
+        for column, sources in column_sources.of(key.path[-1]).items()
+    }
+    return {"dagster/column_lineage": dg.TableColumnLineage(deps)} if deps else {}
+
+
 class TableIOManager(dg.ConfigurableIOManager):
     """Writes what assets return and reads what they ask for."""
 
@@ -146,14 +162,17 @@ class TableIOManager(dg.ConfigurableIOManager):
         """Writes a table; for a run over many partitions, each partition's rows as its own table."""
         asset = context.asset_key.path[-1]
         run_id = context.run_id
-        metadata: dict[str, Any] = {"dagster/row_count": len(obj)}
+        metadata: dict[str, Any] = {"dagster/row_count": len(obj), **column_lineage(context.asset_key)}
         if context.has_asset_partitions:
             rows = {str(key): table for key, table in obj.groupby(schemas.partition_column(asset), sort=False)}
-            for partition in context.asset_partition_keys:
+            pointers = [
                 write(self.storage, asset, partition, rows.get(partition, schemas.empty(asset)), run_id)
+                for partition in context.asset_partition_keys
+            ]
         else:
-            pointer = write(self.storage, asset, None, obj, run_id)
-            metadata["dagster/uri"] = self.storage.uri_of(pointer["table"])
+            pointers = [write(self.storage, asset, None, obj, run_id)]
+        if len(pointers) == 1:
+            metadata["dagster/uri"] = self.storage.uri_of(pointers[0]["table"])
         context.add_output_metadata(metadata)
 
     def load_input(self, context: dg.InputContext) -> pd.DataFrame:

@@ -18,6 +18,9 @@ import dagster as dg
 import pandas as pd
 from dagster import DagsterEventType, DagsterInstance
 
+from resources import tables
+from resources.storage import Storage
+
 DATA = "dagster/data_version"
 CODE = "dagster/code_version"
 PROVIDED = "dagster/data_version_is_user_provided"
@@ -43,6 +46,7 @@ def combined(versions: Mapping[str, str]) -> str:
 
 def materialized(
     context: dg.AssetExecutionContext,
+    storage: Storage,
     table: pd.DataFrame,
     versions: Mapping[str, str],
     metadata: Mapping[str, Any],
@@ -53,6 +57,7 @@ def materialized(
 
     Args:
         context: Of the asset.
+        storage: The detector's storage.
         table: The rows of all videos of the run.
         versions: Data version by video; its keys are the run's partitions.
         metadata: Of the run as a whole.
@@ -73,9 +78,13 @@ def materialized(
     rows = table.groupby("video").size().to_dict()
     upstream = _provenance(context, list(versions)) if versions else {}
     code = context.assets_def.code_versions_by_key[context.asset_key] or ""
+    lineage = tables.column_lineage(context.asset_key)
+    # What was yielded is written by now.
+    places = tables.places(storage, context.asset_key.path[-1], list(versions))
     for video, version in versions.items():
         tags = {DATA: version, PROVIDED: "true", CODE: code, **upstream.get(video, {})}
-        told = {"dagster/row_count": int(rows.get(video, 0)), **each.get(video, {})}
+        told = {"dagster/row_count": int(rows.get(video, 0)), **lineage, **each.get(video, {})}
+        told |= {"dagster/uri": places[video]} if video in places else {}
         yield dg.AssetMaterialization(context.asset_key, partition=video, tags=tags, metadata=told)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from detection_assets.domain import column_sources
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("detection_assets", "resources", "jobs")
 STAGES = [
@@ -237,6 +239,7 @@ for name in ("fridge", "surgical"):
             "checks": sorted(check.name for check in graph.get(key).check_keys),
             "partitioned": graph.get(key).is_partitioned,
             "kinds": sorted(graph.get(key).kinds),
+            "part": graph.get(key).tags["detection/part"],
         }
         for key in graph.toposorted_asset_keys
     }
@@ -262,6 +265,12 @@ def test_edges_point_from_an_earlier_stage_to_a_later_one(loaded: dict) -> None:
         for asset, about in assets.items():
             place = STAGES.index(asset.split("/")[-1])
             assert all(STAGES.index(parent.split("/")[-1]) < place for parent in about["upstream"]), asset
+
+
+def test_columns_come_from_tables_that_a_stage_reads(loaded: dict) -> None:
+    for asset, about in loaded["graph"]["fridge"].items():
+        named = {table for sources in column_sources.of(asset.split("/")[-1]).values() for table, _ in sources}
+        assert {f"fridge/{table}" for table in named} <= {*about["upstream"]}, asset
 
 
 def test_two_detectors_have_nothing_in_common(loaded: dict) -> None:

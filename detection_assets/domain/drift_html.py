@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from detection_assets.domain import drift
+from detection_assets.domain import drift, pages
 from detection_assets.domain.drift import Finding, Limits
 from detection_assets.domain.two_samples import Floats, Sample
 
@@ -95,16 +95,11 @@ def page(
         f'<p class="headline {"drift" if drifted else "stable"}">{escape(headline)}</p>',
     ]
     for title, table in tables.items():
-        parts += [f"<h2>{escape(title)}</h2>", _table(table)]
+        parts += [f"<h2>{escape(title)}</h2>", pages.table(table)]
     for part in deployments:
         parts.append(_section(part))
     parts.append(_explanation(limits))
-    title, body = f"{escape(detector)}, {escape(day)}: drift report", "\n".join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
-        f"<body><main>\n{body}\n</main></body></html>\n"
-    )
+    return pages.document(f"{detector}, {day}: drift report", "\n".join(parts))
 
 
 def _section(part: Deployment) -> str:
@@ -150,41 +145,17 @@ def _verdicts(findings: Sequence[Finding]) -> str:
             f'<b class="{_kind(one.verdict)}">{escape(one.verdict)}</b>',
             _sized(one.reference_n, one.compared.reference_size if one.compared else math.nan),
             _sized(one.production_n, one.compared.production_size if one.compared else math.nan),
-            *(_number(getattr(one.compared, name, math.nan)) for name in ("psi", "psi_by_chance", "ks")),
-            _number(one.p),
+            *(pages.number(getattr(one.compared, name, math.nan)) for name in ("psi", "psi_by_chance", "ks")),
+            pages.number(one.p),
             escape(one.why),
         ]
         for one in findings
     ]
-    return _rows(head, rows)
+    return pages.rows(head, rows)
 
 
 def _sized(count: int, size: float) -> str:
     return f"{count:,}" + (f" <small>worth {size:,.0f}</small>" if math.isfinite(size) and size < count - 0.5 else "")
-
-
-def _table(table: pd.DataFrame) -> str:
-    if table.empty:
-        return "<p>Nothing to show.</p>"
-    cells = [
-        [_number(value) if isinstance(value, (float, int, np.number)) else escape(str(value)) for value in row]
-        for row in table.itertuples(index=False, name=None)
-    ]
-    return _rows([str(name) for name in table.columns], cells)
-
-
-def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are HTML already."""
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
-
-
-def _number(value: Any) -> str:
-    number = float(value)
-    if not math.isfinite(number):
-        return "–"
-    return f"{number:,.0f}" if abs(number) >= 1000 or number == int(number) else f"{number:.3g}"
 
 
 def _histogram(reference: Floats, production: Floats, label: str) -> str:
@@ -212,8 +183,8 @@ def _histogram(reference: Floats, production: Floats, label: str) -> str:
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}: reference and production">'
         f'<g class="reference">{fill}</g><polyline class="production" points="0,{base} {line} {WIDTH},{base}"/>'
-        f'<text x="0" y="{HEIGHT - 3}">{_number(low)}</text>'
-        f'<text x="{WIDTH}" y="{HEIGHT - 3}" text-anchor="end">{_number(high)}</text></svg>'
+        f'<text x="0" y="{HEIGHT - 3}">{pages.number(low)}</text>'
+        f'<text x="{WIDTH}" y="{HEIGHT - 3}" text-anchor="end">{pages.number(high)}</text></svg>'
     )
 
 
@@ -259,29 +230,3 @@ of {limits.ks:g}. <b>watch</b>: no chance, and over half a limit. <b>stable</b>:
 <p>Frames of one camera that follow each other resemble each other, and so do the boxes of one frame: they count for
 less (&ldquo;worth&rdquo;), as their likeness to their neighbours says. A change that lasts longer than a quarter of the
 day's requests counts as a change. Cameras that send in turns are not told apart.</p>"""
-
-
-STYLE = """
-:root{color-scheme:light dark;--ink:#1c2128;--quiet:#69707a;--paper:#fff;--line:#d9dde2;--ref:#b9c2cd;--now:#c2410c}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e9ed;--quiet:#9aa3ad;--paper:#14171b;--line:#333a42;--ref:#4b5663;
---now:#fb923c}}
-body{background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif;margin:0}
-main{max-width:1100px;margin:0 auto;padding:24px}
-h1{font-size:24px}h2{font-size:18px;margin-top:32px}h3{font-size:15px}
-.headline{font-size:18px;padding:10px 14px;border-left:4px solid;
-background:color-mix(in srgb,var(--line) 35%,transparent)}
-.note{color:var(--quiet)}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px}
-th,td{text-align:left;padding:4px 10px;border-bottom:1px solid var(--line);vertical-align:top}
-th{color:var(--quiet);font-weight:600}small{color:var(--quiet)}
-.charts,.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(240px,1fr));gap:16px;margin-top:16px}
-figure{margin:0;min-width:0}figcaption{font-size:13px;margin:2px 0}
-svg{width:100%;height:auto;border-bottom:1px solid var(--line)}svg text{font-size:10px;fill:var(--quiet)}
-.reference{fill:var(--ref)}rect.production{fill:var(--now)}
-polyline.production{fill:none;stroke:var(--now);stroke-width:1.6}
-i{display:inline-block;width:10px;height:10px;margin-left:8px}i.reference{background:var(--ref)}
-i.production{background:var(--now)}
-img{width:100%;height:auto;border-radius:4px}
-b.drift,.headline.drift{color:#dc2626}b.watch{color:#d97706}b.stable,.headline.stable{color:#15803d}
-b.too-few,b.no-reference{color:var(--quiet)}
-"""

@@ -212,7 +212,7 @@ def moment(epoch_s: float) -> str:
     return datetime.fromtimestamp(epoch_s, timezone.utc).isoformat(timespec="milliseconds")
 
 
-def picture(found: Sequence[Period], now: float) -> str:
+def picture(found: Sequence[Period], now: float, width: int = 0) -> str:
     """Shares over time as an SVG: a band a slot, a colour a version, as high as its share.
 
     The axis is even in changes and not in time: a canary of a minute is to be seen beside a year of service.
@@ -220,13 +220,15 @@ def picture(found: Sequence[Period], now: float) -> str:
     Args:
         found: The periods.
         now: Until when to draw, epoch seconds.
+        width: Its width in pixels, for a page that has colours of its own; 0 for a picture that stands by itself.
     """
     recent = [period for period in found if period.start < now][-40:]
     if not recent:
         return ""
     times = sorted({*(period.start for period in recent), *(period.end or now for period in recent), now})
-    scale = (WIDTH - LEFT - 10) / max(1, len(times) - 1)
-    place = {time: LEFT + index * scale for index, time in enumerate(times)}
+    wide, first = (width, 64) if width else (WIDTH, LEFT)
+    scale = (wide - first - 10) / max(1, len(times) - 1)
+    place = {time: first + index * scale for index, time in enumerate(times)}
     versions = list(dict.fromkeys(period.version for period in recent))
     colour = {version: COLOURS[index % len(COLOURS)] for index, version in enumerate(versions)}
     slots = sorted({period.slot for period in recent})
@@ -234,7 +236,7 @@ def picture(found: Sequence[Period], now: float) -> str:
     for row, slot in enumerate(slots):
         base = TOP + (row + 1) * ROW
         parts.append(f'<text x="8" y="{base - 10}">{html.escape(slot)}</text>')
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 10}" y1="{base}" y2="{base}" stroke="#999"/>')
+        parts.append(f'<line x1="{first}" x2="{wide - 10}" y1="{base}" y2="{base}" stroke="#999"/>')
         for period in (item for item in recent if item.slot == slot):
             left, right = place[period.start], place[period.end or now]
             high = 2 + (ROW - 8) * period.share / 100
@@ -244,16 +246,23 @@ def picture(found: Sequence[Period], now: float) -> str:
                 f'fill="{colour[period.version]}"><title>{html.escape(label)}</title></rect>'
             )
     bottom = TOP + len(slots) * ROW
-    every = max(1, len(times) // 6)
+    every = max(1, len(times) // (3 if width else 6))
     for time in times[::-every][::-1]:
         stamp = datetime.fromtimestamp(time, timezone.utc).strftime("%m-%d %H:%M:%S")
         parts.append(f'<text x="{place[time]:.1f}" y="{bottom + 16}" text-anchor="end" font-size="10">{stamp}</text>')
     for index, version in enumerate(versions):
-        left = LEFT + index * 100 % (WIDTH - LEFT - 60)
-        parts.append(f'<rect x="{left}" y="{bottom + 26}" width="10" height="10" fill="{colour[version]}"/>')
-        parts.append(f'<text x="{left + 14}" y="{bottom + 35}" font-size="11">version {html.escape(version)}</text>')
+        line, column = divmod(index, max(1, (wide - first - 10) // 100))
+        left, down = first + column * 100, bottom + 26 + 16 * line
+        parts.append(f'<rect x="{left}" y="{down}" width="10" height="10" fill="{colour[version]}"/>')
+        parts.append(f'<text x="{left + 14}" y="{down + 9}" font-size="11">version {html.escape(version[:12])}</text>')
+    high = bottom + 44 + 16 * ((len(versions) - 1) // max(1, (wide - first - 10) // 100))
+    if width:
+        return (
+            f'<svg viewBox="0 0 {wide} {high}" role="img" aria-label="shares of the traffic over time">'
+            f"{''.join(parts)}</svg>"
+        )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{bottom + 44}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" '
         f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>'
     )
 

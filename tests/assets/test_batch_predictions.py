@@ -52,6 +52,12 @@ def test_many_videos_make_one_run_with_a_version_each(world: World) -> None:
     assert set(by_video) == set(VIDEOS[:4])
     last = {partition: tags["dagster/data_version"] for partition, tags in by_video.items()}
     assert len(set(last.values())) == 4
+    for event in {event.partition: event for event in events}.values():
+        told = event.metadata
+        key = str(told["dagster/uri"].value).removeprefix(f"{world.storage.uri}/")
+        assert len(tables.read_versions(world.storage, "batch_predictions", [key])) == told["dagster/row_count"].value
+        (source,) = told["dagster/column_lineage"].value.deps_by_column["model_version"]
+        assert (source.asset_key.path, source.column_name) == ([NAME, "deployed_endpoint"], "version")
 
 
 def test_where_frames_are_annotated_predictions_are_held_against_them(world: World) -> None:
