@@ -11,10 +11,10 @@ import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, layout, near_duplicates, snapshot, splitting
+from detection_assets.domain import card, layout, near_duplicates, snapshot, splitting, withdrawal
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import legend, thumbnails
-from resources import lake, tables, versions
+from resources import lake, tables, versions, withdrawals
 from resources.registry.base import Registry
 from resources.storage import Storage
 
@@ -44,6 +44,8 @@ def detection_dataset(
     annotations: pd.DataFrame,
 ) -> dg.MaterializeResult:
     """A row an image: frame, group, split, picture, number of boxes. Boxes and the card are in the snapshot."""
+    extracted_frames, left_out = _without_withdrawn(storage, extracted_frames)
+    withdrawn = withdrawals.read_all(storage)
     groups = {video: detector.group_of(video) for video in extracted_frames["video"].unique()}
     frames = extracted_frames.assign(group=extracted_frames["video"].map(groups))
     data = snapshot.labelled(frames, annotations, detector.classes)
@@ -57,7 +59,7 @@ def detection_dataset(
     split = splitting.split(data.images, data.boxes, shares, settings.seed, _history(storage), settings.near_duplicate)
     data, dropped = _without_twins(data, split, settings.near_duplicate)
     made = snapshot.build(data, split, detector.classes, shares)
-    made.meta["notes"] = [*made.meta["notes"], *dropped]
+    made.meta["notes"] = [*made.meta["notes"], *dropped, *left_out]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "dataset"
         snapshot.write(made.images, made.boxes, made.meta, folder)
@@ -91,6 +93,11 @@ def detection_dataset(
             "split by": made.meta["by"],
             "optimistic": bool(made.meta["optimistic"]),
             "snapshot": storage.uri_of(published.folder),
+            **(
+                {"withdrawn": dg.MetadataValue.md(card.frame_table(withdrawal.told(withdrawn), 50))}
+                if withdrawn
+                else {}
+            ),
             **({"data assets": dg.MetadataValue.md(entered)} if entered else {}),
         },
         check_results=[
@@ -113,6 +120,15 @@ def _history(storage: Storage) -> splitting.History | None:
         return None
     with storage.local_copy(published.folder) as folder:
         return snapshot.read(folder).history()
+
+
+def _without_withdrawn(storage: Storage, frames: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Leaves out what was withdrawn: videos that a run took in before it heard of it, and copies of their pictures."""
+    videos, contents = withdrawals.videos(storage), withdrawals.contents(storage)
+    copies = frames["sha256"].isin(contents) & ~frames["video"].isin(videos)
+    notes = [f"{int(copies.sum())} pictures of withdrawn videos were left out, which lie in other folders, too: "
+             f"{', '.join(sorted(frames.loc[copies, 'video'].unique())[:5])}."] if copies.any() else []  # fmt: skip
+    return frames[~copies & ~frames["video"].isin(videos)], notes
 
 
 def _without_twins(

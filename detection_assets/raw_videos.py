@@ -11,7 +11,7 @@ import pandas as pd
 
 from detection_assets.detector import Detector
 from detection_assets.domain import card, layout, probe, schemas
-from resources import lake, tables, versions
+from resources import lake, tables, versions, withdrawals
 from resources.storage import Storage
 
 
@@ -33,13 +33,21 @@ def raw_videos(
     """A row a video: group, digest, codec, frame rate, duration, size, and frames declared against decodable."""
     sources = lake.sources_of(storage, context.partition_keys)
     rows: list[dict] = []
+    withdrawn, refused = withdrawals.videos(storage), withdrawals.contents(storage)
     for done, (video, source) in enumerate(sources.items(), start=1):
         row = {"video": video, "group": detector.group_of(video), "uri": storage.uri_of(layout.video(video))}
+        if video in withdrawn:
+            rows.append({**row, "kind": "video", "problem": withdrawals.refused(storage, video)})
+            continue
         if source is None:
             rows.append({**row, "kind": "video", "problem": "it is gone from the lake; put it back, or run again"})
             continue
         with storage.local_copy(layout.video(video)) as path:
             row |= {**probe.probe(path, source.kind), "kind": source.kind, "bytes": source.size}
+        if row["sha256"] in refused:
+            of = withdrawals.video_of_content(storage, row["sha256"]) or ""
+            told = f"its content is that of {of}, which is not used: {withdrawals.refused(storage, of)}; remove it"
+            row |= {"frames_decodable": 0, "problem": told}
         rows.append(row)
         context.log.info(f"[{done}/{len(sources)}] videos read")
     table = schemas.conform("raw_videos", pd.DataFrame(rows).reindex(columns=list(schemas.SCHEMAS["raw_videos"])))

@@ -13,7 +13,7 @@ import pandas as pd
 from detection_assets.domain import card, history
 from detection_assets.domain.rollout import Plan
 from jobs import jobs, runs
-from resources import tables, versions
+from resources import tables, versions, withdrawals
 from resources.compute.base import version_of
 from resources.deployments import Deployments
 from resources.endpoints.base import Endpoints
@@ -204,6 +204,8 @@ def sensors_of(detector: str, plan: Plan) -> list[dg.SensorDefinition]:
         if found is None:
             return dg.SensorResult(skip_reason="no approved version waits", asset_events=events)
         approval = f"{found.version} at {found.tags.get('approved_at', '')}"
+        if refused := withdrawals.refusal(storage, found, detector):
+            return dg.SensorResult(skip_reason=refused, asset_events=events)
         tried = context.instance.get_runs_count(dg.RunsFilter(tags={FOR: approval, "detection/detector": detector}))
         if tried >= ATTEMPTS:
             why = f"version {found.version} was tried {tried} times; approve it again to try once more"

@@ -237,7 +237,7 @@ def sensors_of(detector: str, videos: dg.DynamicPartitionsDefinition) -> list[dg
             return dg.SkipReason("nothing new")
         # A video that no run has read annotations for yet is taken in with them; here only what came later counts.
         known = lake.remembered(storage, "annotations")
-        files = layout.annotation_files(storage.list(layout.ANNOTATIONS), order)
+        files = lake.annotation_files(storage, order, order)
         now = {video: layout.fingerprint(items) for video, items in files.items() if video in known}
         ready = cursor.settle(now, known)
         cursor.listing = "" if cursor.waiting or len(known) < len(order) else digest

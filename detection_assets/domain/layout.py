@@ -18,6 +18,12 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     rollout/                                  what the endpoint was told: a log without gaps, and where it ends
     endpoint/                                 a managed endpoint: what its servers are told, load and have counted
     overrides/<weights version>.json          who let weights pass whose gates failed, and why
+    withdrawn/<video>.json                    who withdrew a video, and why; what was derived from it then
+    withdrawn/digests/<sha256>                content that is not taken in again, under whatever name
+    withdrawn/erasures/<video>.json           how far the erasing of a video's data is planned, while it goes on
+    withdrawn/tombstones/<video>.json         what was erased of it, when and by whom
+    withdrawn/gone/<key>.json                 leads from an object that was erased to why, and to what is left of it
+    withdrawn/overrides/<model>/<video>.json  who lets a version serve although it learned from the video
     known/                                    what was taken in already, told by the names of empty objects
     jobs/<step>/<attempt>/                    a managed job's order, messages and receipt, until its step is published;
                                               a batch job's model, list of pictures and answers likewise
@@ -35,15 +41,17 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 VIDEOS = "videos"
 ANNOTATIONS = "annotations"
 FRAMES = "frames"
 CAPTURES = "captures"
+EVALUATIONS = "evaluations"
 LABEL_REQUESTS = "label_requests"
 LABELING = "labeling"
 MANIFEST = "manifest.json"
+WITHDRAWN = "withdrawn"
 ROLLOUT = "rollout"
 ROLLOUT_STATE = f"{ROLLOUT}/state.json"
 """The entry of the endpoint's log that was the last when this was written; there may be later ones."""
@@ -258,7 +266,7 @@ def weights(version: str) -> str:
 
 def evaluation(version: str) -> str:
     """Where the outcome of one evaluation is published."""
-    return f"evaluations/{version}"
+    return f"{EVALUATIONS}/{version}"
 
 
 def rollout_entry(number: int) -> str:
@@ -279,6 +287,42 @@ def reports(name: str) -> str:
 def override(weights_version: str) -> str:
     """Where it is written who let weights pass whose gates failed."""
     return f"overrides/{weights_version}.json"
+
+
+def withdrawn(video_key: str) -> str:
+    """Where it is written who withdrew a video."""
+    return f"{WITHDRAWN}/{_quoted(video_key)}.json"
+
+
+def withdrawn_video(key: str) -> str | None:
+    """The video that a key directly in `withdrawn/` is about; None if it is about none."""
+    name = key.removeprefix(f"{WITHDRAWN}/")
+    return unquote(name.removesuffix(".json")) if name.endswith(".json") and "/" not in name else None
+
+
+def withdrawn_digest(sha256: str) -> str:
+    """Where it is remembered that content of some digest is not to be taken in again."""
+    return f"{WITHDRAWN}/digests/{sha256}"
+
+
+def erasure(video_key: str) -> str:
+    """Where the plan of an erasure lies while it goes on."""
+    return f"{WITHDRAWN}/erasures/{_quoted(video_key)}.json"
+
+
+def tombstone(video_key: str) -> str:
+    """Where it is written what was erased of a video."""
+    return f"{WITHDRAWN}/tombstones/{_quoted(video_key)}.json"
+
+
+def gone(key: str) -> str:
+    """Where it is written why an object is gone, and what is left of it."""
+    return f"{WITHDRAWN}/gone/{key}.json"
+
+
+def withdrawn_override(model: str, video_key: str) -> str:
+    """Where it is written who lets a registered version serve although it learned from a withdrawn video."""
+    return f"{WITHDRAWN}/overrides/{quote(model, safe='')}/{_quoted(video_key)}.json"
 
 
 def predictions(video_key: str, version: str) -> str:
@@ -349,9 +393,11 @@ def may_change(key: str) -> bool:
 def is_of_this_place(key: str) -> bool:
     """Whether an object means nothing in another lake: jobs, an endpoint, who drives a rollout, and what was taken in.
 
-    The last is told by tags that each store makes in its own way; a platform's catalogue names its lake.
+    The last is told by tags that each store makes in its own way; a platform's catalogue names its lake. What was
+    erased here is still to be erased there.
     """
-    prefixes = ("jobs/", "catalogue/", f"{ENDPOINT}/", f"{known(VIDEOS)}/", f"{known(ANNOTATIONS)}/")
+    erased = (f"{WITHDRAWN}/{what}/" for what in ("erasures", "tombstones", "gone"))
+    prefixes = ("jobs/", "catalogue/", f"{ENDPOINT}/", f"{known(VIDEOS)}/", f"{known(ANNOTATIONS)}/", *erased)
     return key.startswith(prefixes) or key == ROLLOUT_PULSE
 
 
@@ -362,15 +408,16 @@ def digest_of(sha256: str) -> str:
 
 def table_pointer(asset: str, partition: str | None) -> str:
     """The small object that says which table is today's."""
-    return f"{_table_folder(asset, partition)}/today.json"
+    return f"{tables(asset, partition)}/today.json"
 
 
 def table(asset: str, partition: str | None, sha256: str) -> str:
     """Where a table lies, by the hash of its content."""
-    return f"{_table_folder(asset, partition)}/{sha256[:32]}.parquet"
+    return f"{tables(asset, partition)}/{sha256[:32]}.parquet"
 
 
-def _table_folder(asset: str, partition: str | None) -> str:
+def tables(asset: str, partition: str | None) -> str:
+    """Where every version of a table lies."""
     return f"tables/{asset}/{_quoted(partition)}" if partition is not None else f"tables/{asset}"
 
 
