@@ -6,6 +6,7 @@ version.
 """
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -284,6 +285,9 @@ class Storage(dg.ConfigurableResource):
         for key in keys:
             path = self._folder / key
             path.unlink(missing_ok=True)
+            # What a killed writer left of it is in no listing.
+            for half in path.parent.glob(f"{glob.escape(path.name)}#[0-9]*"):
+                half.unlink(missing_ok=True)
             for folder in path.parents:
                 if folder == self._folder or self._folder not in folder.parents or any(folder.iterdir()):
                     break

@@ -25,6 +25,8 @@ from resources.storage import Published, Storage
 SHARED = ("datasets", layout.EVALUATIONS, "profiles", layout.LABEL_REQUESTS)
 """Where versions are published that may hold a part of a video, each by itself and readable whatever part is left."""
 BY_DAY = tuple(f"tables/{name}/" for name, columns in schemas.SCHEMAS.items() if "day" in columns)
+OF_A_VIDEO = ("raw_videos", "extracted_frames", "annotations", "batch_predictions")
+"""The assets whose partitions are videos."""
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _VERSION = re.compile(r"[0-9a-f]{16}/")
 
@@ -110,11 +112,12 @@ def find(storage: Storage, video: str, known: Iterable[str]) -> Traces:
     kind = source.kind if source else str(raw[-1]["kind"][0]) if raw else "video"
     told = [str(digest) for table in raw for digest in table["sha256"] if digest]
     digests = {str(digest) for table in frames for digest in table["sha256"] if digest}
-    own = _own(storage, video, source, others)
-    files = {digest_of(storage, key) for key in own["video files"]}
+    own = own_objects(storage, video, others)
+    raws, alone = own.get("video files", ()), own.get("annotation files", ())
+    files = {digest_of(storage, key) for key in raws}
     contents = {*told, *files, *(digests if kind == "images" else ())}
     batches = _batches(storage, video)
-    captured, requests = _captured(storage, video, own["video files"] if kind == "images" else (), files, batches)
+    captured, requests = _captured(storage, video, raws if kind == "images" else (), files, batches)
     published, worst = _published(storage, video, batches)
     return Traces(
         video=video,
@@ -122,9 +125,9 @@ def find(storage: Storage, video: str, known: Iterable[str]) -> Traces:
         sha256=told[-1] if told else next(iter(files), "") if kind == "video" else "",
         contents=contents,
         frames=digests,
-        own={place: keys for place, keys in own.items() if keys},
-        shared_files=_shared_files(storage, video, own["annotation files"]),
-        tables=_tables(storage, video, captured),
+        own=own,
+        shared_files=_shared_files(storage, video, alone),
+        tables=rows_of_tables(storage, video, captured),
         published=published,
         captures=captured,
         requests=requests,
@@ -155,13 +158,13 @@ def digest_of(storage: Storage, key: str) -> str:
 # What is its alone ----------------------------------------------------------------------------------------------------
 
 
-def _own(storage: Storage, video: str, source: layout.Source | None, others: Collection[str]) -> dict[str, list[str]]:
-    """Keys of what is the video's alone, by place."""
+def own_objects(storage: Storage, video: str, others: Collection[str]) -> dict[str, list[str]]:
+    """Keys of what is the video's alone, by place; others are all videos beside it."""
     name = layout.tables("", video).rpartition("/")[2]
     below = [one for one in others if one.startswith(f"{video}/")]
     speaks = lake.annotation_files(storage, [video, *others], ())
     elsewhere = {item.key for one in others for item in speaks[one]}
-    return {
+    found = {
         "video files": list(raw_files(storage, video)),
         "frame files": list(versions_below(storage, f"{layout.FRAMES}/{video}", f"{layout.FRAMES}/", below)),
         "prediction files": list(versions_below(storage, f"predictions/{video}", "predictions/", below)),
@@ -173,6 +176,7 @@ def _own(storage: Storage, video: str, source: layout.Source | None, others: Col
         ],
         "files of jobs": list(_jobs(storage, video)),
     }
+    return {place: keys for place, keys in found.items() if keys}
 
 
 def _table_keys(storage: Storage) -> list[str]:
@@ -254,7 +258,7 @@ def _copies(storage: Storage, digests: Sequence[str], others: Iterable[str]) -> 
 # What holds a part of it ----------------------------------------------------------------------------------------------
 
 
-def _tables(storage: Storage, video: str, captured: Collection[str]) -> dict[str, int]:
+def rows_of_tables(storage: Storage, video: str, captured: Collection[str]) -> dict[str, int]:
     """Tables of several videos, and of days, in every version, that hold rows of the video."""
     import pyarrow.parquet as pq
 
@@ -279,6 +283,27 @@ def prefixes(storage: Storage) -> Iterator[str]:
     end = f"/{layout.MANIFEST}"
     for root in SHARED:
         yield from (item.key.removesuffix(end) for item in storage.list(root) if item.key.endswith(end))
+
+
+def begun(storage: Storage, video: str) -> Iterator[str]:
+    """What runs that were killed left where they would have published, in folders with rows or pictures of the video.
+
+    A folder without a table in it may be anybody's; it is of use to nobody.
+    """
+    import pyarrow.parquet as pq
+
+    known = {prefix: storage.published(prefix) for prefix in prefixes(storage)}
+    whole = tuple(f"{made.folder}/" for made in known.values() if made is not None)
+    folders: dict[str, list[str]] = {}
+    for root in SHARED:
+        for item in storage.list(root):
+            if not item.key.startswith(whole) and not item.key.endswith(f"/{layout.MANIFEST}"):
+                depth = 4 if root == "profiles" else 3
+                folders.setdefault("/".join(item.key.split("/")[:depth]), []).append(item.key)
+    for keys in folders.values():
+        tables = [key for key in keys if key.endswith(".parquet")]
+        if not tables or any(rows_of(pq.read_table(io.BytesIO(storage.get(key))), video).any() for key in tables):
+            yield from keys
 
 
 def _published(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -10,10 +11,12 @@ from rich.table import Table
 
 from detection_assets.commands.context import Project
 from detection_assets.commands.running import only_one
+from detection_assets.domain import layout
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import Withdrawal
 from resources import traces as tracing
 from resources import withdrawals, withdrawing
+from resources.erasure import Eraser
 from resources.instance import open_instance
 
 if TYPE_CHECKING:
@@ -50,13 +53,52 @@ def withdraw(
         if dry_run:
             out.print("nothing was changed (--dry-run)")
             return 0
-        if made is None:
-            _confirmed(out, f"withdraw {video} from {name} for good?", yes)
+        if made is None or erase:
+            what = "withdraw and erase" if erase else "withdraw"
+            _confirmed(out, f"{what} {video} from {name} for good?", yes)
         made = withdrawals.mark(storage, made or wanted, found.contents)
         leave_graph(instance, name, video)
         out.print(f"{made.why()}; new datasets leave it out", markup=False, soft_wrap=True)
         _tell_models(out, name, withdrawing.models(registry, endpoints, made.datasets))
-    return 0
+        if not erase:
+            return 0
+        eraser = Eraser(storage, instance, project.resources["compute"], name, known_but(known, video))
+        return _erase(out, eraser, made, found, by.strip() or made.by)
+
+
+def known_but(known: Sequence[str], video: str) -> list[str]:
+    """The videos that there are beside one."""
+    return [one for one in known if one != video]
+
+
+def _erase(out: Console, eraser: Eraser, made: Withdrawal, found: Traces, by: str) -> int:
+    """Erases what was found, and shows the tombstone; goes on with what a killed one began.
+
+    Raises:
+        InputError: A run of the detector is under way, or something cannot be erased.
+    """
+    from jobs import runs
+
+    runs.close_dead(eraser.instance, eraser.detector)
+    if run := runs.goes_on(eraser.instance, eraser.detector):
+        raise InputError(
+            f"{eraser.detector}: run {run} is under way and may write what is erased; wait for it or end it, switch "
+            "the sensors off, and run again"
+        )
+    stone = withdrawals.tombstone(eraser.storage, made.video)
+    if stone is None or eraser.left(found):
+        plan = eraser.plan(found, by)
+        stone = eraser.carry_out(plan, made, lambda line: out.print(f"  {line}", markup=False))
+    table = Table(title=f"{made.video}: erased", title_justify="left")
+    table.add_column("what")
+    table.add_column("erased", justify="right")
+    for what, count in stone.counts.items():
+        table.add_row(what, str(count))
+    out.print(table)
+    out.print(f"proof: {eraser.storage.uri_of(layout.tombstone(made.video))}", markup=False, soft_wrap=True)
+    for one in stone.left:
+        out.print(f"left for you: {one}", style="yellow", markup=False, soft_wrap=True)
+    return 1 if stone.left else 0
 
 
 def leave_graph(instance: dg.DagsterInstance, name: str, video: str) -> None:

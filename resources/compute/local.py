@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -119,6 +120,22 @@ class LocalCompute(Compute):
         pump = threading.Thread(target=_pump, args=(process.stdout, tail), daemon=True)
         pump.start()
         return LocalHandle(process, folder, tail, pump, lock)
+
+    def forget(self, video: str) -> None:
+        """Deletes inputs, outputs and orders in the scratch, and what a killed training left among temporary files."""
+        root, named = Path(self.scratch).absolute(), (video.encode(), orjson.dumps(video)[1:-1])
+        for folder in root.iterdir() if root.is_dir() else ():
+            params = folder / "params.json"
+            if params.exists() and any(name in params.read_bytes() for name in named):
+                shutil.rmtree(folder, ignore_errors=True)
+            for name in ("inputs", "output"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        lake = self.storage.local_path("")
+        ours = tuple(f"{place}{os.sep}" for place in (root, lake) if place)
+        for folder in Path(tempfile.gettempdir()).glob("train-*"):
+            links = (path for path in (folder / "data").rglob("*") if path.is_symlink())
+            if any(os.readlink(link).startswith(ours) for link in links):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _locked(self, name: str) -> tuple[Path, IO[str]]:
         """The folder of a step or a study, and the lock that this process now has on it."""
