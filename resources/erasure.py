@@ -1,9 +1,9 @@
 """Erasing a withdrawn video's data, everywhere and in every version, and the tombstone that proves it.
 
 What cannot be found any more once a part of it is gone is written down first, as a plan in the lake. Every step looks
-for what is still there and can be done again, so whoever is killed half-way begins anew and completes. What names things
-is made smaller before the things go. The tombstone comes last, after a search that finds nothing: nothing claims to be
-erased that is not.
+for what is still there and can be done again, so whoever is killed half-way begins anew and completes. What names
+things is made smaller before the things go. The tombstone comes last, after a search that finds nothing: nothing claims
+to be erased that is not.
 
 What is shared with other videos is not lost. A table is deleted, a smaller one is written under the hash of its own
 content, and a note leads from the one to the other. A published version keeps its name, because that is what lineage
@@ -13,7 +13,7 @@ calls it, and says in its manifest what was taken out of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as version_of_package
 from typing import Any
 
@@ -129,7 +129,8 @@ class Eraser:
             name: sorted({*map(_plain, getattr(plan, name)), *map(_plain, getattr(now, name))})
             for name in ("files", "shared_files", "captures", "requests", "worst", "runs", "below", "areas")
         }
-        merged = Plan(**{**asdict(plan), **both, "batches": {**now.batches, **plan.batches}})
+        changed: dict[str, Any] = {**both, "batches": {**now.batches, **plan.batches}}
+        merged = replace(plan, **changed)
         self.storage.put(layout.erasure(plan.video), orjson.dumps(asdict(merged)))
         return merged
 
@@ -148,15 +149,23 @@ class Eraser:
             tell(what)
             step()
         tell("looking for what is left")
-        left = traces.find(self.storage, plan.video, self.known)
-        pictures = event_pictures.count(self.instance, plan.sought)
-        begun = sum(1 for _ in traces.begun(self.storage, plan.video))
-        there = {**left.found(), PICTURES: pictures, "files that killed runs left": begun}
-        there = {what: count for what, count in there.items() if count}
+        there = self.left(traces.find(self.storage, plan.video, self.known), plan.sought)
         if there:
             told = ", ".join(f"{count} {what}" for what, count in there.items())
             raise InputError(f"{plan.video}: {told} came while it was being erased; run again")
         return self._bury(plan, made, self._old_versions(plan, tell))
+
+    def left(self, found: Traces, sought: Sought | None = None) -> dict[str, int]:
+        """How much there is of a video, by what it is; nothing once it is erased.
+
+        Args:
+            found: What was found of it in the lake.
+            sought: Whose pictures are looked for in the event log, where more is known than `found` tells.
+        """
+        pictures = event_pictures.count(self.instance, sought or Sought(found.video))
+        begun = sum(1 for _ in traces.begun(self.storage, found.video))
+        there = {**found.found(), PICTURES: pictures, "files that killed runs left": begun}
+        return {what: count for what, count in there.items() if count}
 
     def _steps(self, plan: Plan, tell: Tell) -> Iterator[tuple[str, Callable[[], None]]]:
         storage, video = self.storage, plan.video
@@ -184,12 +193,13 @@ class Eraser:
 
     def _old_versions(self, plan: Plan, tell: Tell) -> str:
         tell("what the store keeps of deleted objects")
-        elsewhere = tuple(
-            f"{root}/{one}/" for one in plan.below for root in (layout.FRAMES, "predictions", layout.VIDEOS)
-        )
-        return old_versions.erase(self.storage, plan.areas, lambda key: bool(elsewhere) and key.startswith(elsewhere))[
-            1
-        ]
+        roots = (layout.FRAMES, "predictions", layout.VIDEOS)
+        elsewhere = tuple(f"{root}/{one}" for one in plan.below for root in roots)
+
+        def keep(key: str) -> bool:
+            return any(key == one or key.startswith(f"{one}/") for one in elsewhere)
+
+        return old_versions.erase(self.storage, plan.areas, keep)[1]
 
     def _bury(self, plan: Plan, made: Withdrawal, old_versions_left: str) -> Tombstone:
         before = withdrawals.tombstone(self.storage, plan.video)
@@ -217,7 +227,7 @@ class Eraser:
         """What a person has to do."""
         for key in plan.shared_files:
             if self.storage.exists(key):
-                yield f"{key}: it speaks for other videos, too; take out what it says of {plan.video}, or export it again"
+                yield f"{key}: it speaks for other videos, too; take out what it says of {plan.video}"
         for batch in plan.batches:
             handed = label_batches.state(self.storage, batch, "handed")
             if handed:

@@ -32,6 +32,7 @@ COLUMNS = (
 )
 """Tables and columns of Dagster's event log that hold events."""
 PICTURE = "%](data:image/%"
+REMEDY = "end `detection dev` and what else uses Dagster here, and run again"
 AT_ONCE = 200
 """Events in memory at once."""
 _PREVIEW = re.compile(r"!\[(preview/[^\]]*)\]\(data:image/")
@@ -115,7 +116,7 @@ def _events(connection: Any, table: str, column: str) -> Iterator[list[tuple[int
     )
     last = -1
     while rows := [tuple(row) for row in connection.execute(query, {"picture": PICTURE, "last": last})]:
-        yield rows  # type: ignore[misc]
+        yield rows
         last = rows[-1][0]
 
 
@@ -173,10 +174,6 @@ def _written_anew(path: Path) -> None:
                 database.execute("VACUUM")
             busy = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     except sqlite3.OperationalError as error:
-        raise InputError(
-            f"{path}: {error}; end `detection dev` and what else uses Dagster here, and run again"
-        ) from None
+        raise InputError(f"{path}: {error}; {REMEDY}") from None
     if busy:
-        raise InputError(
-            f"{path}: somebody reads it; end `detection dev` and what else uses Dagster here, and run again"
-        )
+        raise InputError(f"{path}: somebody reads it; {REMEDY}")

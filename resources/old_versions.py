@@ -99,8 +99,8 @@ def _on_blob(container: str, area: str, keep: Callable[[str], bool]) -> tuple[in
     if policy is None or not policy.enabled:
         return count, ""
     return count, (
-        f"the storage account keeps deleted blobs for {policy.days} days, where nobody but who may undelete reads them; "
-        "they go by themselves after that, or at once if soft delete is switched off and they are deleted again"
+        f"the storage account keeps deleted blobs for {policy.days} days, for whoever may undelete them; they go by "
+        "themselves after that"
     )
 
 

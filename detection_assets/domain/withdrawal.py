@@ -88,9 +88,8 @@ class Withdrawal:
     def load(told: Mapping[str, Any]) -> Withdrawal:
         """Reads what `dump` wrote; what a later release adds is not looked at."""
         known = _known(Withdrawal, told)
-        return Withdrawal(
-            **{**known, "models": tuple(Serves(**_known(Serves, one)) for one in known.get("models", ()))}
-        )
+        known["models"] = tuple(Serves(**_known(Serves, one)) for one in known.get("models", ()))
+        return Withdrawal(**known)
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,9 @@ def rows_of(table: pa.Table, video: str, also: Mapping[str, Collection[str]] | N
         True for each row that names the video, one of its frames, or one of those values.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
+    from pyarrow import compute
+
+    pc: Any = compute  # its functions are made when it is imported
 
     its: npt.NDArray[np.bool_] = np.zeros(table.num_rows, np.bool_)
     names = set(table.column_names)

@@ -1,0 +1,398 @@
+"""A video that was withdrawn is found, left out and, where that is asked for, erased: all of it, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import search
+from assets.withdrawn_world import (
+    BATCH,
+    CLIP,
+    DAY,
+    FOLDER,
+    INSIDE,
+    KINDS,
+    NAME,
+    OTHER,
+    REQUESTED,
+    SHARED,
+    VERSION,
+    World,
+    jpeg,
+)
+from project import give_mlflow, make_home
+from rich.console import Console
+
+from detection_assets.commands import setup, withdrawing
+from detection_assets.domain import layout
+from detection_assets.domain.problems import InputError
+from detection_assets.pictures import thumbnail
+from jobs import update
+from resources import event_pictures, lake, tables, withdrawals
+from resources.instance import open_instance
+from resources.storage import Storage
+from resources.tables import ErasedError
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[World]:
+    """A world that is made once; each test has a copy of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = make_home(tmp_path_factory.mktemp("filled") / "home", patch.setenv)
+        give_mlflow(home, empty_mlflow)
+        made = World(home)
+        made.fill()
+        made.close()
+        yield made
+
+
+@pytest.fixture
+def world(filled: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    yield from copied(filled, tmp_path / "home", monkeypatch)
+
+
+def copied(filled: World, home: Path, patch: pytest.MonkeyPatch) -> Iterator[World]:
+    make_home(home, patch.setenv)
+    for name in ("lake", ".dagster", ".mlflow"):
+        shutil.copytree(filled.home / name, home / name)
+    made = World(home)
+    made.pictures, made.dataset, made.version = filled.pictures, filled.dataset, filled.version
+    yield made
+    made.close()
+
+
+def withdraw(video: str, *, by: str = "ada", reason: str = "she objects", **more: Any) -> str:
+    out = io.StringIO()
+    asked = {"erase": False, "dry_run": False, "yes": True, **more}
+    withdrawing.withdraw(Console(file=out, width=250), NAME, video, by, reason, **asked)
+    return out.getvalue()
+
+
+def partitions() -> list[str]:
+    with open_instance() as instance:
+        return list(instance.get_dynamic_partitions(f"{NAME}_videos"))
+
+
+# Marked ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_shows_all_and_changes_nothing(world: World) -> None:
+    before = world.objects()
+    told = withdraw(CLIP, dry_run=True, by="", reason="")
+    assert world.dataset in told
+    assert CLIP in partitions()
+    assert world.objects() == before
+
+
+def test_what_was_made_with_it_is_found_and_written_down_once(world: World) -> None:
+    told = withdraw(CLIP)
+    made = withdrawals.read(world.storage, CLIP)
+    assert made is not None
+    assert (made.by, made.reason, made.kind) == ("ada", "she objects", "video")
+    assert made.datasets == [world.dataset]
+    assert made.evaluations == ["0000000000000001"]
+    assert made.profiles == [f"{world.dataset}/{VERSION}"]
+    assert [one.version for one in made.models] == [world.version]
+    assert made.shared == [SHARED]
+    assert f"version {world.version}" in told
+    assert withdraw(CLIP, by="eve", reason="another") != ""
+    assert withdrawals.read(world.storage, CLIP) == made, "what a person decided stays"
+
+
+def test_it_leaves_the_graph_and_is_not_taken_in_again(world: World) -> None:
+    withdraw(CLIP)
+    assert CLIP not in partitions()
+    with open_instance() as instance:
+        synced = update.sync_partitions(instance, NAME, world.storage)
+    assert synced.added == []
+    assert "withdrawn by ada" in synced.refused[CLIP]
+    assert set(partitions()) == set(KINDS) - {CLIP}
+
+
+def test_its_annotations_speak_for_nobody_else(world: World) -> None:
+    """A file that names no video would speak for every video beside it."""
+    world.storage.put("videos/store-2/sibling.mp4", b"x")
+    withdraw(CLIP)
+    files = lake.annotation_files(world.storage, ["store-2/sibling.mp4"], partitions())
+    assert [item.key for item in files["store-2/sibling.mp4"]] == [SHARED]
+
+
+def test_a_video_is_refused_by_name_and_by_content(world: World, tmp_path: Path) -> None:
+    withdraw(CLIP)
+    copy, picture, harmless = tmp_path / "renamed.mp4", tmp_path / "x" / "a.jpg", tmp_path / "store-2" / "clip.mp4"
+    for path, data in ((copy, world.storage.get(f"videos/{CLIP}")), (picture, b"p"), (harmless, b"new content")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    out = io.StringIO()
+    assert setup.add(Console(file=out, width=300), NAME, [copy, harmless.parent], "", replace=True) == 1
+    assert (
+        f"renamed.mp4: its content is that of {CLIP}, which is not taken in again: it was withdrawn" in out.getvalue()
+    )
+    assert f"{CLIP} is not taken in again: it was withdrawn by ada" in out.getvalue()
+    withdraw(FOLDER)
+    picture.write_bytes(world.pictures[FOLDER][1])
+    assert setup.add(Console(file=out, width=300), NAME, [picture], "", replace=True) == 1
+    assert f"a.jpg: its content is that of {FOLDER}" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("video", "by", "yes", "message"),
+    [
+        ("clip.mp4", "ada", True, rf"there is no video clip.mp4; did you mean {CLIP}"),
+        (CLIP, " ", True, "needs --by and --reason"),
+        (CLIP, "ada", False, "Nobody is there to be asked: say --yes"),
+    ],
+)
+def test_what_cannot_be_withdrawn_says_why(world: World, video: str, by: str, yes: bool, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        withdraw(video, by=by, yes=yes)
+    assert withdrawals.videos(world.storage) == set()
+
+
+# Erased ---------------------------------------------------------------------------------------------------------------
+
+
+def pieces(world: World, video: str) -> dict[str, bytes]:
+    """What may be found of a video nowhere: pieces of its pictures, of small ones, and their digests as text."""
+    import hashlib
+
+    found: dict[str, bytes] = {}
+    for index, data in enumerate(world.pictures[video]):
+        small = thumbnail(data, None, ()) or b""
+        found |= {
+            f"picture {index}": data[700:760],
+            f"small picture {index}": small[900:960],
+            f"small picture {index} in base64": base64.b64encode(small)[1200:1260],
+            f"picture {index} in base64": base64.b64encode(data)[1200:1260],
+            f"digest {index}": hashlib.sha256(data).hexdigest().encode(),
+        }
+    return found
+
+
+def places(world: World, video: str) -> list[str]:
+    """Where something of a video is in its whole home: files, packed files, rows, pages of databases."""
+    wanted = pieces(world, video)
+    return sorted(
+        {
+            f"{what} in {place}"
+            for place, data in search.everything(world.home)
+            for what, piece in wanted.items()
+            if piece in data
+        }
+    )
+
+
+NOTHING_OF = {CLIP: (OTHER, INSIDE), FOLDER: (INSIDE, CLIP), REQUESTED: (CLIP, FOLDER)}
+
+
+@pytest.mark.parametrize("video", NOTHING_OF)
+def test_nothing_of_it_is_left_and_all_of_the_others(world: World, video: str) -> None:
+    before = world.objects()
+    assert len(places(world, video)) > 20, "what is looked for is found while it is there"
+    others = {other: but_the_sheet(places(world, other)) for other in NOTHING_OF[video]}
+    told = withdraw(video, erase=True)
+    assert "proof: " in told
+    digests = {withdrawals.read(world.storage, video).sha256}  # type: ignore[union-attr]
+    left = [place for place in places(world, video) if "/withdrawn/digests/" not in place]
+    assert left == []
+    stone = withdrawals.tombstone(world.storage, video)
+    assert stone is not None
+    assert stone.sha256 in digests
+    assert stone.counts["frames"] == 3
+    for other, had in others.items():
+        # What was written anew says of the others what it said, under another name.
+        assert len(but_the_sheet(places(world, other))) == len(had), other
+    after = world.objects()
+    own = [
+        key
+        for key in before
+        if key.startswith(tuple(f"{root}/{video}/{VERSION}" for root in ("frames", "predictions")))
+    ]
+    assert own
+    assert not set(own) & set(after)
+    for other in set(KINDS) - {video}:
+        theirs = (f"videos/{other}", f"frames/{other}/{VERSION}", f"predictions/{other}/{VERSION}")
+        kept = {key: data for key, data in before.items() if key.startswith(theirs) and not _is_of(key, video)}
+        assert kept
+        assert all(after.get(key) == data for key, data in kept.items()), other
+
+
+def but_the_sheet(places: list[str]) -> list[str]:
+    """The sheet of an evaluation's worst frames shows those of several videos, and goes with the first."""
+    return [place for place in places if not place.endswith("/worst.jpg")]
+
+
+def _is_of(key: str, video: str) -> bool:
+    return key.removeprefix("videos/").rpartition("/")[0] == video
+
+
+def test_an_earlier_table_says_who_erased_it_and_what_is_left(world: World) -> None:
+    key = _pointer(world)["table"]
+    withdraw(CLIP, erase=True)
+    with pytest.raises(
+        ErasedError, match=rf"it held data of {CLIP}, which was withdrawn.*tombstones.*what is left of it"
+    ):
+        tables.read_versions(world.storage, "detection_dataset", [key])
+    table = tables.read(world.storage, "detection_dataset")
+    assert set(table["video"]) == set(KINDS) - {CLIP}
+    assert _pointer(world)["rows"] == len(table)
+
+
+def _pointer(world: World) -> dict[str, Any]:
+    return json.loads(world.storage.get(layout.table_pointer("detection_dataset", None)))
+
+
+def test_versions_keep_their_names_and_say_what_was_taken_out(world: World) -> None:
+    withdraw(CLIP, erase=True)
+    made = world.storage.published(layout.dataset(world.dataset))
+    assert made is not None
+    assert made.notes["erased"] == [CLIP]
+    judged = world.storage.published(layout.evaluation("0000000000000001"))
+    assert judged is not None
+    assert sorted(name for name in judged.files if "worst" in name) == ["worst/01.jpg"]
+    summary = json.loads(world.storage.get(judged.key("summary.json")))
+    assert [one["frame"].split("#")[0] for one in summary["worst"]] == [OTHER]
+    assert summary["problems"] == []
+    (model,) = [one for one in world.registry.history() if one.version == world.version]
+    assert [one.video for one in withdrawals.barred(world.storage, model)] == [CLIP], "who saw it is known for good"
+
+
+def test_captures_go_with_the_folder_that_was_made_of_them_and_with_no_other(world: World) -> None:
+    told = withdraw(REQUESTED, erase=True)
+    assert f"batch {BATCH} was handed to cvat: delete the video's pictures there (http://cvat/tasks/7)" in told
+    kept = sorted(item.key for item in world.storage.list(layout.captures(DAY)))
+    assert kept == [f"captures/{DAY}/08/part.jsonl", f"captures/{DAY}/08/request-3.jpg"]
+    assert world.storage.get(kept[0]).count(b"\n") == 1
+    assert tables.read(world.storage, "captured_requests", [DAY])["request_id"].tolist() == ["request-3"]
+    batch = world.storage.published(layout.label_request(BATCH))
+    assert batch is not None
+    assert sorted(batch.files) == ["frames.parquet", "proposals.parquet"]
+    reports = [item.key for item in world.storage.list(f"reports/{DAY}") if item.key.endswith(".html")]
+    assert len(reports) == 1, "the report that showed one of them is gone, the other is not"
+
+
+def test_a_picture_of_the_same_name_is_somebody_elses(world: World) -> None:
+    """Callers choose the names of their requests."""
+    world.storage.put("videos/hand-made/request-3.jpg", jpeg(1))
+    withdraw("hand-made", erase=True)
+    assert world.storage.exists(f"{layout.captures(DAY)}/08/request-3.jpg")
+
+
+def test_a_file_that_speaks_for_others_is_left_and_told(world: World) -> None:
+    told = withdraw(CLIP, erase=True)
+    assert world.storage.get(SHARED) == b'{"boxes of": "several"}'
+    assert f"left for you: {SHARED}: it speaks for other videos, too" in told
+    stone = withdrawals.tombstone(world.storage, CLIP)
+    assert stone is not None
+    assert len(stone.left) == 1
+
+
+def test_the_event_log_keeps_everything_but_the_pictures(world: World) -> None:
+    with open_instance() as instance:
+        before = instance.fetch_materializations(_asset("extracted_frames"), limit=100).records
+    withdraw(CLIP, erase=True)
+    with open_instance() as instance:
+        after = instance.fetch_materializations(_asset("extracted_frames"), limit=100).records
+        worst = instance.fetch_materializations(_asset("evaluation"), limit=10).records
+    assert [one.storage_id for one in after] == [one.storage_id for one in before]
+    shown = [str(one.asset_materialization.metadata["preview"].value) for one in after]  # type: ignore[union-attr]
+    assert all(f"![{CLIP}#" not in text for text in shown)
+    assert sum(text.count("data:image") for text in shown) == 5 * 4 + 4
+    assert sum("picture erased" in text for text in shown) == 6
+    assert ["erased" in str(one.asset_materialization.metadata["preview"].value) for one in worst] == [False, True]  # type: ignore[union-attr]
+
+
+def _asset(name: str) -> Any:
+    from dagster import AssetKey
+
+    return AssetKey([NAME, name])
+
+
+class Killed(BaseException):
+    """What stands for a kill."""
+
+
+def dying_after(patch: pytest.MonkeyPatch, most: int) -> Callable[[], int]:
+    """Lets so many changes of the lake and of Dagster's event log happen; the next one is left half done or undone."""
+    done = 0
+
+    def counted(act: Callable[..., Any]) -> Callable[..., Any]:
+        def change(*args: Any, **more: Any) -> Any:
+            nonlocal done
+            if done == most:
+                if act is removing and len(args[1]) > 1:
+                    act(args[0], args[1][: len(args[1]) // 2])
+                raise Killed
+            done += 1
+            return act(*args, **more)
+
+        return change
+
+    removing = Storage.remove
+    for name in ("put", "put_if_absent", "remove", "delete", "upload"):
+        patch.setattr(Storage, name, counted(getattr(Storage, name)))
+    patch.setattr(event_pictures, "_written_anew", counted(event_pictures._written_anew))
+    return lambda: done
+
+
+def test_killed_again_and_again_it_completes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for most in range(0, 200, 3):
+        with monkeypatch.context() as patch:
+            dying_after(patch, most)
+            try:
+                withdraw(CLIP, erase=True)
+                break
+            except Killed:
+                assert withdrawals.tombstone(world.storage, CLIP) is None, "nothing claims to be erased that is not"
+    else:
+        raise AssertionError("it never came to an end")
+    assert most > 20, "it was killed often enough to mean something"
+    assert [place for place in places(world, CLIP) if "/withdrawn/digests/" not in place] == []
+    stone = withdrawals.tombstone(world.storage, CLIP)
+    assert stone is not None
+    assert (stone.counts["frames"], stone.counts["video files"], stone.counts["tables"]) == (3, 1, 9)
+    assert not world.storage.exists(layout.erasure(CLIP))
+    assert "proof: " in withdraw(CLIP, erase=True), "asked again, it shows the proof"
+    assert withdrawals.tombstone(world.storage, CLIP) == stone
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("video", [CLIP, REQUESTED])
+def test_killed_at_any_point_it_completes(filled: World, tmp_path: Path, video: str) -> None:
+    most = 0
+    while True:
+        with pytest.MonkeyPatch.context() as patch:
+            (world,) = [*copied_open(filled, tmp_path / str(most), patch)]
+            try:
+                with pytest.MonkeyPatch.context() as inner:
+                    dying_after(inner, most)
+                    withdraw(video, erase=True)
+                break
+            except Killed:
+                assert withdrawals.tombstone(world.storage, video) is None
+            withdraw(video, erase=True)
+            assert [place for place in places(world, video) if "/withdrawn/digests/" not in place] == [], most
+            world.close()
+            shutil.rmtree(world.home)
+        most += 1
+    assert most > 40
+
+
+def copied_open(filled: World, home: Path, patch: pytest.MonkeyPatch) -> Iterator[World]:
+    made = copied(filled, home, patch)
+    yield next(made)
+
+
+def test_what_comes_back_is_erased_again(world: World) -> None:
+    withdraw(CLIP, erase=True)
+    world.storage.put(f"videos/{CLIP}", b"pulled from another lake")
+    told = withdraw(CLIP, erase=True)
+    assert "the video itself" in told
+    assert not world.storage.exists(f"videos/{CLIP}")
