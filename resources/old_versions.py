@@ -71,7 +71,7 @@ def _on_s3(bucket: str, area: str, keep: Callable[[str], bool]) -> tuple[int, st
                     raise InputError(f"s3://{bucket}: {told}; whoever erases needs s3:DeleteObjectVersion (infra/aws)")
                 count += len(part)
     except ClientError as error:
-        needed = "whoever erases needs s3:ListBucketVersions and s3:DeleteObjectVersion (infra/aws/template.yaml)"
+        needed = "whoever erases needs s3:ListBucketVersions and s3:DeleteObjectVersion: ErasurePolicy of infra/aws"
         raise InputError(f"s3://{bucket}/{area}: {amazon.refusal(error)}; {needed}") from error
     return count, ""
 

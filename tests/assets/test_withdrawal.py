@@ -25,6 +25,7 @@ from assets.withdrawn_world import (
     SHARED,
     VERSION,
     World,
+    closed_again,
     jpeg,
 )
 from project import give_mlflow, make_home
@@ -39,6 +40,12 @@ from resources import event_pictures, lake, tables, withdrawals
 from resources.instance import open_instance
 from resources.storage import Storage
 from resources.tables import ErasedError
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_open() -> Iterator[None]:
+    with closed_again():
+        yield
 
 
 @pytest.fixture(scope="module")
