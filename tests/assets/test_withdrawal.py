@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import shutil
@@ -163,13 +164,52 @@ def test_what_cannot_be_withdrawn_says_why(world: World, video: str, by: str, ye
     assert withdrawals.videos(world.storage) == set()
 
 
+def materialized(stage: str, job: str, first: str | None = None) -> dict[str, Any]:
+    """Runs one stage as its job does; gives the metadata of what it made."""
+    project = withdrawing.Project.of(NAME)
+    with open_instance() as instance:
+        planned = update.Planned(f"{NAME}_{job}", (stage,), first, first, 1 if first else 0, "test")
+        assert update.execute(instance, project.definitions, NAME, planned)[0]
+        event = instance.get_latest_materialization_event(_asset(stage))
+        assert event is not None
+        assert event.asset_materialization is not None
+        return {key: getattr(value, "value", value) for key, value in event.asset_materialization.metadata.items()}
+
+
+def test_new_datasets_leave_it_out_and_say_so(world: World) -> None:
+    withdraw(CLIP)
+    withdraw(FOLDER)
+    # Copied by hand into another folder of images, before or after: no run asks for it to be taken in.
+    frames = tables.read(world.storage, "extracted_frames", [REQUESTED])
+    copied = {"sha256": hashlib.sha256(world.pictures[FOLDER][0]).hexdigest()}
+    rows = frames.to_dict("records")
+    world.write("extracted_frames", REQUESTED, [{**rows[0], **copied}, *rows[1:]])
+    told = materialized("detection_dataset", "train")
+    table = tables.read(world.storage, "detection_dataset")
+    assert set(table["video"]) == set(KINDS) - {CLIP, FOLDER}
+    assert rows[0]["frame"] not in set(table["frame"])
+    assert told["version"] != world.dataset
+    assert CLIP in told["withdrawn"]
+    assert "she objects" in told["withdrawn"]
+    assert f"1 pictures of withdrawn videos were left out, which lie in other folders, too: {REQUESTED}" in told["card"]
+
+
+def test_its_content_gives_no_frames_under_another_name(world: World) -> None:
+    withdraw(CLIP)
+    world.storage.put("videos/store-9/renamed.mp4", world.storage.get(f"videos/{CLIP}"))
+    with open_instance() as instance:
+        assert update.sync_partitions(instance, NAME, world.storage).added == ["store-9/renamed.mp4"]
+    materialized("raw_videos", "ingest", "store-9/renamed.mp4")
+    row = tables.read(world.storage, "raw_videos", ["store-9/renamed.mp4"]).iloc[0]
+    assert row["frames_decodable"] == 0
+    assert f"its content is that of {CLIP}, which is not used: it was withdrawn by ada" in row["problem"]
+
+
 # Erased ---------------------------------------------------------------------------------------------------------------
 
 
 def pieces(world: World, video: str) -> dict[str, bytes]:
     """What may be found of a video nowhere: pieces of its pictures, of small ones, and their digests as text."""
-    import hashlib
-
     found: dict[str, bytes] = {}
     for index, data in enumerate(world.pictures[video]):
         small = thumbnail(data, None, ()) or b""
