@@ -28,6 +28,7 @@ from assets.withdrawn_world import (
     World,
     closed_again,
     jpeg,
+    parquet,
 )
 from project import give_mlflow, make_home
 from rich.console import Console
@@ -435,6 +436,42 @@ def test_killed_at_any_point_it_completes(filled: World, tmp_path: Path, video: 
 def copied_open(filled: World, home: Path, patch: pytest.MonkeyPatch) -> Iterator[World]:
     made = copied(filled, home, patch)
     yield next(made)
+
+
+def test_what_killed_runs_left_goes_and_what_others_left_can_be_gone_on_with(world: World) -> None:
+    scratch = world.home / ".scratch" / NAME
+    for step, video in (("extract-1", CLIP), ("extract-2", OTHER)):
+        for part in ("output", "checkpoint"):
+            (scratch / step / part).mkdir(parents=True)
+            (scratch / step / part / "a.jpg").write_bytes(world.pictures[video][0])
+        (scratch / step / "params.json").write_text(json.dumps({"videos": [{"video": video}]}))
+    made = world.storage.published(layout.dataset(world.dataset))
+    assert made is not None
+    begun = {"datasets/ds-0/0123456789ab": CLIP, "datasets/ds-1/0123456789ab": OTHER}
+    images = tables.read(world.storage, "detection_dataset")
+    for folder, video in begun.items():
+        rows = images[images["video"] == video].to_dict("records")
+        world.storage.put(f"{folder}/images.parquet", parquet([{str(key): one[key] for key in one} for one in rows]))
+    half = world.home / "lake" / NAME / "videos" / f"{CLIP}#1"
+    half.write_bytes(world.pictures[CLIP][0])
+    assert withdraw(CLIP, erase=True)
+    assert [place for place in places(world, CLIP) if "/withdrawn/digests/" not in place] == []
+    assert not half.exists()
+    assert [world.storage.exists(f"{folder}/images.parquet") for folder in begun] == [False, True]
+    assert (scratch / "extract-2" / "checkpoint" / "a.jpg").exists(), "another video's step goes on from there"
+
+
+def test_nothing_is_erased_under_a_run_that_may_write_it(world: World) -> None:
+    from dagster import DagsterRun, DagsterRunStatus
+
+    with open_instance() as instance:
+        run = DagsterRun(f"{NAME}_ingest", status=DagsterRunStatus.STARTED, tags={"detection/detector": NAME})
+        instance.add_run(run)
+    before = world.storage.get(f"videos/{CLIP}")
+    with pytest.raises(InputError, match=f"run {run.run_id} is under way"):
+        withdraw(CLIP, erase=True)
+    assert world.storage.get(f"videos/{CLIP}") == before
+    assert CLIP not in partitions(), "it is marked all the same"
 
 
 def test_what_comes_back_is_erased_again(world: World) -> None:
