@@ -19,7 +19,7 @@ import orjson
 from detection_assets.domain import captures, labels, layout, schemas
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import is_its, rows_of
-from resources import lake
+from resources import lake, withdrawals
 from resources.storage import Published, Storage
 
 SHARED = ("datasets", layout.EVALUATIONS, "profiles", layout.LABEL_REQUESTS)
@@ -133,7 +133,7 @@ def find(storage: Storage, video: str, known: Iterable[str]) -> Traces:
         requests=requests,
         worst=worst,
         batches={batch: [name for name, _ in named] for batch, named in batches.items()},
-        copies=_copies(storage, told, others),
+        copies=_copies(storage, told, source, listed),
     )
 
 
@@ -215,7 +215,9 @@ def versions_below(storage: Storage, folder: str, root: str, others: Collection[
 
 
 def _remembered(storage: Storage, video: str) -> Iterator[str]:
-    keys = [item.key for item in storage.list(layout.digest_of("")[:-1])]
+    """What is remembered of its content, which its table says, or, once that is gone, the record of its withdrawal."""
+    told = {str(digest) for table in versions_of(storage, "raw_videos", video) for digest in table["sha256"] if digest}
+    keys = [layout.digest_of(digest) for digest in sorted(told | withdrawals.contents(storage))]
     for key, data in zip(keys, storage.get_many(keys), strict=True):
         if data == video.encode():
             yield key
@@ -241,10 +243,16 @@ def _shared_files(storage: Storage, video: str, alone: Collection[str]) -> list[
     return sorted(key for key in sources - set(alone) if storage.exists(key))
 
 
-def _copies(storage: Storage, digests: Sequence[str], others: Iterable[str]) -> list[str]:
+def _copies(
+    storage: Storage, digests: Sequence[str], source: layout.Source | None, listed: Iterable[layout.Source]
+) -> list[str]:
+    """Other videos with the same content, among those of the same size: the tables of all would take long to read."""
     import pyarrow.parquet as pq
 
-    wanted = sorted(one for one in others if digests)
+    if source is None or not digests:
+        return []
+    alike = (one.video for one in listed if (one.kind, one.size) == (source.kind, source.size))
+    wanted = sorted(video for video in alike if video != source.video)
     pointers = storage.get_many([layout.table_pointer("raw_videos", one) for one in wanted])
     keys = [orjson.loads(data)["table"] for data in pointers if data is not None]
     found: list[str] = []
