@@ -387,10 +387,7 @@ class Storage(dg.ConfigurableResource):
         Returns:
             What is published at the prefix now.
         """
-        attempt = uuid.uuid4().hex[:12]
-        files = {
-            path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()
-        }
+        attempt, files = uuid.uuid4().hex[:12], _sizes(folder)
         self.upload(folder, f"{prefix}/{attempt}")
         return self.publish_staged(prefix, attempt, files, notes)
 
@@ -421,10 +418,7 @@ class Storage(dg.ConfigurableResource):
             folder: The files that take its place; it is emptied.
             notes: Kept in the manifest beside those that there are.
         """
-        attempt = uuid.uuid4().hex[:12]
-        files = {
-            path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()
-        }
+        attempt, files = uuid.uuid4().hex[:12], _sizes(folder)
         if files:
             self.upload(folder, f"{made.prefix}/{attempt}")
         manifest = {"folder": attempt, "files": dict(sorted(files.items())), "notes": {**made.notes, **notes}}
@@ -433,6 +427,10 @@ class Storage(dg.ConfigurableResource):
         found = self.published(made.prefix)
         assert found is not None, f"{made.prefix}: its manifest was removed while it was being replaced"
         return found
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
 def _stored(item: Any) -> Stored:

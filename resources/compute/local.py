@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -23,6 +22,7 @@ import orjson
 
 from detection_assets.domain.problems import ending
 from detection_assets.domain.tuning import Trial
+from resources import leftovers
 from resources.compute.base import FAILURES, POLL_S, Compute, Input, Step, StepFailed, Study
 from resources.storage import Published
 from resources.studies import StudyFile
@@ -122,20 +122,8 @@ class LocalCompute(Compute):
         return LocalHandle(process, folder, tail, pump, lock)
 
     def forget(self, video: str) -> None:
-        """Deletes inputs, outputs and orders in the scratch, and what a killed training left among temporary files."""
-        root, named = Path(self.scratch).absolute(), (video.encode(), orjson.dumps(video)[1:-1])
-        for folder in root.iterdir() if root.is_dir() else ():
-            params = folder / "params.json"
-            if params.exists() and any(name in params.read_bytes() for name in named):
-                shutil.rmtree(folder, ignore_errors=True)
-            for name in ("inputs", "output"):
-                shutil.rmtree(folder / name, ignore_errors=True)
-        lake = self.storage.local_path("")
-        ours = tuple(f"{place}{os.sep}" for place in (root, lake) if place)
-        for folder in Path(tempfile.gettempdir()).glob("train-*"):
-            links = (path for path in (folder / "data").rglob("*") if path.is_symlink())
-            if any(os.readlink(link).startswith(ours) for link in links):
-                shutil.rmtree(folder, ignore_errors=True)
+        """As of any compute; see `resources/leftovers.py`."""
+        leftovers.forget(Path(self.scratch).absolute(), self.storage.local_path(""), video)
 
     def _locked(self, name: str) -> tuple[Path, IO[str]]:
         """The folder of a step or a study, and the lock that this process now has on it."""
@@ -178,9 +166,7 @@ class LocalCompute(Compute):
         """The last lines that the program printed, if it did not end with exit code 0."""
         handle.pump.join(timeout=GRACE_S)
         code = handle.process.returncode
-        if code == 0:
-            return None
-        return "".join(handle.tail) + f"({ending(code)})"
+        return "".join(handle.tail) + f"({ending(code)})" if code else None
 
     def cancel(self, handle: LocalHandle) -> None:
         """Asks the whole process group to end, then makes it."""
@@ -209,11 +195,8 @@ class LocalCompute(Compute):
         handle.pump.join(timeout=GRACE_S)
         if handle.process.stdout and not handle.pump.is_alive():
             handle.process.stdout.close()
-        if succeeded:
-            shutil.rmtree(handle.folder, ignore_errors=True)
-        else:
-            for name in ("inputs", "output"):
-                shutil.rmtree(handle.folder / name, ignore_errors=True)
+        for folder in [handle.folder] if succeeded else [handle.folder / name for name in ("inputs", "output")]:
+            shutil.rmtree(folder, ignore_errors=True)
         handle.lock.close()
 
     # Studies ----------------------------------------------------------------------------------------------------------
