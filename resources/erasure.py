@@ -220,7 +220,6 @@ class Eraser:
             software=version_of_package("detection-assets"),
         )
         self.storage.put(layout.tombstone(plan.video), orjson.dumps(asdict(stone)))
-        self.storage.remove([layout.erasure(plan.video)])
         return stone
 
     def _left(self, plan: Plan) -> Iterator[str]:

@@ -89,6 +89,8 @@ def _erase(out: Console, eraser: Eraser, made: Withdrawal, found: Traces, by: st
     if stone is None or eraser.left(found):
         plan = eraser.plan(found, by)
         stone = eraser.carry_out(plan, made, lambda line: out.print(f"  {line}", markup=False))
+    # Killed between the two, the last one left its plan.
+    eraser.storage.remove([key for key in [layout.erasure(made.video)] if eraser.storage.exists(key)])
     table = Table(title=f"{made.video}: erased", title_justify="left")
     table.add_column("what")
     table.add_column("erased", justify="right")

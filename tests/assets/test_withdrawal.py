@@ -224,6 +224,11 @@ def pieces(world: World, video: str) -> dict[str, bytes]:
     return found
 
 
+def nowhere(world: World, video: str) -> bool:
+    """Whether nothing of a video is left but what refuses its content."""
+    return not [place for place in places(world, video) if "/withdrawn/digests/" not in place]
+
+
 def places(world: World, video: str) -> list[str]:
     """Where something of a video is in its whole home: files, packed files, rows, pages of databases."""
     wanted = pieces(world, video)
@@ -398,11 +403,12 @@ def test_killed_again_and_again_it_completes(world: World, monkeypatch: pytest.M
                 withdraw(CLIP, erase=True)
                 break
             except Killed:
-                assert withdrawals.tombstone(world.storage, CLIP) is None, "nothing claims to be erased that is not"
+                if withdrawals.tombstone(world.storage, CLIP) is not None:
+                    assert nowhere(world, CLIP), "nothing claims to be erased that is not"
     else:
         raise AssertionError("it never came to an end")
     assert most > 20, "it was killed often enough to mean something"
-    assert [place for place in places(world, CLIP) if "/withdrawn/digests/" not in place] == []
+    assert nowhere(world, CLIP)
     stone = withdrawals.tombstone(world.storage, CLIP)
     assert stone is not None
     assert (stone.counts["frames"], stone.counts["video files"], stone.counts["tables"]) == (3, 1, 9)
@@ -424,13 +430,15 @@ def test_killed_at_any_point_it_completes(filled: World, tmp_path: Path, video: 
                     withdraw(video, erase=True)
                 break
             except Killed:
-                assert withdrawals.tombstone(world.storage, video) is None
+                if withdrawals.tombstone(world.storage, video) is not None:
+                    assert nowhere(world, video), "nothing claims to be erased that is not"
             withdraw(video, erase=True)
-            assert [place for place in places(world, video) if "/withdrawn/digests/" not in place] == [], most
+            assert not world.storage.exists(layout.erasure(video)), "the plan of what is done goes"
+            assert nowhere(world, video), most
             world.close()
             shutil.rmtree(world.home)
         most += 1
-    assert most > 40
+    assert most > 35
 
 
 def copied_open(filled: World, home: Path, patch: pytest.MonkeyPatch) -> Iterator[World]:
@@ -455,7 +463,7 @@ def test_what_killed_runs_left_goes_and_what_others_left_can_be_gone_on_with(wor
     half = world.home / "lake" / NAME / "videos" / f"{CLIP}#1"
     half.write_bytes(world.pictures[CLIP][0])
     assert withdraw(CLIP, erase=True)
-    assert [place for place in places(world, CLIP) if "/withdrawn/digests/" not in place] == []
+    assert nowhere(world, CLIP)
     assert not half.exists()
     assert [world.storage.exists(f"{folder}/images.parquet") for folder in begun] == [False, True]
     assert (scratch / "extract-2" / "checkpoint" / "a.jpg").exists(), "another video's step goes on from there"
