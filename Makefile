@@ -7,7 +7,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 # Where this is set, every start compiles a few thousand modules anew: half of the time of a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo story dev stop test test-aws test-azure test-cloud test-long platforms lint bench bench-peers images batch-image smoke promote-aws promote-azure lock clean
+.PHONY: help setup demo story dev stop test test-aws test-azure test-cloud test-long platforms lint bench bench-peers label-studio images batch-image smoke promote-aws promote-azure lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -34,8 +34,21 @@ dev: setup ## The Dagster UI with its daemon, and MLflow, over what the commands
 stop: setup ## Stop every endpoint
 	@$(BIN)/detection stop
 
+# The tests hand batches to a real server of Label Studio. What it stands on is no dependency of ours, and would not go
+# with them: it has an environment of its own, and a database that takes longer to make than the environment.
+LABEL_STUDIO := .scratch/label-studio
+
+label-studio: $(LABEL_STUDIO)/.installed ## Make the Label Studio that the tests start: .scratch/label-studio
+
+$(LABEL_STUDIO)/.installed: tests/label_studio/requirements.txt tests/label_studio/prepare.py tests/fakes/label_studio.py | $(STAMP)
+	@echo "installing Label Studio into $(LABEL_STUDIO), for the tests"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LABEL_STUDIO)
+	@$(BIN)/uv pip install --quiet --python $(LABEL_STUDIO)/bin/python --requirement tests/label_studio/requirements.txt
+	@cd tests && ../$(BIN)/python -m fakes.label_studio
+	@touch $@
+
 # Four on two cores: much of what the tests do is to wait for servers. Files stay in order, or the longest come last.
-test: setup ## The test suite
+test: setup label-studio ## The test suite
 	@$(BIN)/python -m pytest -m 'not long and not cloud' -n 4 --dist loadfile --no-loadscope-reorder --durations 10
 
 test-aws: setup ## The part of it that is about AWS, on stand-ins of its services
@@ -47,7 +60,7 @@ test-azure: setup ## The part of it that is about Azure, on an Azurite and a sta
 test-cloud: setup ## The contracts in a real AWS account, the one that .env names: hours, some dollars
 	@$(BIN)/python -m pytest -m cloud --timeout 14400 --durations 10 $(if $(ONLY),-k '$(ONLY)') tests/contract
 
-test-long: setup ## The tests that the everyday suite has no time for
+test-long: setup label-studio ## The tests that the everyday suite has no time for
 	@$(BIN)/python -m pytest -m long -n 2 --dist loadfile
 
 platforms: setup ## Write docs/platforms.md: what works on which platform, as the contract's tests find it
@@ -76,7 +89,7 @@ STACK ?= detection-dagster
 images: ## Build the images of this commit and push them: REGISTRY=...
 	@test -n "$(REGISTRY)" || { echo "REGISTRY is not set; set it to the registry's address, as <account>.dkr.ecr.<region>.amazonaws.com or <name>.azurecr.io"; exit 2; }
 	docker build -f containers/programs.Dockerfile --target programs -t $(PROGRAMS) .
-	docker build -f containers/programs.Dockerfile --target dagster --build-arg ALSO=$(POSTGRES) -t $(PROGRAMS)-dagster .
+	docker build -f containers/programs.Dockerfile --target dagster --build-arg ALSO=$(POSTGRES) --build-arg REVISION=$(shell git rev-parse HEAD) -t $(PROGRAMS)-dagster .
 	docker build -f containers/serving.Dockerfile -t $(SERVING) .
 	docker push $(PROGRAMS)
 	docker push $(PROGRAMS)-dagster

@@ -50,5 +50,8 @@ RUN groupadd --gid 10001 dagster && useradd --uid 10001 --gid 10001 --create-hom
   && chown dagster /opt/dagster /opt/dagster-azure
 USER dagster
 WORKDIR /home/dagster
+# The commit that it was built from, which runs tell of themselves.
+ARG REVISION=""
+ENV DETECTION_REVISION=$REVISION
 ENV DAGSTER_HOME=/opt/dagster DETECTION_HOME=/home/dagster MLFLOW_DISABLE_TELEMETRY=true GIT_PYTHON_REFRESH=quiet
 CMD ["dagster-webserver", "--host", "0.0.0.0", "--port", "3000", "--workspace", "/opt/dagster/workspace.yaml"]

@@ -13,8 +13,8 @@ import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, layout, schemas
-from detection_assets.pictures import published_pictures
+from detection_assets.domain import card, disagreements, layout, schemas
+from detection_assets.pictures import published_pictures, worst
 from resources import costs, lake, tables, versions
 from resources.batch.base import Batch
 from resources.compute.base import Input, Step, version_of
@@ -82,6 +82,7 @@ def batch_predictions(
             "model": f"version {model.version}",
             "boxes by class": dg.MetadataValue.md(card.frame_table(by_class(table))),
             "preview": dg.MetadataValue.md(" ".join([*previews.values()][:PREVIEWS]) or "nothing to show"),
+            **_against_truth(storage, frames, table, detector.classes),
             **costs.told(*ran),
         },
         each={
@@ -94,6 +95,18 @@ def batch_predictions(
         },
         check_results=[every_kept_frame(frames, table, summaries)],
     )
+
+
+def _against_truth(
+    storage: Storage, frames: pd.DataFrame, table: pd.DataFrame, classes: Sequence[str]
+) -> Mapping[str, dg.MetadataValue]:
+    """Where today's annotations say otherwise. Only to be looked at: no prediction depends on it, hence no edge."""
+    truth = tables.read(storage, "annotations", [str(video) for video in frames["video"].unique()])
+    seen = frames[frames["frame"].isin(truth["frame"]) & frames["frame"].isin(table["frame"])]
+    if seen.empty:
+        return {}
+    judged = disagreements.judge(truth, table, seen["frame"].tolist())
+    return {"truth against prediction": dg.MetadataValue.md(worst(storage, seen, judged, classes))}
 
 
 def _steps(of: Mapping[str, pd.DataFrame]) -> Iterator[list[str]]:

@@ -133,11 +133,44 @@ def tune(
 
 
 @app.command()
+def label(
+    name: Name,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="The most pictures of the batch; default: as detectors/NAME.yaml.")
+    ] = None,
+    more: Annotated[bool, typer.Option("--more", help="Choose a further batch though one is open.")] = False,
+) -> None:
+    """Choose the pictures most worth labelling, say why, and hand them to the annotators' tool with boxes to begin."""
+    from detection_assets.commands import label as asking_for
+
+    raise typer.Exit(asking_for.label(out, name, budget, more=more))
+
+
+@app.command()
 def status(name: Name) -> None:
     """Show what is there, what is stale and why, and what serves."""
     from detection_assets.commands import running
 
     running.status(out, name)
+
+
+@app.command()
+def labels(name: Name) -> None:
+    """Show which pictures annotators were asked about: where they are, and how far."""
+    from detection_assets.commands import labels as of
+
+    of.labels(out, name)
+
+
+@app.command()
+def collect(
+    name: Name,
+    close: Annotated[str, typer.Option(help="A batch to give up: what is in stays in, nobody looks for more.")] = "",
+) -> None:
+    """Bring in what annotators have finished."""
+    from detection_assets.commands import labels as of
+
+    raise typer.Exit(of.collect(out, name, close))
 
 
 @app.command()
@@ -149,11 +182,113 @@ def cost(name: Name, days: Annotated[float, typer.Option(min=0.0, help="How many
 
 
 @app.command()
+def card(
+    name: Name,
+    version: Annotated[str | None, typer.Argument(help="The registered version; default: the newest.")] = None,
+    bom: Annotated[bool, typer.Option("--bom", help="The bill of materials instead, in CycloneDX.")] = False,
+    croissant: Annotated[bool, typer.Option("--croissant", help="The dataset that taught it, in Croissant.")] = False,
+    to: Annotated[Path | None, typer.Option(help="A file to write it to; default: printed.")] = None,
+) -> None:
+    """Print a registered model's card, its bill of materials, or the description of its dataset."""
+    from detection_assets.commands import cards
+
+    cards.show(out, name, version, cards.kind(bom=bom, croissant=croissant), to)
+
+
+@app.command()
+def show(
+    name: Name,
+    video: Annotated[
+        str | None, typer.Argument(help="The video: its path below videos/; default: some frames of all.")
+    ] = None,
+    predictions: Annotated[
+        bool, typer.Option("--predictions", help="Hold what the model found against the annotations.")
+    ] = False,
+    worst: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="So many of the worst disagreements; default: on the test split."),
+    ] = None,
+    of_class: Annotated[
+        list[str] | None, typer.Option("--class", help="Only boxes of this class; may be given several times.")
+    ] = None,
+    annotator: Annotated[str, typer.Option(help="Only what this annotator drew.")] = "",
+    frames: Annotated[int, typer.Option(min=1, max=1000, help="How many frames at most, evenly chosen.")] = 60,
+    file: Annotated[
+        Path | None, typer.Option("--out", help="The file to write, .html, .jpg or .png; default: a page in .scratch/.")
+    ] = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Show frames with their boxes: annotations, truth against prediction, or where the two disagree most."""
+    from detection_assets.commands import showing
+
+    asked = showing.Asked(video, predictions, worst, of_class or (), annotator, frames, file, browse)
+    showing.show(out, name, asked)
+
+
+@app.command()
 def serve(name: Name) -> None:
     """Answer requests in the foreground with the version that is deployed; Ctrl-C ends it."""
     from detection_assets.commands import serving
 
     serving.serve(out, name)
+
+
+Video = Annotated[str | None, typer.Argument(help="The video; default: all of them.")]
+Csv = Annotated[Path | None, typer.Option(help="Write all rows into this file, for a spreadsheet.")]
+WHICH = "the beginning of its hash, a time in UTC such as 2026-11-01, or ~1 for the one before today's"
+
+
+@app.command()
+def problems(name: Name, video: Video = None, csv: Csv = None) -> None:
+    """Show what was wrong with the annotations, where, and what to do; exit code 1 if something drawn was dropped."""
+    from detection_assets.commands import annotations
+
+    raise typer.Exit(annotations.problems(out, name, video, csv))
+
+
+@app.command()
+def versions(name: Name, video: Annotated[str, typer.Argument(help="The video.")]) -> None:
+    """Show which versions a video's annotations have had, and what changed from each to the next."""
+    from detection_assets.commands import annotations
+
+    annotations.list_versions(out, name, video)
+
+
+@app.command()
+def diff(
+    name: Name,
+    video: Video = None,
+    earlier: Annotated[str, typer.Argument(metavar="[FROM]", help=f"The earlier version: {WHICH}.")] = "~1",
+    later: Annotated[str, typer.Argument(metavar="[TO]", help="The later version, likewise.")] = "~0",
+    since: Annotated[str, typer.Option(help="In place of FROM, also for all videos.")] = "",
+    csv: Csv = None,
+) -> None:
+    """Show which boxes were added, removed, moved or re-classed between two versions of annotations, and by whom."""
+    from detection_assets.commands import annotations
+
+    annotations.differences(out, name, video, since or earlier, later, csv)
+
+
+@app.command()
+def provenance(
+    name: Name,
+    evaluation: Annotated[
+        str | None, typer.Argument(help="The evaluation's version, or the beginning of it; default: today's.")
+    ] = None,
+    csv: Csv = None,
+) -> None:
+    """Show on which frames and versions of annotations an evaluation was made, also after those have changed."""
+    from detection_assets.commands import annotations
+
+    annotations.judged_on(out, name, evaluation, csv)
+
+
+@app.command()
+def agreement(name: Name, video: Video = None) -> None:
+    """Show how well people who annotated the same frames agree, two by two and class by class."""
+    from detection_assets.commands import annotations
+
+    annotations.agree(out, name, video)
 
 
 By = Annotated[str, typer.Option(help="Who decides it; kept for good.")]

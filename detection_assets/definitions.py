@@ -19,6 +19,7 @@ from detection_assets import (
     drift_report,
     evaluation,
     extracted_frames,
+    label_requests,
     raw_videos,
     registered_model,
     trained_weights,
@@ -27,7 +28,7 @@ from detection_assets import (
 from detection_assets.detector import Detector
 from detection_assets.domain import schemas
 from detection_assets.domain.retraining import Limits
-from jobs import deployment, jobs, progress, retraining, schedules, sensors
+from jobs import deployment, jobs, labeling, openlineage, progress, retraining, schedules, sensors
 from resources import lake, profiles
 
 STAGES = [
@@ -43,6 +44,7 @@ STAGES = [
     batch_predictions,
     captured_requests,
     drift_report,
+    label_requests,
 ]
 
 
@@ -77,11 +79,13 @@ def build(of: Detector) -> dg.Definitions:
     assets = dg.load_assets_from_modules(STAGES, key_prefix=of.name, group_name=of.name)
     return dg.Definitions(
         assets=[item.map_asset_specs(of_this_detector) for item in assets if isinstance(item, dg.AssetsDefinition)],
-        jobs=[*jobs.jobs_of(of.name), *deployment.jobs_of(of.name, plan)],
+        jobs=[*jobs.jobs_of(of.name), *deployment.jobs_of(of.name, plan), *labeling.jobs_of(of.name)],
         sensors=[
             *sensors.sensors_of(of.name, videos),
             *deployment.sensors_of(of.name, plan),
+            *labeling.sensors_of(of.name),
             *retraining.sensors_of(of.name, limits, again.new_frames, again.on_drift),
+            *openlineage.sensors_of(of.name, of.owner or ""),
         ],
         schedules=schedules.schedules_of(of.name, again.schedule, limits),
         resources={

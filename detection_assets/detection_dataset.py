@@ -11,16 +11,17 @@ import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, layout, near_duplicates, snapshot, splitting, withdrawal
+from detection_assets.domain import card, croissant, layout, near_duplicates, snapshot, splitting, withdrawal
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import legend, thumbnails
-from resources import lake, tables, versions, withdrawals
+from resources import lake, standards, tables, versions, withdrawals
 from resources.registry.base import Registry
 from resources.storage import Storage
 
 
 @dg.asset(
     dagster_type=tables.TABLE,
+    deps=["annotations"],
     code_version="1",
     kinds={"python", "dataset"},
     metadata={"settings": ["dataset", "classes", "videos"]},
@@ -41,11 +42,13 @@ def detection_dataset(
     storage: Storage,
     registry: Registry,
     extracted_frames: pd.DataFrame,
-    annotations: pd.DataFrame,
 ) -> dg.MaterializeResult:
     """A row an image: frame, group, split, picture, number of boxes. Boxes and the card are in the snapshot."""
     extracted_frames, left_out = _without_withdrawn(storage, extracted_frames)
     withdrawn = withdrawals.read_all(storage)
+    known = lake.known_videos(context.instance, detector.name)
+    # Read here and not by the IO manager, so that the versions told are those read, whatever is written meanwhile.
+    annotations, drawn = tables.read_with_versions(storage, "annotations", known)
     groups = {video: detector.group_of(video) for video in extracted_frames["video"].unique()}
     frames = extracted_frames.assign(group=extracted_frames["video"].map(groups))
     data = snapshot.labelled(frames, annotations, detector.classes)
@@ -72,9 +75,16 @@ def detection_dataset(
         dataset_version=made.version,
         key=layout.FRAMES + "/" + made.images["file"],
         boxes=made.images["frame"].map(made.boxes["frame"].value_counts()).fillna(0),
+        annotations=made.images["video"].map(drawn),
     ).drop(columns=["file", "phash"])
     deps = context.assets_def.asset_deps[context.asset_key]
-    known = lake.known_videos(context.instance, detector.name)
+    described = standards.describe_dataset(
+        storage,
+        made.version,
+        croissant.About.of(detector.name, detector.said, context.assets_def.code_versions_by_key[context.asset_key]),
+        versions.data_versions(context.instance, dg.AssetKey([*context.asset_key.path[:-1], "raw_videos"]), known),
+        drawn,
+    )
     test = table[table["split"] == "test"]
     shown = test if len(test) else table
     pictures = f"{thumbnails(storage, shown, 6, made.boxes, detector.classes)}\n\n{legend(detector.classes)}"
@@ -93,6 +103,7 @@ def detection_dataset(
             "split by": made.meta["by"],
             "optimistic": bool(made.meta["optimistic"]),
             "snapshot": storage.uri_of(published.folder),
+            "croissant": storage.uri_of(described),
             **(
                 {"withdrawn": dg.MetadataValue.md(card.frame_table(withdrawal.told(withdrawn), 50))}
                 if withdrawn

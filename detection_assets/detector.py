@@ -12,33 +12,22 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from detection_assets.detector_labeling import Labeling
+from detection_assets.detector_part import Fraction, Part, Positive, Share
+from detection_assets.detector_part import key as _key
 from detection_assets.domain import tuning
 from detection_assets.domain.cron import cron_problem
 from detection_assets.domain.problems import InputError
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 OWNER = re.compile(r"team:\S+|[^@\s]+@[^@\s]+\.[^@\s]+")
-Share = Annotated[float, Field(gt=0, lt=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
 
 
 class DetectorError(InputError):
     """A detector file that cannot be used. The message has a line for each problem: file, line, key and remedy."""
-
-
-class Part(BaseModel):
-    """A section of a detector's file: unknown keys are refused, values are not coerced."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
-
-
-def _key(default: Any, description: str, **limits: Any) -> Any:
-    """A key of the file; `...` as default: it must be there."""
-    return Field(default=default, description=description, **limits)
 
 
 class Videos(Part):
@@ -76,6 +65,21 @@ class Sampling(Part):
     max_frames: Positive | None = _key(None, "the most frames to keep of one video; null: all", examples=[5000])
     jpeg_quality: int = _key(90, "the quality of the pictures that are kept, 1 to 100", ge=1, le=100)
     hardware: Literal["here", "cpu", "gpu"] = _key("here", "here (beside the run), cpu or gpu (a job of the platform)")
+
+
+class Annotations(Part):
+    """Whose boxes count where several people, or files, annotated one frame."""
+
+    policy: Literal["latest", "union", "consensus"] = _key(
+        "latest", "latest (the last file, in it the last annotator), union (what anybody drew) or consensus"
+    )
+    iou: float = _key(0.5, "the least overlap of two people's boxes of one object", gt=0, le=1)
+    min_annotators: Positive | None = _key(
+        None,
+        "how many must have drawn an object, for `consensus`; null: more than half of those who looked",
+        examples=[2],
+    )
+    agreement: Fraction = _key(0.8, "the least F1 of two annotators' boxes; below it, a check warns")
 
 
 class Shares(Part):
@@ -292,9 +296,21 @@ class Monitoring(Part):
     drift: Drift = _key(Drift(), "when what comes in counts as different from what taught the model")
 
 
+class Card(Part):
+    """What only people know of its data and models; it stands in their descriptions."""
+
+    license: str | None = _key(
+        None, "the licence of videos and annotations, an SPDX identifier or an address", examples=["CC-BY-4.0"]
+    )
+    intended_use: str = _key("", "what its models are for, and for whom")
+    out_of_scope: str = _key("", "what they must not be used for")
+    ethics: str = _key("", "whom a mistake hurts, and what is done about it")
+    caveats: str = _key("", "what else somebody who uses them should know")
+
+
 SECTIONS = (
-    *("videos", "sampling", "dataset", "training", "tuning", "evaluation", "gates", "endpoint", "rollout"),
-    *("monitoring", "retraining"),
+    *("videos", "sampling", "annotations", "dataset", "training", "tuning", "evaluation", "gates", "endpoint"),
+    *("rollout", "monitoring", "retraining", "labeling", "card"),
 )
 
 
@@ -315,6 +331,7 @@ class Detector(Part):
     )
     videos: Videos = _key(Videos(), "how videos belong together")
     sampling: Sampling = _key(Sampling(), "which frames are taken from a video")
+    annotations: Annotations = _key(Annotations(), "whose boxes count where several people annotated one frame")
     dataset: Dataset = _key(Dataset(), "how the data set is put together")
     training: Training = _key(Training(), "how the network is trained")
     tuning: Tuning = _key(Tuning(), "what `detection tune` tries")
@@ -324,6 +341,8 @@ class Detector(Part):
     rollout: Rollout = _key(Rollout(), "how a new version takes the traffic over")
     monitoring: Monitoring = _key(Monitoring(), "how it is watched while it serves")
     retraining: Retraining = _key(Retraining(), "when it is trained again")
+    labeling: Labeling = _key(Labeling(), "which pictures annotators are asked about")
+    card: Card = _key(Card(), "what people say in the descriptions of its datasets and models")
 
     @field_validator("name")
     @classmethod
@@ -368,6 +387,11 @@ class Detector(Part):
             return data
         # A section whose every line is commented out reads as null.
         return {key: {} if value is None and key in SECTIONS else value for key, value in data.items()}
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What people say of it: description, owner, and its section `card`."""
+        return {"description": self.description, "owner": self.owner, **self.card.model_dump()}
 
     def group_of(self, video: str) -> str:
         """The group of a video: what the regex finds, or the first folder of its key.

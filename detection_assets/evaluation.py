@@ -20,6 +20,8 @@ from resources.registry.base import CHAMPION, Registry
 from resources.storage import Storage
 
 CODE = "1"
+PAGE = "worst.html"
+"""The frames in which truth and prediction disagree most, to look at."""
 
 
 @dg.asset(
@@ -78,7 +80,10 @@ def evaluation(
     table = pd.read_parquet(io.BytesIO(storage.get(made.key("metrics.parquet"))))
     digests = {"challenger": weights["sha256"], "champion": rival}
     table = table.assign(
-        evaluation_version=version, dataset_version=dataset, sha256=table["model"].map(digests).astype("string")
+        evaluation_version=version,
+        dataset_version=dataset,
+        sha256=table["model"].map(digests).astype("string"),
+        dataset_table=tables.keep(storage, "detection_dataset", None, detection_dataset),
     ).reindex(columns=list(schemas.SCHEMAS["evaluation"]))
     summary = json.loads(storage.get(made.key("summary.json")))
     names = {"confusion": "confusion.png", "pr": "pr.png", "worst": "worst.jpg"}
@@ -100,8 +105,18 @@ def evaluation(
                 f"{drawn.get('confusion', '')} {drawn.get('pr', '')}".strip() or "nothing to draw"
             ),
             "worst frames": dg.MetadataValue.md(drawn.get("worst", "nothing to show")),
+            "judged on": dg.MetadataValue.md(
+                f"{card.frame_table(judged_on(test), 50)}\n\n`detection provenance {detector.name} {version}` "
+                "lists the boxes, also after the annotations have changed."
+            ),
             "champion": f"version {champion.version}" if champion else "none",
             **costs.told(result),
+            # Evaluations of earlier releases have no page.
+            **(
+                {"page of the worst frames": dg.MetadataValue.url(storage.uri_of(made.key(PAGE)))}
+                if PAGE in made.files
+                else {}
+            ),
             "evaluation_version": version,
             "dagster/uri": storage.uri_of(made.folder),
         },
@@ -112,6 +127,12 @@ def evaluation(
 def _model(onnx: str) -> Input:
     folder, _, name = onnx.rpartition("/")
     return Input(folder, [name])
+
+
+def judged_on(test: pd.DataFrame) -> pd.DataFrame:
+    """Which version of which video's annotations the truth is from: video, annotations, frames, boxes."""
+    by_video = test.assign(annotations=test["annotations"].fillna("unknown")).groupby(["video", "annotations"])
+    return by_video.agg(frames=("frame", "size"), boxes=("boxes", "sum")).reset_index()
 
 
 def by_slice(table: pd.DataFrame) -> pd.DataFrame:

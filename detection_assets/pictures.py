@@ -8,43 +8,31 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import repeat
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from detection_assets.domain import disagreements
+from detection_assets.domain.card import escape
+from detection_assets.domain.contact_sheet import FEW, FEW_WIDTH, a_few, draw, encoded, shape_of
+from detection_assets.domain.tiles import COLORS, FORMATS, ORIENTATION, Tile, laid_out, marks, shown, small
+from detection_assets.domain.tiles import WIDTH as TILE
 from resources.storage import Storage
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 WIDTH = 200
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-ORIENTATION = 0x0112
-"""EXIF tag that says how the camera was held."""
-COLORS = {
-    "🟥": "#dd2e44",
-    "🟦": "#3b88f5",
-    "🟩": "#3cb44b",
-    "🟧": "#f58231",
-    "🟪": "#aa66dd",
-    "🟨": "#f5d033",
-    "🟫": "#9a6324",
-}
-"""Box colours, by the sign that stands for them in a legend: the UI's markdown shows no colours of its own."""
-
-
-def color_of(name: str, classes: Sequence[str]) -> str:
-    """A class's colour: the same wherever it is drawn."""
-    return list(COLORS.values())[classes.index(name) % len(COLORS)] if name in classes else "#666666"
+CHUNK = 32
+"""Pictures that are in memory at once, as they lie in the lake."""
 
 
 def embed(jpeg: bytes, alt: str) -> str:
     """A picture as markdown that needs no file."""
     kind = "png" if jpeg.startswith(b"\x89PNG") else "jpeg"
-    return f"![{alt}](data:image/{kind};base64,{base64.b64encode(jpeg).decode()})"
+    return f"![{escape(alt)}](data:image/{kind};base64,{base64.b64encode(jpeg).decode()})"
 
 
 def thumbnails(
@@ -92,25 +80,68 @@ def thumbnail(raw: bytes, boxes: pd.DataFrame | None, classes: Sequence[str], wi
     Returns:
         JPEG bytes; None if the picture cannot be decoded.
     """
-    from PIL import Image, ImageDraw, ImageOps
-
-    try:
-        image: Image.Image = Image.open(io.BytesIO(raw), formats=FORMATS)
-        if boxes is None:
-            image.draft("RGB", (width * 2, width * 2))
-        image = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+    decoded = small(raw, width)
+    if decoded is None:
         return None  # a picture from outside
-    scale = width / image.width
-    image = image.resize((width, max(1, round(image.height * scale))))
+    image, own = decoded
+    image = image.resize((width, max(1, round(own[1] * width / own[0]))))
     if boxes is not None:
-        draw = ImageDraw.Draw(image)
-        for row in boxes.dropna(subset=["class"]).to_dict("records"):
-            corners = [row["x1"] * scale, row["y1"] * scale, row["x2"] * scale, row["y2"] * scale]
-            draw.rectangle(corners, outline=color_of(str(row["class"]), classes), width=2)
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=70)
-    return out.getvalue()
+        lines = [replace(mark, label="") for mark in marks(boxes, classes)]
+        draw(image, lines, (width / own[0], width / own[0]))
+    return encoded(image, "JPEG", 70)
+
+
+def tiles(storage: Storage, wanted: Sequence[tuple[Tile, str]], width: int = TILE) -> Iterator[Tile]:
+    """Tiles with their pictures, read and decoded a few at a time.
+
+    Args:
+        storage: Where the pictures are.
+        wanted: What to show, and the key of each picture.
+        width: Of a picture, pixels at most.
+
+    Yields:
+        The tiles in their order; one whose picture is missing or damaged says so.
+    """
+    with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(1) as reading:
+        chunks = [wanted[at : at + CHUNK] for at in range(0, len(wanted), CHUNK)]
+        # The next ones are read while these are decoded.
+        ahead = reading.submit(_read, storage, chunks[0]) if chunks else None
+        for at, chunk in enumerate(chunks):
+            assert ahead is not None
+            data = ahead.result()
+            if at + 1 < len(chunks):
+                ahead = reading.submit(_read, storage, chunks[at + 1])
+            yield from pool.map(shown, [tile for tile, _ in chunk], data, repeat(width))
+
+
+def _read(storage: Storage, wanted: Sequence[tuple[Tile, str]]) -> list[bytes | None]:
+    keys = [key for _, key in wanted]
+    there = dict(zip(filter(None, keys), storage.get_many([*filter(None, keys)]), strict=True))
+    return [there.get(key) for key in keys]
+
+
+def worst(storage: Storage, frames: pd.DataFrame, judged: pd.DataFrame, classes: Sequence[str]) -> str:
+    """Truth against prediction: how much they disagree, and a small sheet of where they do most.
+
+    Args:
+        storage: Where the pictures are.
+        frames: Rows of `extracted_frames`: those that were judged.
+        judged: What `disagreements.judge` says of their boxes.
+        classes: The class names, for the colours.
+
+    Returns:
+        Markdown.
+    """
+    ranked = disagreements.rank(judged, frames["frame"].tolist())
+    told = f"{disagreements.totals(ranked)} on {len(ranked)} annotated frames"
+    videos = ranked[["frame"]].merge(frames, on="frame")["video"]
+    few = disagreements.a_few(ranked, videos, FEW)[["frame"]].merge(frames, on="frame")
+    if few.empty:
+        return told
+    wanted = laid_out(few, judged, classes, both=True)
+    shape = shape_of(tile.size for tile, _ in wanted)
+    sheet = a_few(tiles(storage, wanted, FEW_WIDTH), len(wanted), "Worst disagreements", classes, shape)
+    return f"{told}\n\n{embed(sheet, 'worst disagreements')}"
 
 
 def pixels(raw: bytes) -> NDArray[np.uint8] | None:

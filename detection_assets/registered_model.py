@@ -11,8 +11,8 @@ import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, cost, retraining
-from resources import costs, overrides, tables
+from detection_assets.domain import card, cost, model_card, retraining
+from resources import costs, overrides, standards, tables
 from resources.registry.base import APPROVED, CHALLENGER, GATES, PENDING, REGISTRY, ModelVersion, Registry
 from resources.storage import Storage
 
@@ -72,6 +72,7 @@ def registered_model(
     said = {name: value for name, value in {**approval, **cause}.items() if value}
     registry.tag(entry.version, {**said, "dagster_run_id": context.run.run_id})
     registry.point(CHALLENGER, entry.version)
+    told = standards.describe_model(storage, entry, detector.name, detector.said)
     table = pd.DataFrame(
         [
             {
@@ -109,6 +110,8 @@ def registered_model(
             "cost since the version before": dg.MetadataValue.md(
                 card.frame_table(spent) if len(spent) else "nothing had to be run"
             ),
+            "model card": dg.MetadataValue.md(storage.get(told.key(model_card.CARD)).decode().partition("\n---\n")[2]),
+            "bill of materials": storage.uri_of(told.key(model_card.BOM)),
             **({"registry page": dg.MetadataValue.url(entry.link)} if entry.link else {}),
         },
         check_results=[digest(storage, entry.onnx, entry.sha256, str(weights["sha256"]))],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dagster as dg
 
+from resources import revision
+
 INGEST = ("raw_videos", "extracted_frames", "annotations")
 TRAIN = ("detection_dataset", "trained_weights", "evaluation")
 TUNE = ("tuned_hyperparameters",)
@@ -18,6 +20,8 @@ APPROVAL = ("approved_by", "approved_at", "approval_reason")
 PREDICT = ("batch_predictions",)
 MONITOR = ("captured_requests", "drift_report")
 """What watches the endpoint: a day at a time, again and again while it lasts."""
+LABEL = ("label_requests",)
+"""Made when somebody has time to label."""
 
 MAX_RUNTIME_S = 24 * 3600
 """A run whose machine died would stay in progress for ever; after this it counts as failed."""
@@ -29,7 +33,7 @@ def keys(detector: str, stages: tuple[str, ...]) -> list[dg.AssetKey]:
 
 
 def jobs_of(detector: str) -> list[dg.UnresolvedAssetJobDefinition]:
-    """The jobs `ingest`, `tune`, `train`, `deploy`, `retrain`, `everything`, `predict`, `monitor`.
+    """The jobs `ingest`, `tune`, `train`, `deploy`, `retrain`, `everything`, `predict`, `monitor`, `label`.
 
     Stages of one job run in one process: between small steps a process of its own would cost more than the step.
     """
@@ -42,6 +46,7 @@ def jobs_of(detector: str) -> list[dg.UnresolvedAssetJobDefinition]:
         "everything": (STAGES, "From raw videos to the answering endpoint."),
         "predict": (PREDICT, "Let the model in service look at every kept frame of some videos."),
         "monitor": (MONITOR, "Read what the endpoint kept of a day's requests and say whether anything drifts."),
+        "label": (LABEL, "Choose the pictures most worth labelling and hand them to the annotators' tool."),
     }
     return [
         dg.define_asset_job(
@@ -49,7 +54,7 @@ def jobs_of(detector: str) -> list[dg.UnresolvedAssetJobDefinition]:
             selection=dg.AssetSelection.assets(*keys(detector, stages)),
             description=description,
             executor_def=dg.in_process_executor,
-            tags={"dagster/max_runtime": str(MAX_RUNTIME_S), "detection/detector": detector},
+            tags={"dagster/max_runtime": str(MAX_RUNTIME_S), "detection/detector": detector, **revision.tags()},
         )
         for name, (stages, description) in parts.items()
     ]

@@ -13,8 +13,8 @@ from pathlib import Path
 import dagster as dg
 from dagster import DagsterInstance
 
-from detection_assets.domain import layout
-from jobs import jobs, runs, sensors
+from detection_assets.domain import inbox, layout
+from jobs import jobs, openlineage, runs, sensors
 from resources import lake, versions
 from resources.storage import Storage
 
@@ -67,7 +67,7 @@ def sync_partitions(instance: DagsterInstance, detector: str, storage: Storage) 
     return Synced(added, removed, refused)
 
 
-def settled_sources(storage: Storage) -> tuple[list[layout.Source], dict[str, str]]:
+def settled_sources(storage: Storage) -> tuple[list[inbox.Source], dict[str, str]]:
     """The videos of the lake; when one is seen changing, only after a second look that finds it at rest."""
     found, refused = lake.list_sources(storage)
     root = storage.local_path(layout.VIDEOS)
@@ -82,7 +82,7 @@ def settled_sources(storage: Storage) -> tuple[list[layout.Source], dict[str, st
     return [source for source in again if source.video not in moving], refused
 
 
-def _touched_lately(root: Path, found: Iterable[layout.Source]) -> bool:
+def _touched_lately(root: Path, found: Iterable[inbox.Source]) -> bool:
     now = time.time()
     for source in found:
         try:
@@ -125,7 +125,7 @@ def _changed(storage: Storage, stage: str, videos: Sequence[str]) -> list[str]:
     elif stage == "annotations":
         known = lake.remembered(storage, "annotations")
         now = {
-            video: layout.fingerprint(files) for video, files in lake.annotation_files(storage, videos, videos).items()
+            video: inbox.fingerprint(files) for video, files in lake.annotation_files(storage, videos, videos).items()
         }
     else:
         return []
@@ -156,6 +156,11 @@ def plan_tune(detector: str, why: str) -> Planned:
     return Planned(f"{detector}_tune", jobs.TUNE, None, None, 0, why)
 
 
+def plan_label(detector: str, why: str) -> Planned:
+    """The run that asks annotators for labels."""
+    return Planned(f"{detector}_label", jobs.LABEL, None, None, 0, why)
+
+
 def execute(
     instance: DagsterInstance,
     defs: dg.Definitions,
@@ -177,16 +182,17 @@ def execute(
     tags = {**runs.here(), **(labels or {})}
     if planned.first is not None and planned.last is not None:
         tags |= sensors.range_tags(planned.first, planned.last)
-    result = defs.resolve_job_def(planned.job).execute_in_process(
-        instance=instance,
-        asset_selection=jobs.keys(detector, planned.stages),
-        tags=tags,
-        run_config={
-            "loggers": {"progress": {}},
-            "ops": {stage: {"config": dict(of)} for stage, of in (config or {}).items()},
-        },
-        raise_on_error=False,
-    )
+    with openlineage.telling_of(instance, defs, detector):
+        result = defs.resolve_job_def(planned.job).execute_in_process(
+            instance=instance,
+            asset_selection=jobs.keys(detector, planned.stages),
+            tags=tags,
+            run_config={
+                "loggers": {"progress": {}},
+                "ops": {stage: {"config": dict(of)} for stage, of in (config or {}).items()},
+            },
+            raise_on_error=False,
+        )
     return result.success, result.run_id
 
 

@@ -69,6 +69,41 @@ def image(what: str, address: str, setting: str) -> Finding:
     return looked(what, look, f"push it, as docs/aws.md says, or correct {setting}")
 
 
+def workteam(arn: str) -> Finding:
+    """Whether there is a team of workers of one's own, or a vendor's that one has subscribed to."""
+
+    def look() -> tuple[bool, str, str]:
+        sagemaker, name = amazon.client("sagemaker"), arn.rpartition("/")[2]
+        if ":workteam/public-crowd/" in arn:
+            return False, arn, "set DETECTION_AWS_WORKTEAM to a private team; the public crowd would see your pictures"
+        if ":workteam/vendor-crowd/" in arn:
+            told = sagemaker.describe_subscribed_workteam(WorkteamArn=arn)["SubscribedWorkteam"]
+        else:
+            told = sagemaker.describe_workteam(WorkteamName=name)["Workteam"]
+        where = "it is another team's; correct DETECTION_AWS_WORKTEAM"
+        return told["WorkteamArn"] == arn, told["WorkteamArn"], where
+
+    remedy = "make one in the console (Ground Truth, Labeling workforces), and set DETECTION_AWS_WORKTEAM to its ARN"
+    return looked("team of workers", look, remedy, missing=("ValidationException", "ResourceNotFound"))
+
+
+def shown_in_browsers(uri: str) -> Finding:
+    """Whether a page of another address may load pictures of a lake, given a signed link.
+
+    Args:
+        uri: The lake's, `s3://bucket/prefix`.
+    """
+
+    def look() -> tuple[bool, str, str]:
+        bucket = uri.removeprefix("s3://").partition("/")[0]
+        rules = amazon.client("s3").get_bucket_cors(Bucket=bucket)["CORSRules"]
+        shown = any("GET" in rule["AllowedMethods"] and "*" in rule["AllowedOrigins"] for rule in rules)
+        return shown, f"CORS of {bucket}", remedy
+
+    remedy = "let the bucket's CORS allow GET from *, as infra/aws/template.yaml does; links are signed all the same"
+    return looked("pictures in workers' browsers", look, remedy, missing=("NoSuchCORSConfiguration",))
+
+
 class Quotas:
     """SageMaker's quotas; there are pages of them, which are asked for once."""
 

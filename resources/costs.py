@@ -11,7 +11,10 @@ from dagster import DagsterInstance
 from detection_assets.domain.cost import Cost
 from resources.compute.base import StepResult
 
-ASSETS = ("extracted_frames", "tuned_hyperparameters", "trained_weights", "evaluation", "batch_predictions")
+ASSETS = (
+    *("extracted_frames", "tuned_hyperparameters", "trained_weights", "evaluation", "batch_predictions"),
+    "label_requests",
+)
 """The assets that run steps, in the order the data flows."""
 CHUNK = 1000
 """Events fetched in one query: a run over many videos writes one for each."""

@@ -250,7 +250,7 @@ def _folders(video: str) -> Iterator[str]:
     yield f"{layout.FRAMES}/{video}"
     yield f"predictions/{video}"
     for asset in traces.OF_A_VIDEO:
-        yield layout.tables(asset, video)
+        yield layout.table_folder(asset, video)
 
 
 def _hours(captured: Iterable[str]) -> set[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pandas as pd
@@ -14,6 +16,54 @@ from detection_assets.domain import labels, layout
 from detection_assets.domain.labels import Batch
 from detection_assets.domain.problems import InputError
 from resources.storage import Storage
+
+HANDED, COLLECTED, CLOSED = "handed", "collected", "closed"
+"""What is noted of a batch: which tool has it and where, what of it is in, and that nobody looks for more."""
+LOOK_DAYS = 30.0
+"""So long after something was last brought in of a batch that is all in, corrections to it are still looked for."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch is.
+
+    Attributes:
+        batch: Its id.
+        tool: Which tool has it; "" before it was handed over.
+        place: What it is in the tool.
+        link: Where people work on it.
+        pictures: How many the tool has.
+        asked: When it was handed over first, epoch seconds; 0 if it was not.
+        stamp: The tool's stamp when it was last brought in.
+        at: When something of it last came in, epoch seconds; 0 if nothing did.
+        digests: For each picture that is in, by name, what changes when its labels do.
+        closed: Why nobody looks for more; "" while somebody does.
+    """
+
+    batch: str
+    tool: str = ""
+    place: str = ""
+    link: str = ""
+    pictures: int = 0
+    asked: float = 0.0
+    stamp: str | None = None
+    at: float = 0.0
+    digests: Mapping[str, str] = field(default_factory=dict)
+    closed: str = ""
+
+    @property
+    def finished(self) -> frozenset[str]:
+        """Names of the pictures that are in, those that were skipped among them."""
+        return frozenset(self.digests)
+
+    @property
+    def open(self) -> bool:
+        """Whether something is left to do, and somebody looks for it."""
+        return not self.closed and len(self.digests) < max(self.pictures, 1)
+
+    def settled(self, now: float) -> bool:
+        """Whether everything has been in for so long that corrections are not looked for any more."""
+        return bool(self.tool) and not self.open and now - max(self.at, self.asked) > LOOK_DAYS * 86400
 
 
 def publish(storage: Storage, batch: Batch, keep: Mapping[str, str]) -> None:
@@ -63,8 +113,8 @@ def known(storage: Storage) -> list[str]:
     )
 
 
-def state(storage: Storage, batch: str, what: str) -> dict[str, object] | None:
-    """What is noted of a batch under a heading: `handed` or `collected`; None if nothing is."""
+def state(storage: Storage, batch: str, what: str) -> dict[str, Any] | None:
+    """What is noted of a batch under a heading: `HANDED`, `COLLECTED` or `CLOSED`; None if nothing is."""
     try:
         return orjson.loads(storage.get(layout.label_state(batch, what)))
     except FileNotFoundError:
@@ -74,3 +124,42 @@ def state(storage: Storage, batch: str, what: str) -> dict[str, object] | None:
 def note(storage: Storage, batch: str, what: str, told: Mapping[str, object]) -> None:
     """Notes something of a batch; what was noted under the heading before is replaced."""
     storage.put(layout.label_state(batch, what), orjson.dumps(dict(told)))
+
+
+def watched(storage: Storage) -> list[str]:
+    """The batches that a tool has and of which somebody looks for more, in order; it costs one listing."""
+    noted: dict[str, set[str]] = {}
+    for item in storage.list(layout.LABELING):
+        batch, _, what = item.key.removeprefix(f"{layout.LABELING}/").partition("/")
+        noted.setdefault(batch, set()).add(what)
+    return sorted(
+        batch for batch, those in noted.items() if f"{HANDED}.json" in those and f"{CLOSED}.json" not in those
+    )
+
+
+def progress(storage: Storage, batch: str) -> Progress:
+    """How far a batch is, as it is noted."""
+    handed, collected, closed = (state(storage, batch, what) or {} for what in (HANDED, COLLECTED, CLOSED))
+    return Progress(
+        batch,
+        handed.get("tool", ""),
+        handed.get("place", ""),
+        handed.get("link", ""),
+        handed.get("pictures", 0),
+        handed.get("at", 0.0),
+        collected.get("stamp"),
+        collected.get("at", 0.0),
+        collected.get("digests", {}),
+        closed.get("why", ""),
+    )
+
+
+def asked(storage: Storage) -> frozenset[str]:
+    """The frames that are not to be asked for: they are in a batch, and finished, skipped or still open there."""
+    found: set[str] = set()
+    for batch in known(storage):
+        frames, far = read(storage, batch)[0].frames, progress(storage, batch)
+        if far.closed:
+            frames = frames[frames["name"].isin(far.finished)]
+        found.update(frames["frame"].astype(str))
+    return frozenset(found)

@@ -13,8 +13,9 @@ from urllib.parse import unquote
 import dagster as dg
 import obstore
 
-from detection_assets.domain import layout
-from detection_assets.domain.layout import Source, Stored
+from detection_assets.domain import inbox, layout
+from detection_assets.domain.inbox import Source
+from detection_assets.domain.layout import Stored
 from resources import withdrawals
 from resources.storage import PARALLEL, Storage
 
@@ -48,12 +49,12 @@ def _source(storage: Storage, video: str) -> Source | None:
     key = layout.video(video)
     file = storage.find(key)
     listing = [file] if file else storage.list_folder(key)
-    return next((source for source in layout.sources(listing)[0] if source.video == video), None)
+    return next((source for source in inbox.sources(listing)[0] if source.video == video), None)
 
 
 def list_sources(storage: Storage) -> tuple[list[Source], dict[str, str]]:
     """Every video in the lake, and the paths that cannot be videos, or may not any more, with the reason."""
-    found, refused = layout.sources(storage.list(layout.VIDEOS))
+    found, refused = inbox.sources(storage.list(layout.VIDEOS))
     gone = withdrawals.videos(storage) & {source.video for source in found}
     if not gone:
         return found, refused
@@ -70,7 +71,7 @@ def annotation_files(storage: Storage, videos: Sequence[str], known: Iterable[st
         known: All videos that there are: a file that names one of them, or a withdrawn one, speaks for no other.
     """
     named = {*videos, *known, *withdrawals.videos(storage)}
-    found = layout.annotation_files(storage.list(layout.ANNOTATIONS), named)
+    found = inbox.annotation_files(storage.list(layout.ANNOTATIONS), named)
     return {video: found[video] for video in videos}
 
 

@@ -14,6 +14,7 @@ import dagster as dg
 
 from detection_assets.domain import layout
 from detection_assets.object_store import CONNECTION, account_of
+from resources import labeling_tools
 from resources.alerts.base import Alerts
 from resources.alerts.local import chosen
 from resources.arrivals.aws import SqsArrivals
@@ -34,13 +35,10 @@ from resources.microsoft_tracking import uri_of
 from resources.registry.aws import SageMakerRegistry
 from resources.registry.azure import AzureRegistry
 from resources.registry.local import LocalRegistry
+from resources.settings import SettingsError, given
 from resources.storage import Storage
 from resources.tables import TableIOManager
 from resources.tracking import Tracking
-
-
-class SettingsError(ValueError):
-    """Settings that do not fit together; the message says which to set and to what."""
 
 
 def lake_setting(platform: str | None) -> str:
@@ -90,6 +88,7 @@ def local(
         "tracking": tracking,
         "registry": LocalRegistry(tracking=tracking, model=detector),
         "alerts": _alerts(),
+        "labeling": labeling_tools.chosen(detector, storage),
         "endpoints": LocalEndpoints(
             storage=storage,
             detector=detector,
@@ -129,7 +128,7 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
             **common,
             here=here["compute"],
             image=programs,
-            **_given(
+            **given(
                 cpu="DETECTION_AWS_CPU", gpu="DETECTION_AWS_GPU", count="DETECTION_AWS_TRAINING_INSTANCES",
                 jobs="DETECTION_AWS_PROCESSING_INSTANCES", volume_gb="DETECTION_AWS_VOLUME_GB",
                 spot="DETECTION_AWS_SPOT",
@@ -139,14 +138,14 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
             **common,
             compute=here["compute"],
             image=serving,
-            **_given(instance="DETECTION_AWS_BATCH", count="DETECTION_AWS_BATCH_INSTANCES"),
+            **given(instance="DETECTION_AWS_BATCH", count="DETECTION_AWS_BATCH_INSTANCES"),
         ),
         "registry": SageMakerRegistry(storage=here["storage"], model=detector, image=serving),
         "endpoints": SageMakerEndpoints(
             **common,
             image=serving,
             capture=dict(capture) if capture else None,
-            **_given(
+            **given(
                 instance="DETECTION_AWS_ENDPOINT", count="DETECTION_AWS_ENDPOINT_INSTANCES",
                 most="DETECTION_AWS_ENDPOINT_MOST", per_minute="DETECTION_AWS_ENDPOINT_PER_MINUTE",
                 report_s="DETECTION_REPORT_S",
@@ -187,7 +186,7 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
         image=_needed("azure", "DETECTION_AZURE_PROGRAMS_IMAGE", "the address of the image that jobs run"),
         cpu=_needed("azure", "DETECTION_AZURE_CPU", "the compute cluster for `hardware: cpu`"),
         gpu=_needed("azure", "DETECTION_AZURE_GPU", "the compute cluster for `hardware: gpu`"),
-        **_given(
+        **given(
             spot="DETECTION_AZURE_SPOT", count="DETECTION_AZURE_TRAINING_INSTANCES",
             identity="DETECTION_AZURE_IDENTITY", jobs="DETECTION_AZURE_JOBS",
         ),
@@ -202,7 +201,7 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
             cluster=_setting("DETECTION_AZURE_BATCH", ""),
             image=_needed("azure", "DETECTION_AZURE_BATCH_IMAGE", image),
             poll_s=compute.poll_s,
-            **_given(count="DETECTION_AZURE_BATCH_INSTANCES"),
+            **given(count="DETECTION_AZURE_BATCH_INSTANCES"),
         )
     endpoints = AzureEndpoints(
         **common,
@@ -211,7 +210,7 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
             "azure", "DETECTION_AZURE_ENDPOINT_IDENTITY", "the resource id of the servers' user-assigned identity"
         ),
         capture=dict(capture) if capture else None,
-        **_given(
+        **given(
             instance="DETECTION_AZURE_ENDPOINT",
             count="DETECTION_AZURE_ENDPOINT_INSTANCES",
             most="DETECTION_AZURE_ENDPOINT_MOST",
@@ -309,11 +308,6 @@ def _queue(platform: str, example: str) -> str:
             f"{example}"
         )
     return queue
-
-
-def _given(**settings: str) -> dict[str, Any]:
-    """The settings that are set, by the name of the attribute that they are for; their types are the attribute's."""
-    return {name: os.environ[variable] for name, variable in settings.items() if os.environ.get(variable)}
 
 
 def _list(name: str) -> list[str]:

@@ -20,6 +20,8 @@ from resources.storage import Storage
 
 TABLE = dg.PythonObjectDagsterType(pd.DataFrame, name="Table", description="A DataFrame with the asset's schema.")
 """The type of every asset's value."""
+VERSION = 16
+"""Digits of a table's hash that are its asset's data version, where that is the hash of the table."""
 
 
 class ErasedError(Told, FileNotFoundError):
@@ -101,6 +103,27 @@ def read(storage: Storage, asset: str, partitions: Sequence[str] | None = None) 
     if partitions is None and not pointers:
         raise FileNotFoundError(f"{asset} has no table yet in {storage.uri}; run the detector up to {asset} first")
     return read_versions(storage, asset, [pointer["table"] for pointer in pointers])
+
+
+def read_with_versions(storage: Storage, asset: str, partitions: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Reads today's tables of some partitions, and says which versions these are.
+
+    Returns:
+        The tables put together, and for each partition that has one its version: the beginning of the table's hash.
+    """
+    keys = [layout.table_pointer(asset, partition) for partition in partitions]
+    found = zip(partitions, storage.get_many(keys), strict=True)
+    pointers = {partition: orjson.loads(data) for partition, data in found if data is not None}
+    table = read_versions(storage, asset, [pointer["table"] for pointer in pointers.values()])
+    return table, {partition: pointer["sha256"][:VERSION] for partition, pointer in pointers.items()}
+
+
+def keep(storage: Storage, asset: str, partition: str | None, table: pd.DataFrame) -> str:
+    """Makes sure that a table lies under its content's hash, whatever today's is, and gives its key."""
+    data, digest = serialize(schemas.conform(asset, table))
+    key = layout.table(asset, partition, digest)
+    storage.put_if_absent(key, data)
+    return key
 
 
 def read_versions(storage: Storage, asset: str, keys: Sequence[str]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from detection_assets.domain import captures, labels, layout, schemas
+from detection_assets.domain import captures, inbox, labels, layout, schemas
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import is_its, rows_of
 from resources import lake, withdrawals
@@ -100,7 +100,7 @@ def find(storage: Storage, video: str, known: Iterable[str]) -> Traces:
     Raises:
         InputError: There is no such video, and never was.
     """
-    listed, _ = layout.sources(storage.list(layout.VIDEOS))
+    listed, _ = inbox.sources(storage.list(layout.VIDEOS))
     source = next((one for one in listed if one.video == video), None)
     others = {*known, *(one.video for one in listed)} - {video}
     raw = versions_of(storage, "raw_videos", video)
@@ -141,7 +141,7 @@ def versions_of(storage: Storage, asset: str, video: str) -> list[dict[str, list
     """Every version of a video's table, as columns, the one that was written last at the end."""
     import pyarrow.parquet as pq
 
-    listing = sorted(storage.list(layout.tables(asset, video)), key=lambda item: item.written)
+    listing = sorted(storage.list(layout.table_folder(asset, video)), key=lambda item: item.written)
     keys = [item.key for item in listing if item.key.endswith(".parquet")]
     return [pq.read_table(io.BytesIO(data)).to_pydict() for data in storage.get_many(keys) if data is not None]
 
@@ -160,7 +160,7 @@ def digest_of(storage: Storage, key: str) -> str:
 
 def own_objects(storage: Storage, video: str, others: Collection[str]) -> dict[str, list[str]]:
     """Keys of what is the video's alone, by place; others are all videos beside it."""
-    name = layout.tables("", video).rpartition("/")[2]
+    name = layout.table_folder("", video).rpartition("/")[2]
     below = [one for one in others if one.startswith(f"{video}/")]
     speaks = lake.annotation_files(storage, [video, *others], ())
     elsewhere = {item.key for one in others for item in speaks[one]}
@@ -244,7 +244,7 @@ def _shared_files(storage: Storage, video: str, alone: Collection[str]) -> list[
 
 
 def _copies(
-    storage: Storage, digests: Sequence[str], source: layout.Source | None, listed: Iterable[layout.Source]
+    storage: Storage, digests: Sequence[str], source: inbox.Source | None, listed: Iterable[inbox.Source]
 ) -> list[str]:
     """Other videos with the same content, among those of the same size: the tables of all would take long to read."""
     import pyarrow.parquet as pq

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from detection_assets.domain import layout
+from detection_assets.domain import inbox, layout
 from detection_assets.domain.layout import Stored
 from detection_assets.domain.problems import InputError
 from resources import lake
@@ -77,7 +77,7 @@ def _refuse_what_was_erased(source: Storage, target: Storage) -> None:
     """What was erased in one lake does not come back from another, in which it is still to be erased."""
     for item in target.list_folder(layout.tombstone("").rpartition("/")[0]):
         video = layout.withdrawn_video(f"{layout.WITHDRAWN}/{item.key.rpartition('/')[2]}") or ""
-        places = (layout.video(video), f"{layout.FRAMES}/{video}", layout.tables("raw_videos", video))
+        places = (layout.video(video), f"{layout.FRAMES}/{video}", layout.table_folder("raw_videos", video))
         if source.exists(places[0]) or any(next(iter(source.list(place)), None) for place in places):
             raise InputError(
                 f"{video} was erased from {target.uri} and is still in {source.uri}: withdraw and erase it there first "
@@ -128,4 +128,4 @@ def _videos(storage: Storage) -> dict[str, str]:
 def _annotations(storage: Storage) -> dict[str, str]:
     videos = [source.video for source in lake.list_sources(storage)[0]]
     files = lake.annotation_files(storage, videos, videos)
-    return {video: layout.fingerprint(items) for video, items in files.items()}
+    return {video: inbox.fingerprint(items) for video, items in files.items()}

@@ -130,9 +130,12 @@ def inputs_digest(instance: DagsterInstance, keys: Iterable[dg.AssetKey], videos
     )
 
 
-def _tags_by_partition(instance: DagsterInstance, key: dg.AssetKey) -> dict[str, dict[str, str]]:
-    ids = list(_latest_ids(instance, key, None).values())
-    found: dict[str, dict[str, str]] = {}
+def latest(
+    instance: DagsterInstance, key: dg.AssetKey, videos: Sequence[str] | None = None
+) -> dict[str, dg.AssetMaterialization]:
+    """The last materialization of each partition that has one; of these videos, or of all."""
+    ids = list(_latest_ids(instance, key, None if videos is None else set(videos)).values())
+    found: dict[str, dg.AssetMaterialization] = {}
     for first in range(0, len(ids), CHUNK):
         chunk = ids[first : first + CHUNK]
         records = instance.fetch_materializations(
@@ -141,8 +144,8 @@ def _tags_by_partition(instance: DagsterInstance, key: dg.AssetKey) -> dict[str,
         for record in records:
             event = record.asset_materialization
             if event is not None and event.partition is not None:
-                found[event.partition] = dict(event.tags or {})
-    return found
+                found[event.partition] = event
+    return found if videos is None else {video: found[video] for video in videos if video in found}
 
 
 def stale_videos(instance: DagsterInstance, assets: dg.AssetsDefinition, videos: Sequence[str]) -> dict[str, str]:
@@ -164,11 +167,12 @@ def stale_videos(instance: DagsterInstance, assets: dg.AssetsDefinition, videos:
         upstream[dep.to_user_string()] = {
             video: whole[0] if whole else _as_input(each.get(video, "")) for video in videos
         }
-    known = _tags_by_partition(instance, key)
+    known = latest(instance, key)
     stale: dict[str, str] = {}
     for video in videos:
-        tags = known.get(video)
-        if tags is None:
+        made = known.get(video)
+        tags = (made.tags or {}) if made else {}
+        if made is None:
             stale[video] = "missing"
         elif tags.get(CODE) != code:
             stale[video] = "new code or settings"

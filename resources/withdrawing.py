@@ -67,7 +67,7 @@ def _tunings(storage: Storage, datasets: Iterable[str]) -> set[str]:
     import pyarrow.parquet as pq
 
     wanted, found = set(datasets), set[str]()
-    listing = storage.list(layout.tables("tuned_hyperparameters", None))
+    listing = storage.list(layout.table_folder("tuned_hyperparameters", None))
     for data in storage.get_many([item.key for item in listing if item.key.endswith(".parquet")]):
         if data is not None:
             columns = ["dataset_version", "tuning_version"]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fakes import azureml, blob, certificates, s3, sagemaker
+from fakes import azureml, blob, certificates, label_studio, s3, sagemaker
 from project import ROOT, SHARED, make_home
 
 from resources.tracking import Tracking
@@ -55,6 +57,23 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
             done = subprocess.run([sys.executable, str(script), str(out)], capture_output=True, text=True, cwd=shared)
             assert done.returncode == 0, done.stderr[-4000:]
     return out
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real browser that goes nowhere by itself."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no chromium on this machine; pages must be tested in CI: install it")
+        pytest.skip("no chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        running = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield running
+        running.close()
 
 
 @pytest.fixture(scope="session")
@@ -162,3 +181,10 @@ def azure_settings(azureml_service: azureml.AzureML, blob_lake: str, monkeypatch
         monkeypatch.setenv(name, value)
     yield
     azureml_service.endpoints.clear()
+
+
+@pytest.fixture(scope="session")
+def label_studio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[label_studio.LabelStudio]:
+    """A real server of Label Studio, with people and no projects."""
+    with label_studio.serving(tmp_path_factory.mktemp("label-studio")) as server:
+        yield server

@@ -195,6 +195,17 @@ class World:
                 instance=instance, tags=tags, raise_on_error=raise_on_error
             )
 
+    def label(self, *, raise_on_error: bool = True, **asked: Any) -> dg.ExecuteInProcessResult:
+        """One run of the job `label`, over the videos that have a table of frames."""
+        defs = definitions.build(detector_file.find(NAME))
+        with self.instance() as instance:
+            instance.add_dynamic_partitions(f"{NAME}_videos", [f"store-{number}/clip.mp4" for number in range(8)])
+            return defs.resolve_job_def(f"{NAME}_label").execute_in_process(
+                instance=instance,
+                run_config={"ops": {"label_requests": {"config": asked}}},
+                raise_on_error=raise_on_error,
+            )
+
     def table(self, asset: str, *partitions: str) -> pd.DataFrame:
         return tables.read(self.storage, asset, list(partitions) or None)
 

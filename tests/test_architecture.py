@@ -18,11 +18,11 @@ ROOMS = ("detection_assets", "resources", "jobs")
 STAGES = [
     *("raw_videos", "extracted_frames", "annotations", "detection_dataset", "tuned_hyperparameters"),
     *("trained_weights", "evaluation", "registered_model", "deployed_endpoint"),
-    *("batch_predictions", "captured_requests", "drift_report"),
+    *("batch_predictions", "captured_requests", "drift_report", "label_requests"),
 ]
 HEAVY = (
     *("torch", "ultralytics", "mlflow", "dagster_mlflow", "azure", "sagemaker", "boto3", "botocore"),
-    *("cv2", "onnxruntime", "openvino", "onnx", "matplotlib", "fastapi", "hotcoco", "optuna"),
+    *("cv2", "onnxruntime", "openvino", "onnx", "matplotlib", "fastapi", "hotcoco", "optuna", "cvat_sdk"),
 )
 
 # A room, and what of ours it may import. The longest prefix that fits decides.
@@ -46,15 +46,25 @@ MAY_KNOW = {
         *("detection_assets.domain", "detection_assets.serving", "detection_assets.object_store"),
     ),
     "detection_assets.samples": ("detection_assets.domain", "detection_assets.samples"),
-    "detection_assets.detector": ("detection_assets.domain",),
+    "detection_assets.detector_part": (),
+    "detection_assets.detector_labeling": ("detection_assets.detector_part",),
+    "detection_assets.detector": (
+        *("detection_assets.domain", "detection_assets.detector_part", "detection_assets.detector_labeling"),
+    ),
     "detection_assets.detector_file": ("detection_assets.detector",),
-    "detection_assets.pictures": ("resources.storage",),
+    "detection_assets.pictures": ("detection_assets.domain", "resources.storage"),
     **{
         f"detection_assets.{stage}": (
             *("detection_assets.domain", "detection_assets.detector", "detection_assets.pictures", "resources"),
         )
         for stage in STAGES
     },
+    # What annotations tell, apart from their asset.
+    "detection_assets.annotation_reports": ("detection_assets.domain", "detection_assets.pictures", "resources"),
+    "detection_assets.annotations": (
+        *("detection_assets.domain", "detection_assets.detector", "detection_assets.pictures", "resources"),
+        "detection_assets.annotation_reports",
+    ),
     # What the drift report is made of, apart from its asset.
     "detection_assets.drift_reference": ("detection_assets.domain", "detection_assets.pictures", "resources"),
     "detection_assets.live_labels": ("detection_assets.domain", "resources"),
@@ -62,6 +72,14 @@ MAY_KNOW = {
         *("detection_assets.domain", "detection_assets.detector", "detection_assets.pictures", "resources"),
         *("detection_assets.drift_reference", "detection_assets.live_labels"),
     ),
+    # What label requests are chosen from, apart from their asset.
+    "detection_assets.label_candidates": ("detection_assets.domain", "detection_assets.live_labels", "resources"),
+    "detection_assets.label_looks": ("detection_assets.domain", "resources"),
+    "detection_assets.label_requests": (
+        *("detection_assets.domain", "detection_assets.detector", "detection_assets.pictures", "resources"),
+        *("detection_assets.label_candidates", "detection_assets.label_drift", "detection_assets.label_looks"),
+    ),
+    "detection_assets.label_drift": ("detection_assets.domain", "detection_assets.drift_reference", "resources"),
     "detection_assets.definitions": ("detection_assets", "resources", "jobs"),
     # The command line is a face over everything; nothing imports it.
     "detection_assets.cli": ("detection_assets", "resources", "jobs"),
@@ -72,12 +90,13 @@ MAY_KNOW = {
 }
 
 
-SHARED_BY_CLOUDS = {
+BESIDE = {
     "arrivals": {"managed.py"},
     "compute": {"managed.py", "messages.py", "searches.py", "trials.py"},
     "endpoints": {"managed.py", "desk.py"},
+    "labeling": {"label_studio.py", "cvat.py"},
 }
-"""What the backends of clouds share is the one thing that a room may have beside its base and its backends."""
+"""What a room may have beside its base and its backends: what those of clouds share, and tools that are no cloud's."""
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -171,7 +190,7 @@ def test_resource_folders_have_the_same_files() -> None:
     for room, files in names.items():
         assert {"__init__.py", "base.py", "local.py"} <= files, room
         others = files - {"__init__.py", "base.py", "local.py", "aws.py", "azure.py"}
-        assert others <= SHARED_BY_CLOUDS.get(room, set()), room
+        assert others <= BESIDE.get(room, set()), room
 
 
 BACKENDS = [

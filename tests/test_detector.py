@@ -67,6 +67,10 @@ WRONG = {
         "dataset:\n  split:\n    train: 0.5\n    val: 0.1\n    test: 0.1\n",
         "4: dataset.split: train, val and test must add up to 1, got 0.7.",
     ),
+    "shares of reasons": (
+        "labeling:\n  reasons: {unsure: 0.5}\n",
+        "4: labeling.reasons: unsure, drifted, rare and diverse must add up to 1, got 1.1.",
+    ),
     "no share": ("dataset: {split: {train: 1, val: 0}}\n", "3: dataset.split.train: must be below 1, got 1."),
     "bad regex": ("videos:\n  group: '('\n", "4: videos.group: is no regular expression: missing )"),
     "regex without the group": ("videos: {group: 'a.*'}\n", "3: videos.group: has no part named `group`. Set a regex"),

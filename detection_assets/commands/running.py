@@ -15,7 +15,7 @@ from rich.table import Table
 from detection_assets.commands.context import Project
 from detection_assets.domain.problems import InputError
 from jobs import jobs
-from resources import tables, withdrawals
+from resources import label_batches, tables, withdrawals
 from resources.deployments import Deployments
 from resources.instance import dagster_home, open_instance
 
@@ -247,6 +247,14 @@ def _described(stage: str, table: pd.DataFrame) -> str:
     return ", ".join(f"{row.slot}: version {row.version}, {row.traffic} %" for row in table.itertuples())
 
 
+def _tell_open_batches(out: Console, project: Project) -> None:
+    for batch in label_batches.watched(project.storage):
+        far = label_batches.progress(project.storage, batch)
+        if far.open:
+            told = f"labels {batch}: {len(far.finished)} of {far.pictures} pictures finished, {far.link or far.place}"
+            out.print(told, markup=False)
+
+
 def status(out: Console, name: str) -> None:
     """Shows what there is, and what is stale and why; changes nothing."""
     project = Project.of(name)
@@ -279,6 +287,7 @@ def status(out: Console, name: str) -> None:
             out.print(
                 f"{len(unknown)} new videos in the lake: {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}"
             )
+        _tell_open_batches(out, project)
         endpoint = project.endpoints.status()
         serving = endpoint.serving
         _tell_withdrawn(out, project)

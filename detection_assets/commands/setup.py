@@ -15,7 +15,7 @@ from rich.table import Table
 
 from detection_assets import detector_file as detectors
 from detection_assets.commands.context import Project
-from detection_assets.domain import layout
+from detection_assets.domain import inbox, layout
 from detection_assets.domain.problems import InputError
 from resources import withdrawals
 from resources.home import home
@@ -83,7 +83,7 @@ def sample(out: Console, name: str, clips: int | None, seed: int) -> None:
         files = [path for folder in (layout.VIDEOS, layout.ANNOTATIONS) for path in (made.folder / folder).rglob("*")]
         for path in sorted(path for path in files if path.is_file()):
             project.storage.put(path.relative_to(made.folder).as_posix(), path)
-    videos, _ = layout.sources(project.storage.list(layout.VIDEOS))
+    videos, _ = inbox.sources(project.storage.list(layout.VIDEOS))
     out.print(f"{len(videos)} clips in {project.storage.uri_of(layout.VIDEOS)}, annotated")
 
 
@@ -152,7 +152,7 @@ def _items(paths: Sequence[Path], under: str) -> tuple[list[Item], list[tuple[st
             ending = layout.suffix(relative)
             if layout.is_transient(relative):
                 continue
-            root = layout.ANNOTATIONS if ending in layout.ANNOTATION_SUFFIXES else layout.VIDEOS
+            root = layout.ANNOTATIONS if layout.is_annotation(relative) else layout.VIDEOS
             if ending in layout.IMAGE_SUFFIXES and file == real:
                 # A single image: the folder it lies in is its video.
                 place = posixpath.join(prefix, real.parent.name, relative)
@@ -173,7 +173,7 @@ def _withdrawn(storage: Storage, item: Item, gone: Set[str], contents: Set[str])
     """Why a file is refused because a video was withdrawn: by its name, or by its content under whatever name."""
     if not item.key.startswith(layout.VIDEOS + "/"):
         return None
-    named = next((one.video for one in layout.sources([layout.Stored(item.key, 1, "")])[0]), "")
+    named = next((one.video for one in inbox.sources([layout.Stored(item.key, 1, "")])[0]), "")
     if named in gone:
         return f"{named} is not taken in again: {withdrawals.refused(storage, named)}"
     found = digest(item.path)
@@ -215,7 +215,7 @@ def _annotation_problem(path: Path) -> str | None:
     if layout.suffix(path.name) in {".yaml", ".yml", ".names"} or path.name in {"classes.txt", "train.txt", "val.txt"}:
         return None
     if formats.detect(path) is None:
-        return "it is in no annotation format that is read: COCO, YOLO, Pascal VOC, CVAT"
+        return f"it is in no annotation format that is read: {formats.KNOWN}"
     return None
 
 

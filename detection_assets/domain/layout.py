@@ -5,15 +5,20 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     videos/<video key>                        what users put: a file, or a folder of images
     annotations/<...>                         what annotators hand over
     frames/<video key>/<version>/             extracted frames, published once per version
+    problems/<digest>.csv                     reports of what was wrong with annotations
     datasets/<ds-...>/                        dataset snapshots
     catalogue/<ds-...>/<table>/<digest>/      how a platform's catalogue of data reads a table of a snapshot
+    <ds-...>.croissant.json                   a snapshot's description in Croissant
+    cards/<model>/<version>-<digest>/         a registered model's card and bill of materials
     weights/<version>/  evaluations/<version>/
     predictions/<video key>/<version>/        what a model found on a video's frames
+    looks/<video key>/<version>/              what models say of pictures that nobody has labelled, and how these look
     captures/<day>/<hour>/                    requests that the server kept: parts of JSON lines, and pictures
     profiles/<ds-...>/<version>/              what a dataset's pictures look like
     reports/<day>/<version>/                  drift reports
     label_requests/<lb-...>/                  batches of pictures that annotators are asked about
     labeling/<lb-...>/                        what became of a batch: where it was handed to, and what is in
+    label_work/<lb-...>/<tool>/               a tool's own of a batch, where it works in the lake
     tables/<asset>/<partition>/               the assets' tables, by content hash, and a pointer to today's
     rollout/                                  what the endpoint was told: a log without gaps, and where it ends
     endpoint/                                 a managed endpoint: what its servers are told, load and have counted
@@ -28,18 +33,12 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     jobs/<step>/<attempt>/                    a managed job's order, messages and receipt, until its step is published;
                                               a batch job's model, list of pictures and answers likewise
     jobs/<step>/checkpoint/                   what an interrupted job leaves for the next
-
-Which annotation files speak for which video follows from the path alone: a file at `annotations/a/b.xml` (or any file
-under `annotations/a/b/` or `annotations/a/b.mp4/`) speaks for the video `a/b.mp4`; a file whose path names no video
-speaks for every video at or below its own folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -64,7 +63,11 @@ ENDPOINT_ASKED = f"{ENDPOINT}/asked.json"
 """Which configuration the service was asked for last, and when the traffic was set."""
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"])
-ANNOTATION_SUFFIXES = frozenset([".json", ".xml", ".txt", ".csv", ".yaml", ".yml", ".names"])
+ANNOTATION_SUFFIXES = frozenset(
+    [".json", ".jsonl", ".manifest", ".xml", ".txt", ".csv", ".yaml", ".yml", ".names"],
+)
+ANNOTATION_NAMES = frozenset(["MLTable"])
+"""Annotation files that are called so and have no ending."""
 PARTIAL_SUFFIXES = frozenset([".part", ".partial", ".tmp", ".temp", ".crdownload", ".download"])
 
 LONGEST = 900
@@ -88,26 +91,14 @@ class Stored:
     written: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A video as the lake's listing shows it.
-
-    Attributes:
-        video: The video key: its path below `videos/`.
-        kind: `video` for a file, `images` for a folder of images.
-        fingerprint: Changes when any of its files changes; computed from the listing alone.
-        size: Bytes in all.
-    """
-
-    video: str
-    kind: str
-    fingerprint: str
-    size: int
-
-
 def suffix(key: str) -> str:
     """The lower-case extension of a key, with its dot."""
     return posixpath.splitext(key)[1].lower()
+
+
+def is_annotation(key: str) -> bool:
+    """Whether a file's name says that it holds annotations."""
+    return suffix(key) in ANNOTATION_SUFFIXES or posixpath.basename(key) in ANNOTATION_NAMES
 
 
 def is_transient(key: str) -> bool:
@@ -134,106 +125,6 @@ def video_key_problem(video: str) -> str | None:
     return None
 
 
-def sources(listing: Iterable[Stored]) -> tuple[list[Source], dict[str, str]]:
-    """Groups a listing of `videos/` into videos.
-
-    A file with a video's extension, or with none that we know, is a video (whether it decodes is for the `raw_videos`
-    check to say); the images directly inside a folder are one video of kind `images`. Hidden and partial files are left
-    out, and empty ones without an extension: S3's console makes such a one for a folder.
-
-    Args:
-        listing: The objects under `videos/`.
-
-    Returns:
-        The videos in order of their keys, and for each path that cannot be a video the reason.
-    """
-    found: list[Source] = []
-    refused: dict[str, str] = {}
-    folders: dict[str, list[Stored]] = defaultdict(list)
-    for item in listing:
-        path = item.key.removeprefix(VIDEOS + "/")
-        if is_transient(path):
-            continue
-        ending = suffix(path)
-        if not item.size and not ending:
-            continue
-        if ending in IMAGE_SUFFIXES:
-            folder = posixpath.dirname(path)
-            if folder:
-                folders[folder].append(item)
-            else:
-                refused[path] = "it is an image outside any folder; put images in a folder of their own"
-        elif ending in ANNOTATION_SUFFIXES or ending in {".md", ".zip", ".gz"}:
-            refused[path] = "it is neither a video nor an image"
-        else:
-            found.append(Source(path, "video", fingerprint([item]), item.size))
-    for folder, items in folders.items():
-        found.append(Source(folder, "images", fingerprint(items), sum(item.size for item in items)))
-    kept: list[Source] = []
-    for source in sorted(found, key=lambda source: source.video):
-        problem = video_key_problem(source.video)
-        if problem:
-            refused[source.video] = problem
-        else:
-            kept.append(source)
-    return kept, refused
-
-
-def annotation_files(listing: Iterable[Stored], videos: Iterable[str]) -> dict[str, list[Stored]]:
-    """Says which annotation files speak for which video.
-
-    Args:
-        listing: The objects under `annotations/`.
-        videos: Video keys.
-
-    Returns:
-        For each video its files, in order of their keys; a video nobody annotated has an empty list.
-    """
-    names: dict[str, list[str]] = defaultdict(list)
-    below: dict[str, list[str]] = defaultdict(list)
-    found: dict[str, list[Stored]] = {}
-    for video in videos:
-        found[video] = []
-        for name in {video, posixpath.splitext(video)[0]}:
-            names[name].append(video)
-        folder = posixpath.dirname(video)
-        while True:
-            below[folder].append(video)
-            if not folder:
-                break
-            folder = posixpath.dirname(folder)
-    for item in sorted(listing, key=lambda item: item.key):
-        if is_transient(item.key):
-            continue
-        path = item.key.removeprefix(ANNOTATIONS + "/")
-        for video in _spoken_for(path, names, below):
-            found[video].append(item)
-    return found
-
-
-def _spoken_for(path: str, names: Mapping[str, Sequence[str]], below: Mapping[str, Sequence[str]]) -> Sequence[str]:
-    exact = names.get(path) or names.get(posixpath.splitext(path)[0])
-    if exact:
-        return exact
-    folder = posixpath.dirname(path)
-    while True:
-        if folder in names:
-            return names[folder]
-        if folder in below:
-            return below[folder]
-        if not folder:
-            return ()
-        folder = posixpath.dirname(folder)
-
-
-def fingerprint(items: Iterable[Stored]) -> str:
-    """A short digest of a set of objects as listed: it changes when one is added, removed or rewritten."""
-    digest = hashlib.sha256()
-    for item in sorted(items, key=lambda item: item.key):
-        digest.update(f"{item.key}\0{item.size}\0{item.tag}\n".encode())
-    return digest.hexdigest()[:16]
-
-
 def hash_int(text: str) -> int:
     """128 bits of a text's BLAKE2 digest, as a number."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
@@ -249,9 +140,27 @@ def frames(video_key: str, version: str) -> str:
     return f"{FRAMES}/{video_key}/{version}"
 
 
+def problem_report(sha256: str) -> str:
+    """Where a report of what was wrong with annotations lies, by the hash of its content."""
+    return f"problems/{sha256[:32]}.csv"
+
+
 def dataset(version: str) -> str:
     """Where a dataset snapshot is published."""
     return f"datasets/{version}"
+
+
+def croissant(version: str) -> str:
+    """Where a dataset's Croissant description lies: apart from its snapshot, so an earlier one can get one, too."""
+    return f"{version}.croissant.json"
+
+
+def model_card(name: str, version: str, sha256: str) -> str:
+    """Where the card and the bill of materials of a registered version are published.
+
+    With the model's digest: a lake that is copied meets another registry, which counts versions from 1 as well.
+    """
+    return f"cards/{_quoted(name)}/{_quoted(version)}-{sha256[:12]}"
 
 
 def catalogue(version: str, table: str, digest: str) -> str:
@@ -330,6 +239,11 @@ def predictions(video_key: str, version: str) -> str:
     return f"predictions/{video_key}/{version}"
 
 
+def looks(video_key: str, version: str) -> str:
+    """Where is published what was seen in pictures of a video that may be worth labelling."""
+    return f"looks/{video_key}/{version}"
+
+
 def captures(day: str) -> str:
     """Where the server puts the requests of a day, UTC, that it keeps; below it there is a folder an hour."""
     return f"{CAPTURES}/{day}"
@@ -353,6 +267,11 @@ def label_request(batch: str) -> str:
 def label_state(batch: str, what: str) -> str:
     """Where it is noted what became of a batch: `handed` (to which tool, where) or `collected` (what is in)."""
     return f"{LABELING}/{batch}/{what}.json"
+
+
+def label_work(batch: str, tool: str) -> str:
+    """Where a tool that works in the lake has what it is given of a batch, and puts what people have done."""
+    return f"label_work/{batch}/{tool}"
 
 
 def known(what: str, video_key: str | None = None) -> str:
@@ -408,16 +327,16 @@ def digest_of(sha256: str) -> str:
 
 def table_pointer(asset: str, partition: str | None) -> str:
     """The small object that says which table is today's."""
-    return f"{tables(asset, partition)}/today.json"
+    return f"{table_folder(asset, partition)}/today.json"
 
 
 def table(asset: str, partition: str | None, sha256: str) -> str:
     """Where a table lies, by the hash of its content."""
-    return f"{tables(asset, partition)}/{sha256[:32]}.parquet"
+    return f"{table_folder(asset, partition)}/{sha256[:32]}.parquet"
 
 
-def tables(asset: str, partition: str | None) -> str:
-    """Where every version of a table lies."""
+def table_folder(asset: str, partition: str | None) -> str:
+    """Where the tables of a partition lie, or without one those of an asset, or the folders of all its partitions."""
     return f"tables/{asset}/{_quoted(partition)}" if partition is not None else f"tables/{asset}"
 
 

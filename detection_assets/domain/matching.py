@@ -7,15 +7,17 @@ whole columns, so a million boxes take seconds.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from detection_assets.domain.formats.frame_names import AMBIGUOUS, OTHER, UNKNOWN, Images, Names
+from detection_assets.domain import consensus, frame_matching, voices
+from detection_assets.domain.agreement import LATEST, Policy
 from detection_assets.domain.formats.parsed import FLAGS, Parsed, ProblemLog
+from detection_assets.domain.matched_rows import SAME_PX, Rows, Teller
 from detection_assets.domain.problems import Problem
 
 _CARRIED = ("track", "annotator", "reviewed", "confidence", *FLAGS, "attributes")
@@ -23,18 +25,13 @@ _CARRIED = ("track", "annotator", "reviewed", "confidence", *FLAGS, "attributes"
 COLUMNS = ["video", "frame", "class", "x1", "y1", "x2", "y2", "source", *_CARRIED]
 COUNTS = (
     *("boxes_read", "boxes_kept", "boxes_elsewhere", "unknown_class", "illegal", "duplicates", "superseded", "clipped"),
-    *("frames_annotated", "frames_matched", "frames_not_extracted", "frames_unknown", "frames_of_other_videos"),
-    *("conflicts", "scaled"),
+    *frame_matching.COUNTS,
+    *("conflicts", "scaled", "merged", "outvoted"),
 )
-SAME_PX = 0.5
-"""Corners that differ by no more are the same: formats round differently. A box may stick out this much unmentioned."""
-
 ASPECT = 0.02
 """How much the shapes of frame and annotated picture may differ, relatively, for the one to be a copy of the other."""
 
 _CORNERS = ["x1", "y1", "x2", "y2"]
-_ABSENT = -4
-"""The frame is in the video, but was not extracted."""
 
 
 @dataclass(frozen=True)
@@ -46,38 +43,36 @@ class Matched:
             is a frame known to be empty. Ordered by frame, then class.
         problems: What was dropped, clipped or decided, by file and place.
         counts: Numbers by the names of `COUNTS`. Every box read is counted in exactly one of `boxes_kept`,
-            `boxes_elsewhere` (its frame is none of this table's), `unknown_class`, `illegal`, `duplicates` and
-            `superseded` (another file's boxes for its frame were kept). `clipped` counts kept boxes that were cut,
-            `scaled` boxes drawn on a copy of another size, `conflicts` frames on which files disagreed.
+            `boxes_elsewhere` (its frame is none of this table's), `unknown_class`, `illegal`, `duplicates`,
+            `superseded` (another file's, or annotator's, boxes for its frame were kept), `merged` (with a box of the
+            same object) and `outvoted` (too few annotators drew its object). `clipped` counts kept boxes that were cut,
+            `scaled` boxes drawn on a copy of another size, `conflicts` frames on which files disagreed. The matched
+            frames are those `matched_by_pts`, `matched_by_index` and `matched_by_name`.
+        many: What each of several annotators says of the frames that they share, whatever came into the table: columns
+            `frame, annotator, class, x1, y1, x2, y2`, a row a box, one without class where he found none.
     """
 
     boxes: pd.DataFrame
     problems: list[Problem]
     counts: dict[str, int]
+    many: pd.DataFrame
 
 
-@dataclass
-class _Rows:
-    """The rows of `Parsed.boxes` that are on frames of this video, column by column."""
-
-    frame: np.ndarray
-    label: np.ndarray
-    corners: np.ndarray
-    file: np.ndarray
-    at: np.ndarray
-
-    def take(self, keep: np.ndarray) -> _Rows:
-        return _Rows(self.frame[keep], self.label[keep], self.corners[keep], self.file[keep], self.at[keep])
-
-
-def match(parsed: Parsed, frames: pd.DataFrame, video: str, classes: Sequence[str], frame_count: int | None) -> Matched:
+def match(
+    parsed: Parsed,
+    frames: pd.DataFrame,
+    video: str,
+    classes: Sequence[str],
+    frame_count: int | None,
+    policy: Policy = LATEST,
+) -> Matched:
     """Puts parsed boxes on the extracted frames of one video.
 
-    Frames are found as `formats.frame_names` describes: exact file name, then the number at the end of the name, or the
-    frame's number. Relative boxes are scaled to the frame; so are boxes drawn on a smaller or larger copy of it. Where
-    several files cover one frame, the last in sorted order speaks for it; if they disagree by more than `SAME_PX`, a
-    problem names both. A frame with nothing left is an empty one if its boxes were of other classes, but is left out if
-    they were illegal: then something is there, and nobody knows where.
+    Frames are found by their time, number or name, as `frame_matching` describes. Relative boxes are scaled to the
+    frame; so are boxes drawn on a smaller or larger copy of it. Where several files or annotators cover one frame,
+    `policy` says whose word counts: by `latest` the last file in sorted order, and in it the last annotator; if files
+    disagree by more than `SAME_PX`, a problem names both. A frame with nothing left is an empty one if its boxes were
+    of other classes, but is left out if they were illegal: then something is there, and nobody knows where.
 
     Args:
         parsed: The annotation files; not changed.
@@ -85,6 +80,7 @@ def match(parsed: Parsed, frames: pd.DataFrame, video: str, classes: Sequence[st
         video: The video's key.
         classes: The detector's classes, by name.
         frame_count: Frames that the video has; None if unknown, then every frame number is believed.
+        policy: Whose word counts where several annotators looked at one frame.
 
     Returns:
         The table, the problems and the counts. The problems of `parsed` are not repeated.
@@ -94,145 +90,90 @@ def match(parsed: Parsed, frames: pd.DataFrame, video: str, classes: Sequence[st
     frames = frames.loc[frames["video"] == video].reset_index(drop=True)
     parsed_rows = parsed.boxes
     counts["boxes_read"] = int(parsed_rows["class"].notna().sum())
-    target = _targets(parsed_rows, frames, video, frame_count, log, counts)
+    found = frame_matching.find(parsed_rows, frames, video, frame_count, log)
+    target = found.target
+    counts |= found.counts
     at = np.flatnonzero(target >= 0)
     counts["boxes_elsewhere"] = counts["boxes_read"] - int(parsed_rows["class"].notna().to_numpy()[at].sum())
     file_codes, files = pd.factorize(parsed_rows["file"], sort=True)
     label_codes, labels = pd.factorize(parsed_rows["class"])
     corners = parsed_rows[_CORNERS].to_numpy(dtype=np.float64)[at]
-    rows = _Rows(target[at], label_codes[at], corners, file_codes[at], at)
-    teller = _Teller(parsed_rows, frames, log)
+    rows = Rows(target[at], label_codes[at], corners, file_codes[at], at)
+    teller = Teller(parsed_rows, frames, video, log)
     misfit = _to_pixels(rows, teller, counts)
-    speaks = _one_file_a_frame(rows, list(files), teller, counts)
-    rows, misfit = rows.take(speaks), misfit[speaks]
-    first = pd.Series(rows.at).groupby(rows.frame).first()
-    boxes, misfit = rows.take(rows.label >= 0), misfit[rows.label >= 0]
-    again = pd.DataFrame(boxes.corners).assign(frame=boxes.frame, label=boxes.label).duplicated().to_numpy()
+    heard = voices.voices(rows, parsed_rows)
+    names = [str(label) for label in labels]
+    several = np.flatnonzero(heard.several)
+    many = _many(rows.take(several), misfit[several], heard.take(several), names, classes, teller)
+    alone = policy.name == "latest"
+    if alone:
+        speaks = voices.latest(rows, heard, list(files), teller, counts)
+    else:
+        speaks = voices.each_once(rows, heard, counts)
+    rows, misfit, heard = rows.take(speaks), misfit[speaks], heard.take(speaks)
+    # Whoever says that a frame is empty answers for its being so before those who were outvoted.
+    order = np.lexsort((rows.at, (rows.label >= 0) & (not alone)))
+    first = pd.Series(rows.at[order]).groupby(rows.frame[order]).first()
+    boxes, lost, row = _judged(rows, misfit, heard.code * (not alone), names, classes, teller, counts)
+    instead: dict[str, np.ndarray] = {}
+    if not alone:
+        ranks = np.array([list(classes).index(name) if name in classes else -1 for name in names], dtype=np.int64)
+        boxes, instead, unsure = consensus.settle(boxes, heard.take(row), heard, rows, ranks, policy, teller, counts)
+        lost = np.concatenate([lost, unsure])
+    counts["boxes_kept"] = len(boxes.frame)
+    empty = first.loc[~np.isin(first.index.to_numpy(), np.concatenate([boxes.frame, lost]))]
+    table = _table(boxes, empty, parsed_rows, frames, video, names, instead)
+    return Matched(table, log.problems(), counts, many)
+
+
+def _judged(
+    rows: Rows,
+    misfit: np.ndarray,
+    voice: np.ndarray,
+    labels: list[str],
+    classes: Sequence[str],
+    teller: Teller,
+    counts: dict[str, int],
+) -> tuple[Rows, np.ndarray, np.ndarray]:
+    """The boxes that are of known classes and legal, clipped; frames on which one is not legal; and the boxes' rows."""
+    row = np.flatnonzero(rows.label >= 0)
+    boxes = rows.take(row)
+    again = pd.DataFrame(boxes.corners).assign(frame=boxes.frame, label=boxes.label, voice=voice[row]).duplicated()
     counts["duplicates"] = int(again.sum())
-    boxes, misfit = boxes.take(~again), misfit[~again]
-    known = _known_classes(boxes, [str(label) for label in labels], classes, teller, counts)
-    boxes, misfit = boxes.take(known), misfit[known]
-    legal = _legal(boxes, misfit, teller, counts)
+    row = row[~again.to_numpy()]
+    row = row[_known_classes(rows.take(row), labels, classes, teller, counts)]
+    boxes = rows.take(row)
+    legal = _legal(boxes, misfit[row], teller, counts)
     lost = np.unique(boxes.frame[~legal])
     boxes = boxes.take(legal)
     _clip(boxes, teller, counts)
-    counts["boxes_kept"] = len(boxes.frame)
-    empty = first.loc[~np.isin(first.index.to_numpy(), np.concatenate([boxes.frame, lost]))]
-    table = _table(boxes, empty, parsed_rows, frames, video, [str(label) for label in labels])
-    return Matched(table, log.problems(), counts)
+    return boxes, lost, row[legal]
 
 
-class _Teller:
-    """Tells problems of rows by their file and place; knows the frames' sizes."""
-
-    def __init__(self, parsed_rows: pd.DataFrame, frames: pd.DataFrame, log: ProblemLog) -> None:
-        self.log = log
-        self.files: list[str] = parsed_rows["file"].tolist()
-        self.places: list[str] = parsed_rows["place"].tolist()
-        self.drawn = parsed_rows[["width", "height"]].to_numpy(dtype=np.float64, na_value=np.nan)
-        self.relative = parsed_rows["relative"].to_numpy(dtype=bool)
-        self.frames: list[str] = frames["frame"].tolist()
-        self.sizes = frames[["width", "height"]].to_numpy(dtype=np.float64, na_value=np.nan)
-
-    def boxes(self, kind: str, rows: _Rows, where: Any, done: str) -> None:
-        """One problem a row of `where`, showing the box."""
-        for i in np.flatnonzero(where):
-            file = self.files[rows.at[i]]
-            if self.log.room(file, kind):
-                width, height = self.sizes[rows.frame[i]]
-                shown = ", ".join(f"{value:.6g}" for value in rows.corners[i])
-                what = f"{kind}: box {shown} on frame {self.frames[rows.frame[i]]} of {width:.6g}x{height:.6g}"
-                self.log.tell(file, self.places[rows.at[i]] or "", what, done)
-
-
-def _targets(
-    parsed_rows: pd.DataFrame,
-    frames: pd.DataFrame,
-    video: str,
-    frame_count: int | None,
-    log: ProblemLog,
-    counts: dict[str, int],
-) -> np.ndarray:
-    """Row of `frames` that each parsed row is on, negative where on none; counts frames and tells unknown ones."""
-    name_codes, unique = pd.factorize(parsed_rows["frame_name"])
-    called = [str(name) for name in unique]
-    names = Names(video, called)
-    numbers = parsed_rows["frame_index"].fillna(-1).to_numpy(dtype=np.int64)
-    suffixes = [str(frame).rpartition("#")[2] for frame in frames["frame"]]
-    index = frames["index"].to_numpy(dtype=np.int64)
-    kept = frames["kept"].to_numpy(dtype=bool)
-    of_images = any(suffix != f"{number:06d}" for suffix, number in zip(suffixes, index, strict=True))
-    if of_images:
-        images = Images(suffixes, names)
-        found = [images.position(name) for name in called]
-    else:
-        bases = [str(file).rpartition("/")[2] for file in frames["file"]]
-        extracted = {base: int(i) for base, i in zip(bases, index, strict=True) if base}
-        found = [extracted[name] if name in extracted else names.index(name) for name in called]
-    # The last one answers for rows without a name, whose code is -1.
-    target = np.array([*found, UNKNOWN], dtype=np.int64)[name_codes]
-    # A number counts where the name says nothing.
-    by_number = (target == UNKNOWN) & (numbers >= 0)
-    if not of_images:
-        numbers = np.where(target >= 0, target, np.where(by_number, numbers, -1))
-        by_number |= target >= 0
-    target[by_number] = _by_number(numbers[by_number], index, frame_count)
-    dropped = (target >= 0) & ~np.append(kept, False)[np.maximum(target, -1)]
-    not_there = dropped | (target == _ABSENT)
-    # Two names of one frame are one frame: where there is a number, that tells frames apart.
-    by_name = (numbers < 0) | (target == OTHER)
-    frame_codes = np.where(by_name, -2 - name_codes, numbers)
-    counts["frames_matched"] = len(np.unique(target[(target >= 0) & ~dropped]))
-    counts["frames_not_extracted"] = len(np.unique(target[dropped])) + len(np.unique(numbers[target == _ABSENT]))
-    unknown = (target == UNKNOWN) | (target == AMBIGUOUS)
-    counts["frames_unknown"] = len(np.unique(frame_codes[unknown]))
-    counts["frames_of_other_videos"] = len(np.unique(frame_codes[target == OTHER]))
-    counts["frames_annotated"] = sum(counts[f"frames_{what}"] for what in ("matched", "not_extracted", "unknown"))
-    _tell_unknown(parsed_rows, target, np.flatnonzero(unknown), frame_codes, video, frame_count, log)
-    target[not_there] = _ABSENT
-    return target
+def _many(
+    rows: Rows,
+    misfit: np.ndarray,
+    heard: voices.Voices,
+    labels: list[str],
+    classes: Sequence[str],
+    teller: Teller,
+) -> pd.DataFrame:
+    """What each of several annotators says of the frames that they share; see `Matched.many`."""
+    counts, teller = dict.fromkeys(COUNTS, 0), teller.quiet()
+    once = voices.each_once(rows, heard, counts)
+    rows, misfit, heard = rows.take(once), misfit[once], heard.take(once)
+    boxes, _, row = _judged(rows, misfit, heard.code, labels, classes, teller, counts)
+    looked = pd.DataFrame({"frame": rows.frame, "voice": heard.code}).drop_duplicates()
+    drawn = pd.DataFrame({"frame": boxes.frame, "voice": heard.code[row], "label": boxes.label})
+    drawn[_CORNERS] = boxes.corners
+    table = looked.merge(drawn, on=["frame", "voice"], how="left")
+    frames, people, names = (np.array([*of, None], dtype=object) for of in (teller.frames, heard.names, labels))
+    label = table["label"].fillna(-1).to_numpy(np.int64)
+    said: dict[str, Any] = {"frame": frames[table["frame"]], "annotator": people[table["voice"]], "class": names[label]}
+    return pd.DataFrame(said).assign(**{side: table[side].to_numpy(np.float64) for side in _CORNERS})
 
 
-def _by_number(numbers: np.ndarray, index: np.ndarray, frame_count: int | None) -> np.ndarray:
-    """Rows of the frames with these numbers; `_ABSENT` if not extracted, `UNKNOWN` if the video has no such frame."""
-    order = np.argsort(index, kind="stable")
-    place = np.searchsorted(index[order], numbers)
-    row = np.append(order, -1)[place]
-    hit = np.append(index, -1)[row] == numbers
-    exists = numbers < (frame_count if frame_count is not None else np.iinfo(np.int64).max)
-    return np.where(hit, row, np.where(exists, _ABSENT, UNKNOWN))
-
-
-def _tell_unknown(
-    parsed_rows: pd.DataFrame,
-    target: np.ndarray,
-    unknown: np.ndarray,
-    frame_codes: np.ndarray,
-    video: str,
-    frame_count: int | None,
-    log: ProblemLog,
-) -> None:
-    """One problem a frame that is not in the video."""
-    firsts = unknown[np.sort(np.unique(frame_codes[unknown], return_index=True)[1])]
-    files: list[str] = parsed_rows["file"].tolist()
-    for i in firsts:
-        file = files[i]
-        if not log.room(file, "unknown frame"):
-            continue
-        row: dict[str, Any] = parsed_rows.iloc[i].to_dict()
-        called = f"'{row['frame_name']}'" if row["frame_name"] else f"number {row['frame_index']}"
-        if target[i] == AMBIGUOUS:
-            what, done = (
-                f"several images of {video} are called {called}",
-                "dropped; write the file name with its ending",
-            )
-        else:
-            has = "" if frame_count is None else f", which has {frame_count} frames"
-            what, done = f"no frame {called} in {video}{has}", "dropped"
-        log.tell(file, row["place"] or "", what, done)
-
-
-def _to_pixels(rows: _Rows, teller: _Teller, counts: dict[str, int]) -> np.ndarray:
+def _to_pixels(rows: Rows, teller: Teller, counts: dict[str, int]) -> np.ndarray:
     """Scales boxes in place to their frames' pixels; returns where that cannot be."""
     size = teller.sizes[rows.frame]
     drawn = teller.drawn[rows.at]
@@ -253,55 +194,13 @@ def _to_pixels(rows: _Rows, teller: _Teller, counts: dict[str, int]) -> np.ndarr
                 i = np.flatnonzero(where)[0]
                 sizes = f"{drawn[i, 0]:.0f}x{drawn[i, 1]:.0f}, the frame has {size[i, 0]:.0f}x{size[i, 1]:.0f}"
                 what = f"{int(where.sum())} boxes were drawn on pictures of another size: {sizes}"
-                teller.log.tell(teller.files[rows.at[i]], teller.places[rows.at[i]] or "", what, done)
+                about = {"kind": "picture of another size", "video": teller.video, "number": int(where.sum())}
+                teller.log.tell(teller.files[rows.at[i]], teller.places[rows.at[i]] or "", what, done, **about)
     return other_shape
 
 
-def _one_file_a_frame(rows: _Rows, files: list[str], teller: _Teller, counts: dict[str, int]) -> np.ndarray:
-    """Where a row is of the file that speaks for its frame. Tells where the other files say something else."""
-    speaker = np.full(len(teller.frames), -1, dtype=np.int64)
-    np.maximum.at(speaker, rows.frame, rows.file)
-    speaks = rows.file == speaker[rows.frame]
-    if speaks.all():
-        return speaks
-    silent = np.zeros(len(teller.frames), dtype=bool)
-    silent[rows.frame[~speaks]] = True
-    contested = rows.take(silent[rows.frame] & (rows.label >= 0))
-    boxes = rows.take(silent[rows.frame])
-    counts["superseded"] = int((~speaks & (rows.label >= 0)).sum())
-    pairs = np.unique(np.column_stack([boxes.frame, boxes.file]), axis=0)
-    n_files = len(files)
-    keys = pairs[:, 0] * n_files + pairs[:, 1]
-    against = np.searchsorted(keys, pairs[:, 0] * n_files + speaker[pairs[:, 0]])
-    pair = np.searchsorted(keys, contested.frame * n_files + contested.file)
-    sizes = np.bincount(pair, minlength=len(keys))
-    differs = sizes != sizes[against]
-    same_size = np.flatnonzero(~differs & (against != np.arange(len(keys))) & (sizes > 0))
-    # Each corner is sorted by itself within frame, file and class, so boxes need not come in the same order.
-    starts = np.cumsum(sizes) - sizes
-    steps = np.arange(sizes[same_size].sum()) - np.repeat(
-        np.cumsum(sizes[same_size]) - sizes[same_size], sizes[same_size]
-    )
-    one, two = (np.repeat(starts[which], sizes[same_size]) + steps for which in (same_size, against[same_size]))
-    for column in range(4):
-        values = np.nan_to_num(contested.corners[:, column], nan=-1e12, posinf=1e12, neginf=-1e12)
-        order = np.lexsort((values, contested.label, pair))
-        values, label = values[order], contested.label[order]
-        other = (label[one] != label[two]) | (np.abs(values[one] - values[two]) > SAME_PX)
-        differs[np.repeat(same_size, sizes[same_size])[other]] = True
-    counts["conflicts"] = len(np.unique(pairs[differs, 0]))
-    for i in np.flatnonzero(differs):
-        frame, kept, left = pairs[i, 0], files[pairs[against[i], 1]], files[pairs[i, 1]]
-        if teller.log.room(kept, f"conflict with {left}"):
-            what = f"disagrees with {left}: {sizes[against[i]]} boxes here, {sizes[i]} there"
-            teller.log.tell(
-                kept, f"frame {teller.frames[frame]}", what, f"kept those of {kept}; remove one of the files"
-            )
-    return speaks
-
-
 def _known_classes(
-    boxes: _Rows, labels: list[str], classes: Sequence[str], teller: _Teller, counts: dict[str, int]
+    boxes: Rows, labels: list[str], classes: Sequence[str], teller: Teller, counts: dict[str, int]
 ) -> np.ndarray:
     """Where a box is of one of the detector's classes. One problem a file and class."""
     is_known = (
@@ -319,13 +218,13 @@ def _known_classes(
         meant = next((f"; did you mean '{name}'?" for name in classes if [name.casefold()] == near), "")
         if teller.log.room(teller.files[at], "unknown class"):
             what = f"class '{label}' is none of the detector's ({size} boxes, the first here){meant}"
-            teller.log.tell(
-                teller.files[at], teller.places[at] or "", what, "dropped; rename it or add it to the classes"
-            )
+            about = {"kind": "unknown class", "video": teller.video, "label": label, "number": int(size)}
+            done = "dropped; rename it or add it to the classes"
+            teller.log.tell(teller.files[at], teller.places[at] or "", what, done, **about)
     return known
 
 
-def _legal(boxes: _Rows, misfit: np.ndarray, teller: _Teller, counts: dict[str, int]) -> np.ndarray:
+def _legal(boxes: Rows, misfit: np.ndarray, teller: Teller, counts: dict[str, int]) -> np.ndarray:
     """Where a box can be on its frame. One problem a box that cannot."""
     x1, y1, x2, y2 = (boxes.corners[:, i] for i in range(4))
     width, height = teller.sizes[boxes.frame].T
@@ -347,7 +246,7 @@ def _legal(boxes: _Rows, misfit: np.ndarray, teller: _Teller, counts: dict[str, 
     return good
 
 
-def _clip(boxes: _Rows, teller: _Teller, counts: dict[str, int]) -> None:
+def _clip(boxes: Rows, teller: Teller, counts: dict[str, int]) -> None:
     """Cuts boxes in place at their frames' edges, and tells where that takes off more than `SAME_PX`."""
     size = np.tile(teller.sizes[boxes.frame], 2)
     inside = np.clip(boxes.corners, 0.0, size)
@@ -358,9 +257,18 @@ def _clip(boxes: _Rows, teller: _Teller, counts: dict[str, int]) -> None:
 
 
 def _table(
-    boxes: _Rows, empty: pd.Series, parsed_rows: pd.DataFrame, frames: pd.DataFrame, video: str, labels: list[str]
+    boxes: Rows,
+    empty: pd.Series,
+    parsed_rows: pd.DataFrame,
+    frames: pd.DataFrame,
+    video: str,
+    labels: list[str],
+    instead: Mapping[str, np.ndarray],
 ) -> pd.DataFrame:
-    """The annotations table, in the order of frames, then class and corners, so equal content has equal bytes."""
+    """The annotations table, in the order of frames, then class and corners, so equal content has equal bytes.
+
+    `instead` holds, by column, what goes in place of what the boxes' own rows say.
+    """
     frame = np.concatenate([boxes.frame, empty.index.to_numpy(dtype=np.int64)])
     at = np.concatenate([boxes.at, empty.to_numpy(dtype=np.int64)])
     corners = np.concatenate([boxes.corners, np.full((len(empty), 4), np.nan)])
@@ -370,6 +278,9 @@ def _table(
     order = np.lexsort((*corners.T[::-1], rank, frames["index"].to_numpy(dtype=np.int64)[frame]))
     at = at[order]
     taken: dict[str, Any] = {name: parsed_rows[name].array.take(at) for name in _CARRIED}
+    for name, values in instead.items():
+        own = parsed_rows[name].to_numpy(dtype=object)[empty.to_numpy(dtype=np.int64)]
+        taken[name] = np.concatenate([values, own])[order]
     nothing = rank[order] < 0
     taken["track"] = np.where(nothing, None, taken["track"])
     columns: dict[str, Any] = {

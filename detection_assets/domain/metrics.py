@@ -263,25 +263,19 @@ class Scores:
         empty = pd.DataFrame({"class": [], "recall": [], "precision": [], "confidence": []})
         return pd.concat(parts, ignore_index=True) if parts else empty
 
-    def mistakes(self, confidence: float) -> pd.DataFrame:
-        """How wrong each frame is at one confidence and IoU 0.50; the worst first.
+    def pairs(self, iou: float = 0.5) -> Ints:
+        """Which truth box each prediction found, the more confident first and each box once, class by class.
 
         Args:
-            confidence: Least confidence of a prediction that counts.
+            iou: Least overlap.
 
         Returns:
-            `frame, right, wrong, missed`: predictions that are right, that are wrong, and truth boxes not found.
+            For each row of `predictions` the truth box's row among those that have a class, from 0; -1 if none.
         """
-        # Matching goes by descending confidence, so leaving out the unsure ones changes nothing for the others.
-        sure = self._confidence >= confidence
-        hit = np.zeros(len(sure), bool)
-        hit[self._all_matches.row[self._all_matches.right]] = True
-        count = len(self.images)
-        right = np.bincount(self._image[sure & hit], minlength=count)
-        wrong = np.bincount(self._image[sure & ~hit], minlength=count)
-        missed = np.bincount(self._truth_image, minlength=count) - right
-        table = pd.DataFrame({"frame": self.images["frame"], "right": right, "wrong": wrong, "missed": missed})
-        return table.iloc[np.argsort(-(wrong + missed), kind="stable")].reset_index(drop=True)
+        found = self._narrow(_EVERY_AREA, thresholds=[iou]).image_diagnostics(iou_thr=iou)["dt_match"]
+        partner = np.full(len(self.predictions), -1, np.int64)
+        partner[np.fromiter(found.keys(), np.int64, len(found)) - 1] = np.fromiter(found.values(), np.int64) - 1
+        return partner
 
 
 def difference(first: Scores, second: Scores, resamples: int, seed: int = 0) -> Difference:

@@ -36,18 +36,50 @@ class Problem:
         place: Line, element, frame or field inside the file; empty if it is the whole file.
         what: What is wrong, with the offending value.
         done: What was done about it: `dropped`, `clipped`, `kept` or `skipped`, and where it helps, the remedy.
+        kind: What kind of thing is wrong, in a word or two, to count by.
+        video: The video it is about, where that is known.
+        frame: The frame, by its id, or by what the file calls it where no frame is called so.
+        label: The class of the box.
+        box: Its corners x1, y1, x2, y2 as the file has them, in pixels of the frame where it is known.
+        fix: What the annotator can do, where `done` does not say it.
+        number: How many boxes, or places of the file, it stands for.
     """
 
     file: str
     place: str
     what: str
     done: str
+    kind: str = ""
+    video: str | None = None
+    frame: str | None = None
+    label: str | None = None
+    box: tuple[float, float, float, float] | None = None
+    fix: str = ""
+    number: int = 1
 
     def __str__(self) -> str:
         where = f"{self.file}, {self.place}" if self.place else self.file
         return f"{where}: {self.what} ({self.done})"
 
+    @property
+    def action(self) -> str:
+        """What was done, as one of `ACTIONS`: `noted` is what cost no box."""
+        return next((action for begin, action in _BEGINS if self.done.startswith(begin)), "noted")
 
+    @property
+    def remedy(self) -> str:
+        """What the annotator can do about it; empty if nobody knows."""
+        if self.fix:
+            return self.fix
+        _, semicolon, remedy = self.done.rpartition("; ")
+        return remedy if semicolon else self.done.partition(": ")[2]
+
+
+ACTIONS = ("kept", "clipped", "dropped", "skipped", "noted")
+_BEGINS = (
+    *(("kept", "kept"), ("scaled", "kept"), ("taken by", "kept"), ("clipped", "clipped"), ("dropped", "dropped")),
+    *(("skipped", "skipped"), ("passed over", "skipped")),
+)
 PROBLEM_COLUMNS = ["file", "place", "what", "done"]
 
 

@@ -206,6 +206,32 @@ def binned(reference: Sample, production: Sample, smaller: float) -> tuple[Float
     return _joined(one, other, expected)
 
 
+def unexplained(reference: Sample, production: Sample, values: NDArray[Any]) -> Floats:
+    """For each value, the share of production with such values that the reference does not explain: 1 - p / q.
+
+    p and q are the shares of reference and production in the value's bin, those of the stability index. Their ratio is
+    what samples are weighed by under covariate shift (Shimodaira, J. Stat. Plan. Inference 90(2), 2000).
+
+    Args:
+        reference: Makes the bins; not empty.
+        production: Counted in them; not empty.
+        values: Of the same kind.
+
+    Returns:
+        Between 0, as usual as ever, and 1, of a kind that the reference has not at all.
+    """
+    if reference.categorical:
+        kinds = np.unique(np.concatenate([reference.values, production.values, values]))
+        where = [np.searchsorted(kinds, part) for part in (reference.values, production.values, values)]
+        bins = len(kinds)
+    else:
+        edges = _edges(reference.values)
+        where = [np.searchsorted(edges, part, side="right") for part in (reference.values, production.values, values)]
+        bins = len(edges) + 1
+    p, q = (np.bincount(part, minlength=bins) / len(part) for part in where[:2])
+    return np.clip(1 - np.divide(p, q, out=np.ones(bins), where=q > 0), 0.0, 1.0)[where[2]]
+
+
 def _edges(values: Floats) -> Floats:
     bins = min(BINS, max(2, len(values) // A_BIN))
     edges = np.unique(np.quantile(values, np.arange(1, bins) / bins, method="inverted_cdf"))

@@ -3,7 +3,8 @@
 Inputs: `dataset` (images.parquet, boxes.parquet), `frames`, `challenger` (folder with best.onnx) and optionally
 `champion`, and `full` where the challenger is exported below float32: the same network in float32.
 Parameters: `classes`, `split` (test), `evaluation` (confidence, iou, max_det, bootstrap, seed), `gates`.
-Output `evaluation/`: metrics.parquet, predictions.parquet, summary.json, confusion.png, pr.png, worst/*.jpg, worst.jpg.
+Output `evaluation/`: metrics.parquet, predictions.parquet, summary.json, confusion.png, pr.png, and of
+the frames in which truth and prediction disagree most worst.html, and a few of them as worst.jpg.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,19 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from detection_assets.domain import gates
+from detection_assets.domain import contact_html, contact_sheet, disagreements, gates, tiles
 from detection_assets.domain.metrics import Scores, difference, json_safe
 from detection_assets.domain.problems import InputError, Problem
-from detection_assets.programs.draw import (
-    Picture,
-    contact_sheet,
-    draw_boxes,
-    line_charts,
-    matrix_chart,
-    read_ahead,
-    read_rgb,
-    save_jpeg,
-)
+from detection_assets.programs.draw import Picture, line_charts, matrix_chart, read_ahead, read_rgb
 from detection_assets.programs.job import Job, main
 from detection_assets.programs.train_dataset import read_snapshot
 
@@ -43,7 +35,8 @@ DEFAULTS: dict[str, Any] = {"confidence": 0.001, "iou": 0.7, "max_det": 300, "bo
 SHOWN = 0.25
 """Confidence at which mistakes are counted and drawn, and speed is measured: what people usually serve at."""
 
-WORST = 6
+WORST = 60
+"""Frames on the page of the worst disagreements."""
 COCO_MAX_DET = 100
 LATENCY_ROUNDS = 50
 
@@ -240,7 +233,7 @@ def _pictures(
     """Draws the challenger's confusion matrix, its curves and its worst frames.
 
     Returns:
-        The worst frames: picture's file, frame and counts.
+        The worst frames: score, counts, and what is wrong in words.
     """
     title = f"boxes of confidence {SHOWN:g} and more, IoU 0.50"
     matrix_chart(out / "confusion.png", scores.confusion(SHOWN), title)
@@ -249,29 +242,33 @@ def _pictures(
         for name, part in scores.curves().groupby("class", sort=False)
     }
     line_charts(out / "pr.png", [("precision over recall, IoU 0.50", "recall", curves)])
-    mistakes = scores.mistakes(SHOWN)
-    mistakes = mistakes.loc[mistakes["wrong"] + mistakes["missed"] > 0].head(WORST)
-    files = dict(zip(images["frame"], images["file"].astype(str), strict=True))
     sure = scores.predictions.loc[scores.predictions["confidence"] >= SHOWN]
-    drawn: list[Picture] = []
-    told: list[dict[str, Any]] = []
-    rows = zip(*(mistakes[name].tolist() for name in ("frame", "right", "wrong", "missed")), strict=True)
-    for at, (frame, right, wrong, missed) in enumerate(rows, 1):
-        caption = f"{frame}: {right} right, {wrong} wrong, {missed} missed"
-        picture = draw_boxes(
-            read_rgb(job.inputs["frames"] / files[frame]),
-            boxes.loc[boxes["frame"] == frame],
-            sure.loc[sure["frame"] == frame],
-            classes,
-            caption=caption,
-        )
-        name = f"worst/{at:02d}.jpg"
-        save_jpeg(out / name, picture)
-        drawn.append(picture)
-        told.append({"file": name, "frame": frame, "right": right, "wrong": wrong, "missed": missed})
-    if drawn:
-        save_jpeg(out / "worst.jpg", contact_sheet(drawn))
-    return told
+    judged = disagreements.judge(boxes, sure, images["frame"].tolist())
+    ranked = disagreements.rank(judged, images["frame"].tolist())
+    worst = ranked.loc[ranked["score"] > 0].head(WORST)
+    if worst.empty:
+        return []
+    files = images.assign(key=images["file"])
+
+    def laid_out(of: pd.DataFrame) -> list[tuple[tiles.Tile, str]]:
+        return tiles.laid_out(of[["frame"]].merge(files, on="frame"), judged, classes, both=True)
+
+    def with_pictures(wanted: Sequence[tuple[tiles.Tile, str]], width: int) -> Iterator[tiles.Tile]:
+        for tile, file in wanted:
+            yield tiles.shown(tile, (job.inputs["frames"] / file).read_bytes(), width)
+
+    heading = f"Worst disagreements on the {job.params.get('split', 'test')} split"
+    wanted = laid_out(worst)
+    notes = [f"{len(wanted)} of {len(images)} frames, the worst first; {title}.", disagreements.totals(ranked)]
+    with (out / "worst.html").open("w", encoding="utf-8", errors="replace") as page:
+        shown = with_pictures(wanted, tiles.WIDTH)
+        page.writelines(contact_html.page(shown, heading, notes, classes, both=True))
+    videos = ranked[["frame"]].merge(images, on="frame")["video"]
+    few = laid_out(disagreements.a_few(ranked, videos, contact_sheet.FEW))
+    shown = with_pictures(few, contact_sheet.FEW_WIDTH)
+    shape = contact_sheet.shape_of(tile.size for tile, _ in few)
+    (out / "worst.jpg").write_bytes(contact_sheet.a_few(shown, len(few), heading, classes, shape))
+    return [{**row, "told": tile.verdict} for row, (tile, _) in zip(worst.to_dict("records"), wanted, strict=True)]
 
 
 if __name__ == "__main__":

@@ -11,22 +11,20 @@ answers.jsonl, which says of each `file` its `boxes`, or the `error`. `frames` n
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
+from detection_assets.domain import contact_sheet, tiles
 from detection_assets.domain.previews import worth_a_look
 from detection_assets.domain.problems import InputError, Problem
-from detection_assets.programs.draw import draw_boxes, read_ahead, read_rgb, save_jpeg
+from detection_assets.programs.draw import read_ahead
 from detection_assets.programs.job import Job, main
+from detection_assets.programs.video_by_video import Video, each, videos_of
 
 PREVIEW_WIDTH = 320
 COLUMNS = ["frame", "class", "confidence", "x1", "y1", "x2", "y2"]
@@ -34,15 +32,6 @@ Box: TypeAlias = "tuple[Any, ...]"
 """Class, confidence, and x1 y1 x2 y2 in pixels of the picture."""
 Look: TypeAlias = "Callable[[Sequence[str]], Iterator[list[Box] | InputError]]"
 """Says of each of some files what is in it, or why nobody can say."""
-
-
-@dataclass(frozen=True)
-class Video:
-    """A video to predict: its key, the sub-folder of the output for it, and its frames' ids and files."""
-
-    key: str
-    out: str
-    frames: Sequence[tuple[str, str]]
 
 
 def run(job: Job) -> None:
@@ -57,53 +46,15 @@ def run(job: Job) -> None:
     """
     by_answers = "answers" in job.inputs
     job.needs("frames", "answers" if by_answers else "model")
-    videos = _videos(job.params.get("videos") or [])
-    total = sum(len(video.frames) for video in videos)
-    done, looked = 0, None
-    for video in videos:
-        fingerprint = _fingerprint(job, video)
-        kept = job.checkpoint / video.out if job.checkpoint else None
-        if kept is None or not _is_of(kept, fingerprint):
-            if looked is None:  # loaded when there is something left to do
-                looked = _by_answers(job) if by_answers else _by_model(job)
-            target = kept or job.output / video.out
-            part = target.with_name(f".{video.out}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            _predict(job, *looked, video, part, fingerprint, done, total)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(part, target)
-        done += len(video.frames)
-        job.progress(done, total, "frames predicted")
-        if kept is not None:
-            shutil.copytree(kept, job.output / video.out, dirs_exist_ok=True)
+    videos = videos_of(job.params.get("videos") or [])
+    looked: list[tuple[Look, str]] = []
 
+    def one(video: Video, out: Path, fingerprint: str, before: int, total: int) -> None:
+        if not looked:  # loaded when there is something left to do
+            looked.append(_by_answers(job) if by_answers else _by_model(job))
+        _predict(job, *looked[0], video, out, fingerprint, before, total)
 
-def _videos(given: Any) -> list[Video]:
-    try:
-        videos = [
-            Video(str(one["video"]), str(one["out"]), [(str(frame), str(file)) for frame, file in one["frames"]])
-            for one in given
-        ]
-    except (TypeError, KeyError, ValueError) as error:
-        raise InputError(f"params.json: `videos` is not a list of video, out and frames ({error!r})") from error
-    outs = [video.out for video in videos]
-    if not videos or len(set(outs)) < len(outs) or any(Path(out).name != out or out.startswith(".") for out in outs):
-        raise InputError("params.json: `videos` needs at least one video, each with a plain `out` of its own")
-    return videos
-
-
-def _fingerprint(job: Job, video: Video) -> str:
-    """Changes when a checkpoint must not be taken over: another model, other settings or frames."""
-    told = [job.params.get("sha256"), job.params.get("settings"), video.key, list(video.frames)]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-def _is_of(folder: Path, fingerprint: str) -> bool:
-    try:
-        return json.loads((folder / "summary.json").read_text())["fingerprint"] == fingerprint
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    each(job, videos, [job.params.get("sha256"), job.params.get("settings")], one)
 
 
 def _by_model(job: Job) -> tuple[Look, str]:
@@ -193,9 +144,14 @@ def _previews(job: Job, video: Video, table: pd.DataFrame, folder: Path) -> None
     looked_at = [frame for frame in dict.fromkeys(table["frame"]) if (job.inputs["frames"] / files[frame]).exists()]
     classes = [str(name) for name in job.params.get("classes", [])]
     for at, frame in enumerate(worth_a_look(looked_at, set(boxes["frame"])), 1):
-        picture = read_rgb(job.inputs["frames"] / files[frame])
-        drawn = draw_boxes(picture, None, boxes[boxes["frame"] == frame], classes, width=PREVIEW_WIDTH)
-        save_jpeg(folder / f"{at:02d}.jpg", drawn, 70)
+        decoded = tiles.small((job.inputs["frames"] / files[frame]).read_bytes(), PREVIEW_WIDTH)
+        if decoded is None:
+            continue  # it was told when it was looked at
+        (picture, own), mine = decoded, boxes[boxes["frame"] == frame]
+        scale = picture.width / own[0], picture.height / own[1]
+        contact_sheet.draw(picture, tiles.marks(mine, classes, dashed=True), scale)
+        folder.mkdir(exist_ok=True)
+        (folder / f"{at:02d}.jpg").write_bytes(contact_sheet.encoded(picture, "JPEG", 70))
 
 
 if __name__ == "__main__":

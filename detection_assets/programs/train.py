@@ -35,6 +35,7 @@ import pandas as pd
 from detection_assets.domain.metrics import json_safe
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.world import World
+from detection_assets.programs import libraries
 from detection_assets.programs import train_together as together
 from detection_assets.programs import train_ultralytics as ultralytics
 from detection_assets.programs.draw import line_charts
@@ -292,6 +293,7 @@ def _finish(
         "instances": crew.world.instances,
         "settings": {**chosen, "model": Path(str(chosen["model"])).name},
         "agreement": agrees,
+        "environment": libraries.loaded(),
     }
     _curves(results, out / "curves.png")
     (out / "training.json").write_text(json.dumps(json_safe(summary), indent=1))

@@ -185,19 +185,10 @@ class AzureRegistry(Registry):
         return entries
 
     def _entry(self, what: str, version: str, kind: Mapping[str, Any], about: Mapping[str, str]) -> DataEntry:
-        from azure.core.exceptions import ResourceNotFoundError
-
         name = f"{self.model}-{what}"
+        described = {"description": f"{self.model}, {what} {version}", "tags": dict(about)}
         with self._asking():
-            try:
-                place = str(self.ml.client.data.get(name, version).path)
-            except ResourceNotFoundError as error:
-                if microsoft.code_of(error) in microsoft.NOWHERE:
-                    raise
-                described = {"description": f"{self.model}, {what} {version}", "tags": dict(about)}
-                # By hand: the SDK reads the MLTable first, by ways of its own to the storage that may take minutes.
-                told = self.ml.put(f"data/{name}/versions/{version}", {"properties": {**kind, **described}})
-                place = str(told["properties"]["dataUri"])
+            place = self.ml.enter(name, version, {**kind, **described})
         return DataEntry(f"{name}:{version}", place, self.ml.page_of(f"data/{name}/{version}"))
 
     @contextmanager

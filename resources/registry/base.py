@@ -151,7 +151,11 @@ class Registry(dg.ConfigurableResource, ABC):
 
     def adopt_aliases(self) -> Sequence[ModelVersion]:
         """Writes down the approvals that were given by setting the alias `approved`, and returns their versions."""
-        waiting = [item for item in self.history() if APPROVED in item.aliases and item.tags.get("approval", PENDING) == PENDING]
+        waiting = [
+            item
+            for item in self.history()
+            if APPROVED in item.aliases and item.tags.get("approval", PENDING) == PENDING
+        ]
         return [self.approve(item.version, REGISTRY, f"the alias `{APPROVED}` was set") for item in waiting]
 
     def pending(self) -> Sequence[ModelVersion]:

@@ -10,6 +10,7 @@ from monitored import CLASSES, FRAMES_A_VIDEO, NAME, World, check, metadata
 from project import give_mlflow, make_home
 
 from detection_assets.domain import layout
+from resources import tables
 from resources.compute.base import StepFailed
 
 VIDEOS = [f"store-{number}/clip.mp4" for number in range(8)]
@@ -37,7 +38,9 @@ def test_a_video_gets_the_boxes_that_the_endpoint_would_answer(world: World) -> 
             atol=1e-4,
         )
     assert check(result, "every_kept_frame").passed
-    assert "data:image/jpeg;base64," in metadata(result, "batch_predictions")["preview"]
+    told = metadata(result, "batch_predictions")
+    assert "data:image/jpeg;base64," in told["preview"]
+    assert "truth against prediction" not in told, "nothing is annotated"
 
 
 def test_many_videos_make_one_run_with_a_version_each(world: World) -> None:
@@ -49,6 +52,22 @@ def test_many_videos_make_one_run_with_a_version_each(world: World) -> None:
     assert set(by_video) == set(VIDEOS[:4])
     last = {partition: tags["dagster/data_version"] for partition, tags in by_video.items()}
     assert len(set(last.values())) == 4
+
+
+def test_where_frames_are_annotated_predictions_are_held_against_them(world: World) -> None:
+    world.predict(VIDEOS[0])
+    found = world.table("batch_predictions", VIDEOS[0]).dropna(subset=["class"])
+    truth = found[["video", "frame", "class", "x1", "y1", "x2", "y2"]].reset_index(drop=True)
+    truth.loc[0, "class"] = None
+    truth = truth.assign(track=None, source="a.json", annotator="ada", reviewed=True)
+    tables.write(world.storage, "annotations", VIDEOS[0], truth, "run")
+    try:
+        shown = metadata(world.predict(VIDEOS[0]), "batch_predictions")["truth against prediction"]
+    finally:
+        world.storage.delete("tables/annotations")
+    assert f"{len(truth) - 1} right, 1 invented on " in shown
+    assert "data:image/jpeg;base64," in shown
+    assert len(shown) < 100_000, "events are kept for good"
 
 
 def test_what_is_published_is_not_predicted_again(world: World) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from contract import an_account
+from fakes import cvat
 from project import give_mlflow
 
 from resources import profiles
@@ -74,6 +75,14 @@ def platform(request: pytest.FixtureRequest, home: Path, empty_mlflow: Path) -> 
             opened.endpoints.stop()
         if request.param == ACCOUNT:
             an_account.clear(opened)
+
+
+@pytest.fixture(scope="session")
+def cvat_server() -> Iterator[cvat.Cvat]:
+    """A CVAT without tasks."""
+    server = cvat.Cvat()
+    with server.serve():
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ WAY: list[tuple[str, Step]] = [
     ("coco", lambda boxes, out: formats.coco.save(boxes, CLASSES, out / "a.json")),
     ("cvat images", lambda boxes, out: formats.cvat.save(boxes, CLASSES, out / "a.xml")),
     ("cvat video", lambda boxes, out: formats.cvat.save(boxes, CLASSES, out / "a.xml", video=True)),
+    ("label_studio", lambda boxes, out: formats.label_studio.save(boxes, CLASSES, out / "a.json")),
     ("pascal_voc", lambda boxes, out: formats.pascal_voc.save(boxes, CLASSES, out)),
 ]
 """The formats in the order of the way; each takes the table that the one before gave back."""

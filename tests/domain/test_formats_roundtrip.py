@@ -59,6 +59,9 @@ def stem(name: str) -> str:
 
 
 SPECIAL = {
+    "azureml": Special(always=("crowd",)),
+    "ground_truth": Special(out="out.manifest"),
+    "label_studio": Special(out="out.json"),
     "coco": Special(out="out.json", always=("crowd",)),
     "cvat": Special(out="out.xml", always=("occluded",)),
     "labelme": Special(),

@@ -222,3 +222,21 @@ def test_yolo_lines_are_what_they_would_be_one_by_one(tmp_path: Path, corner: fl
         f"{i} {(2 * corner + i / 3) / 2 / 9:.9f} {3 / 9:.9f} {i / 3 / 9:.9f} {2 / 9:.9f}" for i in range(len(classes))
     ]
     assert lines == expected
+
+
+def test_who_found_a_picture_empty_is_kept_beside_what_others_drew(tmp_path: Path) -> None:
+    said_by = [("a.jpg", "cat", "ada"), ("a.jpg", None, "ben"), ("b.jpg", None, "ben"), ("b.jpg", None, "ada")]
+    rows = pd.DataFrame(said_by, columns=["frame_name", "class", "annotator"])
+    rows = rows.assign(width=9, height=9, **{side: float(i) for i, side in enumerate(CORNERS)})
+    rows.loc[rows["class"].isna(), CORNERS] = float("nan")
+    saved = formats.coco.save(rows, ["cat"], tmp_path / "a.json")
+    assert not saved.problems
+    found = formats.load(saved.files, tmp_path).boxes
+    kept = [tuple(row) for row in found[["frame_name", "class", "annotator"]].itertuples(index=False)]
+    assert sorted(kept, key=str) == sorted(said_by, key=str)
+    assert kept[-1] == said_by[0], "who drew something speaks last"
+
+
+@pytest.mark.parametrize("people", [None, "ada", {"a": 1}, [1, None, [2], " "], []])
+def test_people_who_are_none_found_nothing(tmp_path: Path, people: Any) -> None:
+    assert coco(tmp_path, {}, found_empty_by=people).boxes["annotator"].tolist() == [None]

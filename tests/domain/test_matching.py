@@ -63,6 +63,7 @@ def run(parsed: formats.Parsed, frames: pd.DataFrame, count: int | None = 100, v
         for name in ("boxes_kept", "boxes_elsewhere", "unknown_class", "illegal", "duplicates", "superseded")
     )
     assert counts["boxes_kept"] == int(matched.boxes["class"].notna().sum())
+    assert counts["frames_matched"] == sum(counts[f"matched_by_{way}"] for way in ("pts", "index", "name"))
     return matched
 
 
@@ -71,7 +72,7 @@ def changed(matched: Matched) -> dict[str, int]:
     return {
         name: n
         for name, n in matched.counts.items()
-        if n and name not in ("boxes_read", "boxes_kept", "frames_annotated")
+        if n and name not in ("boxes_read", "boxes_kept", "frames_annotated") and not name.startswith("matched_by")
     }
 
 
@@ -98,6 +99,101 @@ def test_frames_of_a_video() -> None:
     }
     assert [problem.place for problem in matched.problems] == ["box 6", "box 7"]
     assert "100 frames" in matched.problems[0].what
+
+
+def timed(frames: pd.DataFrame, fps: float = 10.0, start: float = 0.0) -> pd.DataFrame:
+    return frames.assign(pts_s=start + frames["index"] / fps)
+
+
+def ways(matched: Matched) -> tuple[int, int, int]:
+    return tuple(matched.counts[f"matched_by_{way}"] for way in ("pts", "index", "name"))  # type: ignore[return-value]
+
+
+def test_a_frame_is_found_by_its_time_then_its_number_then_its_name() -> None:
+    parsed = boxes(
+        {"pts_s": 3.04, "frame_index": 30, "frame_name": "000030.jpg"},
+        {"pts_s": 5.96},
+        {"frame_index": 90},
+        {"frame_name": "clip_000015.jpg"},
+        {"frame_name": "clip_000030.jpg", "x1": 1.0},
+        {"pts_s": 4.5},
+        {"pts_s": 4.0, "frame_index": 41},
+    )
+    matched = run(parsed, timed(video_frames(0, 15, 30, 60, 90)))
+    assert matched.boxes["frame"].tolist() == [f"{VIDEO}#{i:06d}" for i in (15, 30, 30, 60, 90)]
+    assert ways(matched) == (2, 1, 1), "a frame counts once, by the surest way that any of its rows went"
+    assert matched.counts["frames_not_extracted"] == 2, "frames 45 and 41; between two, what is said is surer"
+    assert matched.problems == []
+
+
+@pytest.mark.parametrize(
+    ("off", "found"), [(0.0, True), (0.0499, True), (-0.0499, True), (0.0501, False), (-0.0501, False), (0.1, False)]
+)
+def test_a_time_is_met_within_half_a_frame(off: float, found: bool) -> None:
+    matched = run(boxes({"pts_s": 3.0 + off}), timed(video_frames(0, 15, 30, 60)))
+    assert ways(matched) == (int(found), 0, 0)
+    assert matched.counts["frames_not_extracted"] == int(not found)
+
+
+def test_frames_of_different_durations_have_their_own_halves() -> None:
+    frames = video_frames(0, 1, 2, 3).assign(pts_s=[0.0, 0.1, 1.1, 1.2])
+    times = [-0.04, 0.04, 0.5, 0.7, 1.14, 1.16]
+    matched = run(boxes(*({"pts_s": time, "x1": float(i)} for i, time in enumerate(times))), frames, 4)
+    assert matched.boxes["frame"].str[-1].tolist() == ["0", "0", "1", "2", "2", "3"]
+    alone = run(boxes({"pts_s": 0.5005}, {"pts_s": 0.502}), video_frames(7).assign(pts_s=[0.5]))
+    assert (ways(alone), alone.counts["frames_unknown"]) == ((1, 0, 0), 1)
+
+
+def test_what_a_time_a_number_and_a_name_do_not_agree_on_is_told() -> None:
+    parsed = boxes(
+        {"pts_s": 3.0, "frame_index": 60},
+        {"pts_s": 3.0, "frame_index": 60, "x1": 1.0},
+        {"pts_s": 1.5, "frame_name": "000060.jpg"},
+        {"frame_index": 90, "frame_name": "000060.jpg"},
+        {"pts_s": 3.0, "frame_index": 30, "frame_name": "clip-b_000060.jpg"},
+    )
+    matched = run(parsed, timed(video_frames(0, 15, 30, 60, 90)))
+    assert matched.boxes["frame"].str[-2:].tolist() == ["15", "30", "30", "90"]
+    assert ways(matched) == (2, 1, 0)
+    assert matched.counts["frames_of_other_videos"] == 1, "a name of another video is that video's"
+    assert [(problem.place, problem.what) for problem in matched.problems] == [
+        ("box 0", "it is not clear which frame is meant: its time 3 s is frame 30, its number is 60"),
+        (
+            "box 2",
+            "it is not clear which frame is meant: its time 1.5 s is frame 15, its name '000060.jpg' is frame 60",
+        ),
+        ("box 3", "it is not clear which frame is meant: its number is 90, its name '000060.jpg' is frame 60"),
+    ]
+    assert [problem.done[:16] for problem in matched.problems] == [
+        "went by its time",
+        "went by its time",
+        "went by its numb",
+    ]
+
+
+@pytest.mark.parametrize(("time", "count"), [(99.0, 100), (-1.0, 100), (float("inf"), 100), (-1.0, None)])
+def test_a_time_that_no_frame_has_is_told(time: float, count: int | None) -> None:
+    frames = timed(video_frames(0, 15, 30))
+    matched = run(boxes({"pts_s": time, "frame_index": 30}, {"pts_s": time, "frame_name": "15"}), frames, count)
+    assert ways(matched) == (0, 1, 1)
+    told = [problem.done for problem in matched.problems]
+    assert told == ([] if np.isinf(time) else ["went by its number", "went by its name"])
+    lost = run(boxes({"pts_s": time}, {"pts_s": time + 5}), frames, count)
+    assert lost.counts["frames_unknown"] == (1 if np.isinf(time) else 2 if time != -1.0 else 1)
+
+
+def test_times_of_a_video_without_times_say_nothing() -> None:
+    assert ways(run(boxes({"pts_s": 3.0, "frame_index": 30}), video_frames(30))) == (0, 1, 0)
+    assert ways(run(boxes({"pts_s": 3.0, "frame_name": "a.jpg"}), image_frames("a.jpg"), None, "store-1/photos")) == (
+        *(0, 0, 1),
+    )
+
+
+def test_an_image_goes_by_its_name_before_its_number() -> None:
+    parsed = boxes({"frame_index": 1, "frame_name": "a.jpg"}, {"frame_index": 1})
+    matched = run(parsed, image_frames("a.jpg", "b.jpg"), None, "store-1/photos")
+    assert matched.boxes["frame"].str[-5:].tolist() == ["a.jpg", "b.jpg"]
+    assert ways(matched) == (0, 1, 1)
 
 
 def test_any_number_is_believed_if_the_length_is_unknown() -> None:
@@ -284,6 +380,7 @@ def test_problems_of_one_kind_stay_few() -> None:
         st.fixed_dictionaries(
             {
                 "frame_index": st.one_of(st.none(), st.integers(0, 6)),
+                "pts_s": st.one_of(st.none(), st.floats()),
                 "frame_name": st.sampled_from([None, "frame_3.jpg", "000002.jpg", "x_1.jpg", "?", "s/clip_2"]),
                 "class": st.sampled_from(["cat", "dog", "cow", None]),
                 "x1": st.floats(),
@@ -298,7 +395,7 @@ def test_problems_of_one_kind_stay_few() -> None:
     )
 )
 def test_every_box_is_accounted_for_and_what_is_kept_is_legal(rows: list[dict[str, Any]]) -> None:
-    matched = run(boxes(*rows), video_frames(0, 2, 3, 4, dropped=(4,)), 6)
+    matched = run(boxes(*rows), timed(video_frames(0, 2, 3, 4, dropped=(4,)), 1.0), 6)
     kept = matched.boxes.dropna(subset=["class"])
     assert set(kept["class"]) <= {"cat", "dog"}
     assert ((kept["x1"] >= 0) & (kept["x1"] < kept["x2"]) & (kept["x2"] <= 100)).all()

@@ -147,7 +147,7 @@ def test_small_cases(name, truth, guess, ap50, recall):
     assert table[table["class"] == "banana"]["ap50"].isna().all(), "a class without truth is not a zero"
     assert set(table["slice_kind"]) == {"all", "class", "size", "group", "video"}
     assert scores.confusion(0.5).to_numpy().sum() >= len(guess)
-    assert len(scores.mistakes(0.5)) == 2
+    assert len(scores.pairs()) == len(guess)
 
 
 @pytest.mark.parametrize(
@@ -256,16 +256,19 @@ def test_confusion_counts_swapped_missed_and_invented_boxes():
     pd.testing.assert_frame_equal(matrix, expected)
 
 
-def test_mistakes_put_the_worst_frame_first_and_ignore_the_unsure():
-    truth = boxes([ONE, ("f0001", "cola", 0, 0, 20, 20), ("f0001", "cola", 50, 50, 70, 70)])
+def test_pairs_are_of_one_class_each_box_once_and_the_more_confident_first():
+    truth = boxes(
+        [("f0001", None, 0, 0, 0, 0), ONE, ("f0001", "cola", 0, 0, 20, 20), ("f0001", "cola", 50, 50, 70, 70)]
+    )
     guess = boxes([
-        (*ONE, 0.9),
-        ("f0000", "cola", 0, 0, 10, 10, 0.1),
-        ("f0001", "cola", 0, 0, 20, 20, 0.2),
-        ("f0001", "apple", 0, 0, 20, 20, 0.6),
+        ("f0001", "cola", 50, 50, 70, 70, 0.3),
+        ("f0001", "cola", 50, 50, 70, 72, 0.6),
+        ("f0001", "apple", 0, 0, 20, 20, 0.9),
+        (*ONE, 0.1),
     ])  # fmt: skip
-    table = Scores(truth, guess, frames(3), CLASSES).mistakes(0.5)
-    assert table.to_numpy().tolist() == [["f0001", 0, 1, 2], ["f0000", 1, 0, 0], ["f0002", 0, 0, 0]]
+    scores = Scores(truth, guess, frames(3), CLASSES)
+    assert scores.pairs().tolist() == [-1, 2, -1, 0]
+    assert scores.pairs(0.95).tolist() == [2, -1, -1, 0], "72 rows for 70 are too many then"
 
 
 def test_curves_are_the_average_precision():

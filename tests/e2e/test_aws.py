@@ -184,6 +184,7 @@ UNUSED = {
 """Rights that this run had no use for, and what they are for."""
 UNUSED_BY_JOBS = {
     "s3:AbortMultipartUpload": "as above",
+    "s3:GetBucketLocation": "Ground Truth looks in which region pictures are",
     "s3:DeleteObject": "captured requests that are past keeping; tests/serving/test_serving_capture.py",
 }
 
@@ -214,9 +215,10 @@ def hear_of_a_video(world: World) -> list[str | None]:
 
 def test_the_rights_are_those_that_are_used(world: World) -> None:
     assert hear_of_a_video(world) == ["nothing new"] * 3
-    # This run tunes nothing, and predicts no batch; tests/contract/test_tune_sagemaker.py and test_batch.py do, and
-    # compare these.
-    elsewhere = rights_of("DagsterPolicy", "Tuning") | rights_of("DagsterPolicy", "Batch")
+    # This run tunes nothing, predicts no batch, and hands no pictures to people; tests/contract/test_tune_sagemaker.py,
+    # test_batch.py and test_labeling_ground_truth.py do, and compare these.
+    parts = ("Tuning", "Batch", "Labeling", "LabelingTeam", "LabelingPictures")
+    elsewhere = {right for part in parts for right in rights_of("DagsterPolicy", part)}
     rights = rights_of("DagsterPolicy") - (elsewhere - {"sagemaker:AddTags"})
     used = {right_for(asked) for asked in world.asked_by_dagster.seen}
     used |= {f"sagemaker:{operation}" for operation in world.service.calls}

@@ -5,6 +5,7 @@ On its way there the run is killed several times. What all tests look at is what
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -13,12 +14,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import lineage_events
 import pandas as pd
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
 from forked import Command
 from project import kill_when, make_home, write_detector
 
+from detection_assets.domain import layout
 from resources import tables
 from resources.storage import Storage
 
@@ -75,6 +80,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
         home = make_home(tmp_path_factory.mktemp("e2e") / "home", patch.setenv)
         write_detector(home, "fridge", epochs=2)
+        patch.setenv("DETECTION_OPENLINEAGE", (home / "events.jsonl").as_uri())
         detection("sample", "fridge", "--clips", "4")
         killed_in(KILLED)
         detection("run", "fridge")
@@ -107,6 +113,38 @@ def test_what_was_killed_in_every_stage_is_completed_and_nothing_is_lost_or_doub
         detection("run", "fridge")
         whole(World(home), STAGES)
         detection("stop", code=None)
+
+
+def test_every_run_is_told_to_a_catalogue_with_its_end_also_one_that_was_killed(world: World) -> None:
+    # Told at least once: what is told twice is told alike.
+    lines = dict.fromkeys((world.home / "events.jsonl").read_text().splitlines())
+    told: dict[str, list[dict[str, Any]]] = {}
+    for event in map(json.loads, lines):
+        lineage_events.check(event)
+        told.setdefault(event["run"]["runId"], []).append(event)
+    for events in told.values():
+        first, last = (event["eventType"] for event in events)
+        assert first == "START"
+        assert last in ("COMPLETE", "FAIL")
+    with world.instance() as instance:
+        assert {run.run_id for run in instance.get_runs()} <= set(told)
+    written = {output["name"].rpartition("/")[2] for events in told.values() for output in events[1]["outputs"]}
+    assert written == set(STAGES)
+
+
+def test_the_dataset_and_the_model_are_described_as_other_tools_read_it(world: World) -> None:
+    version = world.table("detection_dataset")["dataset_version"].iloc[0]
+    described = json.loads(world.storage.get(layout.croissant(version)))
+    assert {one["name"] for one in described["isBasedOn"]} <= set(world.videos)
+    assert all(len(one["sha256"]) == 64 and len(one["identifier"]) == 2 for one in described["isBasedOn"])
+    for one in described["distribution"][:2]:
+        assert hashlib.sha256(world.storage.get(one["contentUrl"])).hexdigest() == one["sha256"]
+    detection("card", "fridge", "--bom", "--to", str(world.home / "bom.json"))
+    bill = (world.home / "bom.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None
+    parts = {one["name"] for one in json.loads(bill)["components"]}
+    assert {"torch", "ultralytics-opencv-headless", "onnx", "fridge dataset"} <= parts
+    assert "version 9; there are: 1" in detection("card", "fridge", "9", code=2)
 
 
 def whole(world: World, killed: Sequence[str]) -> None:
@@ -168,6 +206,17 @@ def test_a_person_asks_it_by_a_command(world: World, tmp_path: Path) -> None:
     assert "torn.jpg: " in told
     assert "none.jpg: No such file" in told
     assert "a.jpg" in told, "one bad picture loses itself alone"
+
+
+def test_a_person_looks_at_the_worst_frames_by_a_command_and_in_the_ui(world: World) -> None:
+    told = detection("show", "fridge", "--worst", "3")
+    assert "<figure>" in Path(told.splitlines()[-1]).read_text()
+    with world.instance() as instance:
+        event = instance.get_latest_materialization_event(AssetKey(["fridge", "evaluation"]))
+    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    assert "data:image/jpeg;base64," in str(metadata["worst frames"].value)
+    page = Path(str(metadata["page of the worst frames"].value).removeprefix("file://"))
+    assert "<figure>" in page.read_text()
 
 
 def test_mlflow_has_one_finished_run_with_curves(world: World) -> None:

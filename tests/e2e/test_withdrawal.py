@@ -17,7 +17,7 @@ import search
 from forked import Command
 from project import kill_when, make_home, write_detector
 
-from detection_assets.domain import layout
+from detection_assets.domain import inbox, layout
 from detection_assets.pictures import thumbnail
 from resources import tables, withdrawals
 from resources.storage import Storage
@@ -89,14 +89,16 @@ def places(home: Path, wanted: dict[str, bytes]) -> list[str]:
 def test_a_withdrawn_video_is_found_nowhere_although_its_erasure_was_killed_again_and_again(home: Path) -> None:
     storage = Storage(root=str(home / "lake"), prefix="fridge")
     wanted = everything_of(storage, VIDEO)
-    others = sorted({item.video for item in layout.sources(storage.list(layout.VIDEOS))[0]} - {VIDEO})
+    others = sorted({item.video for item in inbox.sources(storage.list(layout.VIDEOS))[0]} - {VIDEO})
     assert len({place.partition(" in ")[2].split(":")[0] for place in places(home, wanted)}) > 10, "it is found before"
     dataset = str(tables.read(storage, "detection_dataset")["dataset_version"].iloc[0])
     theirs = {
         item.key: storage.get(item.key)
         for other in others
         for root in ("videos", "frames", "tables/extracted_frames", "tables/annotations")
-        for item in storage.list(f"{root}/{layout.tables('', other).rpartition('/')[2] if 'tables' in root else other}")
+        for item in storage.list(
+            f"{root}/{layout.table_folder('', other).rpartition('/')[2] if 'tables' in root else other}"
+        )
     } | {layout.video(other): storage.get(layout.video(other)) for other in others}
     assert len(theirs) > 40
 

@@ -21,6 +21,8 @@ def right_for(asked: Asked) -> str:
     url = urlparse(asked.path)
     query = parse_qs(url.query, keep_blank_values=True)
     key = url.path.strip("/").partition("/")[2]
+    if "cors" in query:
+        return "s3:GetBucketCORS"
     if "list-type" in query:
         return "s3:ListBucket"
     if asked.method == "DELETE" and "uploadId" in query:

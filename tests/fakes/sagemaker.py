@@ -28,6 +28,7 @@ from urllib.parse import urlparse
 from fakes import s3
 from fakes.agents import Agents
 from fakes.endpoints import Endpoints, Refused
+from fakes.ground_truth import TEAM, LabelingJobs
 from fakes.hosts import Host, environment, hosts_of, run_all, told_to
 from fakes.shapes import problems
 from fakes.transform import TransformJobs
@@ -119,6 +120,7 @@ class SageMaker:
         for group in KINDS.values():
             with suppress(self._logs.exceptions.ResourceAlreadyExistsException):
                 self._logs.create_log_group(logGroupName=f"/aws/sagemaker/{group}")
+        self.labeling = LabelingJobs(self._agents, ROLE)
         self.transform = TransformJobs(self.endpoints, self._agents, self._logs, INSTANCES)
 
     # The service -----------------------------------------------------------------------------------------------------
@@ -140,6 +142,8 @@ class SageMaker:
             return getattr(self, verb.lower())(kind, asked)
         if operation in self.transform.OPERATIONS:
             return self.transform.answer(operation, asked)
+        if operation in self.labeling.OPERATIONS:
+            return self.labeling.answer(operation, asked)
         if operation == "DeleteModel" and self.transform.uses(asked["ModelName"]):
             raise Refused("ValidationException", f"{asked['ModelName']} is in use")
         if operation in self.endpoints.OPERATIONS:
@@ -442,6 +446,7 @@ class SageMaker:
             "DETECTION_AWS_ROLE": ROLE,
             "DETECTION_AWS_PROGRAMS_IMAGE": IMAGE,
             "DETECTION_AWS_SERVING_IMAGE": SERVING_IMAGE,
+            "DETECTION_AWS_WORKTEAM": TEAM,
         }
 
     @contextmanager

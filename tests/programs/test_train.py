@@ -119,6 +119,10 @@ def test_what_training_writes(trained):
     assert summary["images"] == {"train": 16, "val": 4}
     assert set(summary["per_class"]) == set(CLASSES)
     assert set(summary["metrics"]) == {"precision", "recall", "map50", "map50_95"}
+    libraries = {one["name"]: one for one in summary["environment"]["libraries"]}
+    assert "AGPL" in libraries["ultralytics-opencv-headless"]["licence"]
+    assert {"torch", "numpy"} <= set(libraries["ultralytics-opencv-headless"]["requires"])
+    assert "pytest" not in libraries, "it is installed, and took no part"
     epoch = next(item for item in reports(text) if item["kind"] == "epoch")
     assert {"train/box_loss", "val/box_loss", "metrics/mAP50(B)"} <= set(epoch["metrics"])
 

@@ -12,7 +12,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from detection_assets.domain.formats import coco, cvat, labelme, mot, openimages, pascal_voc, yolo
+from detection_assets.domain.formats import (
+    azureml,
+    coco,
+    cvat,
+    ground_truth,
+    label_studio,
+    labelme,
+    mot,
+    openimages,
+    pascal_voc,
+    yolo,
+)
 from detection_assets.domain.formats.parsed import (
     COLUMNS,
     HEAD,
@@ -28,10 +39,14 @@ from detection_assets.domain.problems import Problem
 __all__ = [
     "COLUMNS",
     "FORMATS",
+    "KNOWN",
     "Parsed",
+    "azureml",
     "coco",
     "cvat",
     "detect",
+    "ground_truth",
+    "label_studio",
     "labelme",
     "load",
     "mot",
@@ -48,7 +63,16 @@ FORMATS = {
     "labelme": labelme,
     "openimages": openimages,
     "mot": mot,
+    "label_studio": label_studio,
+    "ground_truth": ground_truth,
+    "azureml": azureml,
 }
+
+KNOWN = (
+    "COCO, LabelMe or Label Studio JSON, Pascal VOC or CVAT XML, YOLO or MOT txt, OpenImages CSV, "
+    "a Ground Truth manifest, or Azure ML JSONL"
+)
+"""The formats, as messages list them."""
 
 XML_HEAD = 2**13
 """Characters in which an XML file's root element is looked for. Short, for hostile comments cost its square."""
@@ -88,8 +112,16 @@ def _head(path: Path) -> bytes:
 
 def _detect(path: Path, data: bytes) -> str | None:
     text = lenient(data).lstrip()
+    if text.startswith(("{", "[")):
+        # A task of Label Studio has a list of annotations, too, so it is asked for before COCO.
+        named = {"label_studio": label_studio, "ground_truth": ground_truth, "azureml": azureml}
+        found = next((name for name, module in named.items() if module.is_mine(path, text)), None)
+        if found:
+            return found
     if text.startswith("{"):
         return "coco" if _is_coco(text) else "labelme" if labelme.is_mine(path, text) else None
+    if path.name == azureml.TABLE:
+        return "azureml" if "paths" in text else None
     if text.startswith("<"):
         root = _XML_ROOT.search(_XML_ASIDE.sub("", text[:XML_HEAD]))
         return {"annotations": "cvat", "annotation": "pascal_voc"}.get(root[1]) if root else None
@@ -139,9 +171,7 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
             found = _detect(path, data)
             if found is None:
                 what = "is not an annotation file we know" if data.strip() else "is empty"
-                raise Unreadable(
-                    what, "give COCO or LabelMe JSON, Pascal VOC or CVAT XML, YOLO or MOT txt, or OpenImages CSV"
-                )
+                raise Unreadable(what, f"give {KNOWN}")
             groups[found].append(path)
         except Unreadable as error:
             log.unreadable(relative_name(path, root), error)
@@ -159,10 +189,13 @@ def _flat(boxes: pd.DataFrame) -> list[Problem]:
     log = ProblemLog()
     files: list[str] = boxes["file"].tolist()
     places: list[str | None] = boxes["place"].tolist()
+    names: list[str | None] = boxes["frame_name"].tolist()
+    labels: list[str | None] = boxes["class"].tolist()
     flat = np.isfinite(x1) & np.isfinite(y1) & ((x1 == x2) | (y1 == y2))
     for i in np.flatnonzero(flat).tolist():
         if log.room(files[i], "flat"):
             what = f"a box without area: {x1[i]:g}, {y1[i]:g} to {x2[i]:g}, {y2[i]:g}"
             done = "kept, and left out where frames are matched; draw it again"
-            log.tell(files[i], places[i] or "", what, done)
+            corners = (x1[i], y1[i], x2[i], y2[i])
+            log.tell(files[i], places[i] or "", what, done, kind="flat", frame=names[i], label=labels[i], box=corners)
     return log.problems()

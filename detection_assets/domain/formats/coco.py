@@ -3,7 +3,8 @@
 Both common shapes are read: with `info`, `licenses` and `attributes` as labelling tools write it, and the bare one with
 long image ids. `bbox` is `[left, top, width, height]` in pixels from the frame's corner (0-based, continuous):
 https://cocodataset.org/#format-data. What else is said of a box stands in the annotation (`iscrowd`, `score`,
-`track_id`) or in its `attributes`, as CVAT and Datumaro write it; an image's own `frame_index` and `pts_s` are read.
+`track_id`) or in its `attributes`, as CVAT and Datumaro write it; an image's own `frame_index`, `pts_s` and
+`found_empty_by` (annotators who saw nothing in it, whatever others drew) are read.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ def _read(path: Path, file: str, log: ProblemLog) -> pd.DataFrame:
         raise Unreadable(f"holds a JSON {type(document).__name__}, not an object with 'images'", _REMEDY)
     if "images" not in document:
         raise Unreadable("has no 'images', so its boxes belong to no frame", _REMEDY, "images")
-    images, position = _images(_items(document, "images", file, log), file, log)
+    pictures = _items(document, "images", file, log)
+    images, position = _images(pictures, file, log)
+    seen = _seen_empty(pictures, position)
+    del pictures
     classes = _classes(_items(document, "categories", file, log), file, log)
     annotations = _items(document, "annotations", file, log)
     # By now the parsed JSON is held by `annotations` alone, so that it can be let go of before the table is made.
@@ -96,26 +100,49 @@ def _read(path: Path, file: str, log: ProblemLog) -> pd.DataFrame:
     filled = np.zeros(len(images) + 1, dtype=bool)
     filled[rows] = True
     filled[[position[key] for key in named if key in position]] = True
+    filled[[row for row, _ in seen]] = True
     empty = np.flatnonzero(~filled[:-1])
     names = images["frame_name"].to_numpy()
-    missing = len(empty)
+    # Who drew something speaks after those who saw nothing: where the last one counts, no box is lost by it.
+    first, last = len(seen), len(empty)
+    frames = np.concatenate([np.array([row for row, _ in seen], dtype=np.int64), rows, empty])
+    corners = np.concatenate([np.full((first, 4), np.nan), corners, np.full((last, 4), np.nan)])
+    if first:
+        more = {"annotator": [None] * len(rows), **more}
+    columns = {name: _filled(name, values, first, last) for name, values in more.items()}
+    if first:
+        columns["annotator"] = [*(who for _, who in seen), *columns["annotator"][first:]]
     return table(
-        len(rows) + missing,
+        first + len(rows) + last,
         {
-            **{name: images[name].array.take(np.append(rows, empty)) for name in images.columns},
-            "class": [*labels.tolist(), *[None] * missing],
-            **{name: np.append(corners[:, i], [np.nan] * missing) for i, name in enumerate(("x1", "y1", "x2", "y2"))},
-            **{name: _filled(name, values, missing) for name, values in more.items()},
+            **{name: images[name].array.take(frames) for name in images.columns},
+            "class": [*[None] * first, *labels.tolist(), *[None] * last],
+            **{name: corners[:, i] for i, name in enumerate(("x1", "y1", "x2", "y2"))},
+            **columns,
             "file": file,
-            "place": [*places, *(f"image {name}" for name in names[empty])],
+            "place": [
+                *(f"image {names[row]}" for row, _ in seen),
+                *places,
+                *(f"image {name}" for name in names[empty]),
+            ],
         },
     )
 
 
-def _filled(name: str, values: list[Any], missing: int) -> Any:
-    """A column's values, followed by those of `missing` empty frames."""
+def _filled(name: str, values: list[Any], first: int, last: int) -> Any:
+    """A column's values, with those of empty frames before and behind them."""
     nothing = False if name == "reviewed" else None
-    return [*values, *[nothing] * missing] if missing else values
+    return [*[nothing] * first, *values, *[nothing] * last] if first or last else values
+
+
+def _seen_empty(items: list[dict[str, Any]], position: Mapping[Hashable, int]) -> list[tuple[int, str]]:
+    """The images that somebody found empty, and who."""
+    return [
+        (position[key], who.strip())
+        for image in items
+        if isinstance(people := image.get("found_empty_by"), list) and (key := _key(image.get("id"))) in position
+        for who in dict.fromkeys(one for one in people if isinstance(one, str) and one.strip())
+    ]
 
 
 def _document(path: Path) -> Any:
@@ -146,7 +173,7 @@ def _items(document: dict[str, Any], key: str, file: str, log: ProblemLog) -> li
         return value
     items = [item for item in value if isinstance(item, dict)]
     if len(items) < len(value):
-        log.tell(file, key, f"{len(value) - len(items)} entries are no objects", "dropped")
+        log.tell(file, key, f"{len(value) - len(items)} entries are no objects", "dropped", kind="no object")
     return items
 
 
@@ -229,7 +256,7 @@ def _places(annotations: list[dict[str, Any]], file: str, log: ProblemLog) -> li
         if (again := int((counts > 1).sum())) and (counts > 1).any():
             first = values[counts > 1][0]
             what = f"{again} ids are those of several annotations, the first is {first}"
-            log.tell(file, f"annotation {first}", what, "kept all; give each annotation its own id")
+            log.tell(file, f"annotation {first}", what, "kept all; give each annotation its own id", kind="doubled id")
     # All numbers at once as text, then cut: a third of the time that a million f-strings take.
     text = orjson.dumps(ids, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode()
     return ("annotation " + text.replace(",", "\nannotation ")).split("\n")

@@ -80,7 +80,7 @@ def said(
     unread = sorted(keys - _OWN - set(MEANT))
     if unread:
         what = f"annotations say '{unread[0]}'" + (f" and {len(unread) - 1} more such things" if unread[1:] else "")
-        log.tell(file, "annotations", f"{what}, which are not among their attributes", "not read")
+        log.tell(file, "annotations", f"{what}, which are not among their attributes", "not read", kind="not read")
     return said
 
 

@@ -31,7 +31,8 @@ def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> Saved:
 
     Returns:
         The file written, and what the format cannot hold. COCO says of every annotation whether it is a crowd: one of
-        which the table says nothing is written as none.
+        which the table says nothing is written as none. Who found an image empty stands in its `found_empty_by`, which
+        is ours: without it, of two annotators the one who saw nothing would never have looked.
 
     Raises:
         InputError: A class that is not in `classes`, or a frame with neither name nor number.
@@ -45,6 +46,8 @@ def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path) -> Saved:
             image["frame_index"] = index
         if time is not None:
             image["pts_s"] = time
+        if people := grouped.empty_for.get(i - 1):
+            image["found_empty_by"] = people
         images.append(image)
     corners = grouped.corners.copy()
     corners[:, 2:] -= corners[:, :2]

@@ -108,9 +108,8 @@ def _video(
         raise Unreadable(what, "correct its start_frame and stop_frame", "meta/task")
     if covered.uncertain:
         what = f"{covered.uncertain} frames lie between two that the task showed (step {task.step})"
-        log.tell(
-            file, "frame_filter", f"{what} as a track begins or ends", "passed over; take frames at the task's step"
-        )
+        done = "passed over; take frames at the task's step"
+        log.tell(file, "frame_filter", f"{what} as a track begins or ends", done, kind="uncertain frame")
     found = positions(tracks, covered, MAX_ROWS)
     if found is None:
         what = f"its tracks spread out to more than {MAX_ROWS:,} boxes"

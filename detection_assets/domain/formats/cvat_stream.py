@@ -188,7 +188,7 @@ class Reader:
     def close(self) -> None:
         """The file ends; tells what was passed over."""
         for tag, number in self._passed.items():
-            self.log.tell(self.file, f"<{tag}>", f"{number} shapes that are no boxes", "passed over")
+            self.log.tell(self.file, f"<{tag}>", f"{number} shapes that are no boxes", "passed over", kind="shape")
 
     def tasks_by_id(self) -> dict[str, Task]:
         """The tasks by the id that tracks and images refer to; one that the file does not describe is bare."""

@@ -6,7 +6,7 @@ What else the table says of a box becomes attributes of it, which the labels dec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import pandas as pd
 
 from detection_assets.domain.formats.attributes import NAMES, as_text, is_plain, to_write
 from detection_assets.domain.formats.parsed import FLAGS
-from detection_assets.domain.formats.saving import Saved, check_classes, frames_to_save, lost, said, xml_text
+from detection_assets.domain.formats.saving import Saved, check_classes, frames_to_save, lost, xml_text
 from detection_assets.domain.formats.shapes import Corners
+from detection_assets.domain.formats.track_objects import marks, objects
 from detection_assets.domain.problems import InputError, Problem
 
 HOLDS = ("track", "annotator", "reviewed", "confidence", *FLAGS, "attributes")
@@ -177,16 +177,21 @@ def _tracks(
             ElementTree.SubElement(task, name).text = str(value)
         ElementTree.SubElement(task, "frame_filter").text = f"step={step}" if step > 1 else ""
         _original_size(task, boxes)
-    for one in _objects(boxes):
-        source = one.has[0].get("source", "manual")
+    for one in objects(boxes):
+        parted = [_parted(says, _OF_TRACKS) for says in one.says]
+        source = parted[0][0].get("source", "manual")
         common = {"id": xml_text(one.name), "label": xml_text(one.label), "source": source}
         track = ElementTree.SubElement(root, "track", common)
-        for i, frame, outside in _marks(one, step, frames[-1]):
-            has = {"frame": str(frame), "keyframe": "1", "outside": str(int(outside)), **one.has[i]}
-            if has.get("source", "manual") != source:
-                has["source"] = one.has[i].get("source", "manual")
-            declared.add(one.label, one.attributes[i], f"track {one.name}, frame {frame}")
-            _box(track, has, one.corners[i], one.attributes[i])
+        for i, ends in marks(one, step, lambda i, before, parted=parted: parted[i] != parted[before]):
+            own, attributes = parted[i]
+            # The frame after the last one says that the object is gone, unless the video ends there.
+            gone = [(one.frames[i] + step, "1")] if ends and one.frames[i] + step <= frames[-1] else []
+            for frame, outside in [(one.frames[i], "0"), *gone]:
+                has = {"frame": str(frame), "keyframe": "1", "outside": outside, **own}
+                if has.get("source", "manual") != source:
+                    has["source"] = own.get("source", "manual")
+                declared.add(one.label, attributes, f"track {one.name}, frame {frame}")
+                _box(track, has, one.corners[i], attributes)
 
 
 def _original_size(task: ElementTree.Element, boxes: pd.DataFrame) -> None:
@@ -195,63 +200,3 @@ def _original_size(task: ElementTree.Element, boxes: pd.DataFrame) -> None:
         known = boxes[side].dropna() if side in boxes else []
         if len(known):
             ElementTree.SubElement(size, side).text = str(int(max(known)))
-
-
-@dataclass(frozen=True)
-class _Object:
-    """The rows of one object in the order of frames, column by column."""
-
-    name: str
-    label: str
-    frames: list[int]
-    corners: list[Corners]
-    keys: list[bool]
-    has: list[dict[str, str]]
-    attributes: list[dict[str, Any]]
-
-
-def _objects(boxes: pd.DataFrame) -> Iterator[_Object]:
-    """The objects in the order of their first rows, then rows without a track, with numbers that no track has."""
-    rows = np.flatnonzero(boxes["class"].notna().to_numpy())
-    taken = boxes.iloc[rows]
-    if "track" in boxes:
-        codes, unique = pd.factorize(taken["track"])
-    else:
-        codes, unique = np.full(len(rows), -1), []
-    names = [str(name) for name in unique]
-    free = max((int(name) for name in names if name.isascii() and name.isdigit()), default=-1) + 1
-    single = np.flatnonzero(codes < 0)
-    codes[single] = np.arange(len(names), len(names) + len(single))
-    names += [str(free + i) for i in range(len(single))]
-    frames = taken["frame_index"].astype("int64").to_numpy()
-    order = np.lexsort((frames, codes))
-    labels = [str(label) for label in taken["class"].iloc[order].tolist()]
-    corners = list(zip(*(taken[name].iloc[order].astype("float64").tolist() for name in _XY), strict=True))
-    says = said(boxes, rows[order])
-    parted = [_parted(one, _OF_TRACKS) for one in says]
-    numbers = frames[order].tolist()
-    starts = np.append(np.flatnonzero(np.diff(codes[order], prepend=-1)), len(order)).tolist()
-    for name, (a, b) in zip(names, pairwise(starts), strict=True):
-        if any(label != labels[a] for label in labels[a:b]):
-            raise InputError(f"track '{name}' has boxes of several classes; give each object a track of its own")
-        keys = [bool(one.get("keyframe", True)) for one in says[a:b]]
-        has, attributes = [one[0] for one in parted[a:b]], [one[1] for one in parted[a:b]]
-        yield _Object(name, labels[a], numbers[a:b], corners[a:b], keys, has, attributes)
-
-
-_XY = ("x1", "y1", "x2", "y2")
-
-
-def _marks(one: _Object, step: int, stop: int) -> Iterator[tuple[int, int, bool]]:
-    """Row, frame and outside of each keyframe to write."""
-    frames, last = one.frames, len(one.frames) - 1
-    for i, frame in enumerate(frames):
-        if i and frame == frames[i - 1]:
-            raise InputError(f"track '{one.name}' has two boxes in frame {frame}; give each object a track of its own")
-        begins = i == 0 or frame - frames[i - 1] > step
-        ends = i == last or frames[i + 1] - frame > step
-        other = i > 0 and (one.has[i] != one.has[i - 1] or one.attributes[i] != one.attributes[i - 1])
-        if begins or ends or one.keys[i] or other:
-            yield i, frame, False
-        if ends and frame + step <= stop:
-            yield i, frame + step, True

@@ -102,7 +102,7 @@ def _read(path: Path, file: str, log: ProblemLog, columns: dict[str, list[Any]])
     told = [key for key, value in flags.items() if value is True] if isinstance(flags, dict) else []
     if told:
         what = f"the picture has the flags {', '.join(told)[:200]}, and a picture has none here"
-        log.tell(file, "flags", what, "left out; give them to the shapes")
+        log.tell(file, "flags", what, "left out; give them to the shapes", kind="flags")
     rows, sound = _rows(shapes, file, log)
     if not rows and sound:
         rows = [{"place": ""}]
@@ -146,9 +146,9 @@ def _rows(shapes: list[Any], file: str, log: ProblemLog) -> tuple[list[dict[str,
                     continue
         rows.append(row)
     if passed:
-        log.tell(file, "shapes", f"{passed} points and lines, which are no boxes", "passed over")
+        log.tell(file, "shapes", f"{passed} points and lines, which are no boxes", "passed over", kind="shape")
     if extremes:
-        log.tell(file, "shapes", f"{extremes} shapes are no rectangles", "kept as the boxes around them")
+        log.tell(file, "shapes", f"{extremes} shapes are no rectangles", "kept as the boxes around them", kind="shape")
     return rows, sound
 
 

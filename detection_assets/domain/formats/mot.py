@@ -178,7 +178,7 @@ def _read(path: Path, file: str, sequence: _Sequence, several: bool, log: Proble
     for i in log.first("numbers", file, np.flatnonzero(bad.to_numpy())):
         shown = lines.columns["frame"][int(i)].as_py()[:20]
         what = f"no frame from 1, or corners that are no numbers: frame '{shown}'"
-        log.tell(file, f"line {rows['line'].iloc[i]}", what, "dropped")
+        log.tell(file, f"line {rows['line'].iloc[i]}", what, "dropped", kind="numbers")
     labels = _labels(rows, bad.to_numpy(), len(names), sequence, file, log)
     rows, classes = rows[~bad & pd.notna(labels)].reset_index(drop=True), labels[~bad.to_numpy() & pd.notna(labels)]
     found = _boxes(rows, classes, path, sequence, several, file)
@@ -234,7 +234,7 @@ def _labels(
     labels[labels == ""] = None
     for i in log.first("class", file, np.flatnonzero(~bad & pd.isna(labels))):
         what = f"class {numbers[i]:g} has no name among the {len(names)} classes"
-        log.tell(file, f"line {rows['line'].iloc[i]}", what, f"dropped; write the names into {_LABELS}")
+        log.tell(file, f"line {rows['line'].iloc[i]}", what, f"dropped; write the names into {_LABELS}", kind="class")
     return labels
 
 

@@ -129,15 +129,17 @@ def _read(path: Path, file: str, known: Mapping[str, str], log: ProblemLog) -> p
     far = usable & np.isfinite(corners).all(axis=1) & (np.abs(corners).max(axis=1, initial=0) > _FARTHEST)
     for i in log.first("line", file, np.flatnonzero(~usable)):
         shown = ", ".join(f"{name} '{columns[name][int(i)].as_py()[:20]}'" for name in _NEEDED)
-        log.tell(file, f"line {numbers[i]}", f"no box: {shown}", "dropped")
+        log.tell(file, f"line {numbers[i]}", f"no box: {shown}", "dropped", kind="line")
     for i in log.first("fraction", file, np.flatnonzero(far)):
         what = f"not fractions of the picture: {', '.join(f'{value:.6g}' for value in corners[i])}"
-        log.tell(file, f"line {numbers[i]}", what, "dropped; divide by the picture's width and height")
+        done = "dropped; divide by the picture's width and height"
+        log.tell(file, f"line {numbers[i]}", what, done, kind="fraction")
     rows = np.flatnonzero(usable & ~far)
     unnamed = sorted(label for label in set(labels[rows].tolist()) if label.startswith("/m/"))
     if unnamed:
         what = f"{len(unnamed)} classes without a name, such as {unnamed[0]}"
-        log.tell(file, "LabelName", what, "kept as they are; put class-descriptions-boxable.csv beside the file")
+        done = "kept as they are; put class-descriptions-boxable.csv beside the file"
+        log.tell(file, "LabelName", what, done, kind="unnamed class")
     return table(
         len(rows),
         {

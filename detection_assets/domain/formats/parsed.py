@@ -94,7 +94,7 @@ class Unreadable(Exception):
 
     def problem(self, file: str) -> Problem:
         """The problem to report for `file`."""
-        return Problem(file, self.place, self.what, f"skipped the file: {self.remedy}")
+        return Problem(file, self.place, self.what, f"skipped the file: {self.remedy}", "unreadable")
 
 
 @dataclass
@@ -103,6 +103,7 @@ class ProblemLog:
 
     _listed: list[Problem] = field(default_factory=list[Problem])
     _counts: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    _last: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
 
     def room(self, file: str, kind: str) -> bool:
         """Counts one more problem and says whether it is still to be told, so that its text is made only if needed."""
@@ -112,7 +113,7 @@ class ProblemLog:
     def add(self, kind: str, file: str, place: str, what: str, done: str) -> None:
         """Tells a problem, unless there were too many of its kind in the file."""
         if self.room(file, kind):
-            self.tell(file, place, what, done)
+            self.tell(file, place, what, done, kind=kind)
 
     def first(self, kind: str, file: str, rows: np.ndarray) -> np.ndarray:
         """Counts a problem a row and gives those that are still to be told."""
@@ -121,9 +122,11 @@ class ProblemLog:
             self._counts[file, kind] = before + len(rows)
         return rows[: max(0, MAX_LISTED - before)]
 
-    def tell(self, file: str, place: str, what: str, done: str) -> None:
-        """Tells a problem for which `room` said yes, or of which a file has only one."""
-        self._listed.append(Problem(file, place, what, done))
+    def tell(self, file: str, place: str, what: str, done: str, **about: Any) -> None:
+        """Tells a problem for which `room` said yes, or of which a file has only one; `about`: more of `Problem`."""
+        problem = Problem(file, place, what, done, **about)
+        self._listed.append(problem)
+        self._last[file, problem.kind] = problem.action
 
     def unreadable(self, file: str, error: Unreadable) -> None:
         """Tells that a whole file was left out."""
@@ -132,7 +135,12 @@ class ProblemLog:
     def problems(self) -> list[Problem]:
         """All problems told, and for each kind that had too many one more that gives the number."""
         more = [
-            Problem(file, "", f"{count - MAX_LISTED} more problems of the kind '{kind}', {count} in all", "not listed")
+            Problem(
+                *(file, "", f"{count - MAX_LISTED} more problems of the kind '{kind}', {count} in all"),
+                done=f"{self._last.get((file, kind), '')}, not listed".removeprefix(", "),
+                kind=kind,
+                number=count - MAX_LISTED,
+            )
             for (file, kind), count in self._counts.items()
             if count > MAX_LISTED
         ]
@@ -150,6 +158,15 @@ def table(rows: int, columns: Mapping[str, Any]) -> pd.DataFrame:
         The table, with the types of `COLUMNS` whatever the values are.
     """
     return pd.DataFrame({name: _column(dtype, rows, columns.get(name)) for name, dtype in COLUMNS.items()})
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], file: str) -> pd.DataFrame:
+    """A table of rows that one file has, each with those of the columns of `COLUMNS` that it says something in."""
+    said = {name for row in rows for name in row}
+    values = {name: [row.get(name) for row in rows] for name in COLUMNS if name in said}
+    for name in ("relative", "reviewed"):
+        values[name] = [bool(row.get(name)) for row in rows]
+    return table(len(rows), {**values, "file": file})
 
 
 def _column(dtype: str, rows: int, values: Any) -> Any:

@@ -87,6 +87,7 @@ class Grouped:
         starts: Where in `rows` each frame's boxes begin, and at last their number.
         labels: The class of each of `rows`, as a position in the classes.
         corners: `x1, y1, x2, y2` of each of `rows`.
+        empty_for: Who found a frame empty, by its position in `names`, where the table says who did.
     """
 
     names: list[str]
@@ -98,6 +99,7 @@ class Grouped:
     starts: np.ndarray
     labels: np.ndarray
     corners: np.ndarray
+    empty_for: Mapping[int, list[str]]
 
     def frames(self) -> np.ndarray:
         """The frame of each of `rows`, as a position in `names`."""
@@ -127,7 +129,18 @@ def group(boxes: pd.DataFrame, classes: Sequence[str]) -> Grouped:
         starts,
         np.array([number[text] for text in texts], dtype=np.int64)[label_codes[rows]],
         np.column_stack([boxes[name].to_numpy(dtype=np.float64, na_value=np.nan)[rows] for name in _CORNERS]),
+        _empty_for(boxes, codes, np.flatnonzero(label_codes < 0)),
     )
+
+
+def _empty_for(boxes: pd.DataFrame, codes: np.ndarray, rows: np.ndarray) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    if "annotator" in boxes and len(rows):
+        people = boxes["annotator"].iloc[rows]
+        for code, who in zip(codes[rows].tolist(), people.tolist(), strict=True):
+            if (name := optional_text(who)) and name not in found.setdefault(code, []):
+                found[code].append(name)
+    return {code: names for code, names in found.items() if names}
 
 
 def _frames(boxes: pd.DataFrame) -> tuple[np.ndarray, list[str]]:

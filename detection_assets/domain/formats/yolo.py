@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from array import array
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from ruamel.yaml import YAML, YAMLError
 
-from detection_assets.domain.formats import yolo_write
+from detection_assets.domain.formats import yaml_file, yolo_write
 from detection_assets.domain.formats.parsed import (
     Parsed,
     ProblemLog,
@@ -103,9 +101,8 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
         _, log = each_file(paths, root, read)
     if rows.unsaid:
         what = f"{rows.unsaid} lines have a sixth number, and nothing says whether it is a confidence or a track"
-        log.tell(
-            rows.first[0], rows.first[1], what, "passed over; write 'sixth: confidence' or 'sixth: track' in data.yaml"
-        )
+        done = "left out, the boxes are kept; write 'sixth: confidence' or 'sixth: track' in data.yaml"
+        log.tell(rows.first[0], rows.first[1], what, done, kind="sixth")
     return Parsed(rows.table(), log.problems())
 
 
@@ -245,7 +242,8 @@ def _names(folder: Path, root: Path, log: ProblemLog) -> _Names | None:
             break
         here = here.parent
     what = "labels without class names: no data.yaml, classes.txt or obj.names here or above"
-    log.tell(relative_name(folder, root), "", what, "skipped the folder's labels; put the list of names beside them")
+    done = "skipped the folder's labels; put the list of names beside them"
+    log.tell(relative_name(folder, root), "", what, done, kind="no names")
     return None
 
 
@@ -255,20 +253,7 @@ def _text_names(path: Path) -> list[str | None]:
 
 
 def _yaml_names(path: Path) -> _Names:
-    text = decode(read_bytes(path, MAX_NAMES_BYTES))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about style, such as an anchor used twice
-            document: Any = YAML(typ="safe", pure=True).load(text)
-    except RecursionError:
-        raise Unreadable("nested too deeply", "keep 'names' only") from None
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = "" if mark is None else f"line {mark.line + 1}"
-        raise Unreadable(f"not YAML: {getattr(error, 'problem', None) or error}", "mend it", place) from None
-    except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
-        # The parser lets these through for tags, dates and numbers that are well-formed but mean nothing.
-        raise Unreadable(f"holds a value that cannot be: {error}", "keep 'names' only") from None
+    document = yaml_file.document(path, MAX_NAMES_BYTES, "keep 'names' only")
     names: Any = document.get("names") if isinstance(document, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))

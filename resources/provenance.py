@@ -1,0 +1,89 @@
+"""What an evaluation was judged on: the test frames, and the versions of annotations that their boxes are from.
+
+It goes by tables alone, each of which lies under its content's hash for good: the evaluation's names the dataset's, and
+that names the version of each video's annotations. So the answer is exact, also after annotations have changed, in a
+lake that was copied, and without Dagster's event log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from detection_assets.domain import layout
+from detection_assets.domain.problems import InputError
+from resources import table_versions, tables
+from resources.storage import Storage
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the truth of one evaluation is.
+
+    Attributes:
+        evaluation: Its version.
+        dataset: The dataset's version.
+        frames: A row a test frame: `video, frame, annotations` (the version), ordered by frame.
+        tables: By video the storage key of the table of that version.
+    """
+
+    evaluation: str
+    dataset: str
+    frames: pd.DataFrame
+    tables: dict[str, str]
+
+    def boxes(self, storage: Storage) -> pd.DataFrame:
+        """The rows of those annotations that are on test frames: a row a box, one without class for an empty frame."""
+        table = tables.read_versions(storage, "annotations", list(self.tables.values()))
+        return table[table["frame"].isin(self.frames["frame"])].reset_index(drop=True)
+
+
+def of(storage: Storage, evaluation: str | None = None) -> Provenance:
+    """Finds out what an evaluation was judged on.
+
+    Args:
+        storage: The detector's storage.
+        evaluation: Its version, or the beginning of it; None for today's.
+
+    Raises:
+        FileNotFoundError: There is no evaluation yet.
+        InputError: None begins so, or several do; or it was made by a release that did not note it, or its tables are
+            no longer in the lake.
+    """
+    table = tables.read(storage, "evaluation")
+    if evaluation is not None and not str(table["evaluation_version"].iloc[0]).startswith(evaluation):
+        table = _earlier(storage, evaluation)
+    first = table.iloc[0]
+    version, dataset, key = first["evaluation_version"], first["dataset_version"], first["dataset_table"]
+    images = None if pd.isna(key) else tables.read_versions(storage, "detection_dataset", [str(key)])
+    if images is None or images["annotations"].isna().all():
+        raise InputError(
+            f"{version}: made by a release that did not note the versions of annotations; run `detection_dataset` and "
+            "`evaluation` again to have them noted"
+        )
+    test = images[images["split"] == "test"].sort_values("frame", ignore_index=True)
+    found: dict[str, str] = {}
+    for video, drawn in sorted(set(zip(test["video"], test["annotations"], strict=True))):
+        of_video = table_versions.table_of(storage, "annotations", str(video), str(drawn))
+        if of_video is None:
+            raise InputError(f"{version}: version {drawn} of {video}'s annotations is not in {storage.uri}")
+        found[str(video)] = of_video
+    return Provenance(str(version), str(dataset), test[["video", "frame", "annotations"]], found)
+
+
+def _earlier(storage: Storage, beginning: str) -> pd.DataFrame:
+    """The newest table of the evaluation whose version begins so."""
+    listing = [item for item in storage.list_folder(layout.table_folder("evaluation", None)) if ".parquet" in item.key]
+    found: dict[str, pd.DataFrame] = {}
+    known: list[str] = []
+    for item in sorted(listing, key=lambda item: item.written, reverse=True):
+        table = tables.read_versions(storage, "evaluation", [item.key])
+        version = str(table["evaluation_version"].iloc[0]) if len(table) else ""
+        known.append(version)
+        if version.startswith(beginning):
+            found.setdefault(version, table)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    what = f"several evaluations begin so: {', '.join(found)}" if found else "no evaluation begins so"
+    raise InputError(f"{beginning}: {what}; there are {', '.join(dict.fromkeys(known)) or 'none'}")

@@ -1,0 +1,166 @@
+"""What is particular about labels by way of a folder: whose file speaks, what was not touched, what is no use."""
+
+from __future__ import annotations
+
+import os
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from contract.annotators import SIZE, InAFolder, table
+from contract.test_labeling import APPLE, CLASSES, CLIP, COLA, World, opened, publish
+
+from detection_assets.domain import formats
+from resources import profiles
+from resources.labeling import local
+
+
+@pytest.fixture
+def world(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    people = InAFolder(tmp_path / "outbox")
+    for name, value in people.settings.items():
+        monkeypatch.setenv(name, value)
+    with opened() as resources:
+        return World(resources.labeling, people, publish(resources.storage))
+
+
+def old(path: Path, seconds: float = 60) -> Path:
+    at = time.time() - seconds
+    os.utime(path, (at, at))
+    return path
+
+
+def test_pre_labels_that_nobody_touched_are_no_work(world: World) -> None:
+    place = Path(world.hand_over())
+    old(Path((place / "prelabels.json").rename(place / "done" / "prelabels.json")))
+    collected = world.collect()
+    assert collected.finished == 0
+    assert "accepted.txt" in str(collected.problems[0])
+
+
+def test_pre_labels_that_are_right_are_accepted_by_name(world: World) -> None:
+    place = Path(world.hand_over())
+    (place / "done" / "accepted.txt").write_text(f"{world.names[0]}\n{Path(world.names[1]).stem}\nno-such.jpg\n")
+    old(place / "done" / "accepted.txt")
+    collected = world.collect()
+    assert world.boxes(CLIP) == {world.names[0]: [APPLE, COLA], world.names[1]: []}
+    assert world.lake(CLIP)["confidence"].isna().all()
+    assert [problem.place for problem in collected.problems] == ["no-such.jpg"]
+
+
+@pytest.mark.parametrize("name", [name for name in formats.FORMATS if name not in local.NOT_FOR_PICTURES])
+def test_every_format_goes_out_and_comes_back(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETECTION_LABELING_FORMAT", name)
+    with opened() as resources:
+        world.labeling = resources.labeling
+        place = Path(world.hand_over())
+    handed = [path for path in place.rglob("prelabels*") if path.name != "prelabels" or path.is_dir()]
+    assert handed
+    assert not any(world.labeling.finished(world.batch, str(place), place / "scratch").files)
+    out = place / "done" / (local.FILE_OF.get(name, "mine").replace("prelabels", "mine"))
+    for path in formats.FORMATS[name].save(table(world.names[0], [COLA]), CLASSES, out).files:
+        old(path)
+    assert world.collect().fresh == [world.names[0]]
+    assert world.boxes(CLIP) == {world.names[0]: [COLA]}
+
+
+def test_the_newer_of_two_files_speaks(world: World) -> None:
+    done = Path(world.hand_over()) / "done"
+    for name, box, age in (("b-first", APPLE, 90), ("a-second", COLA, 30)):
+        formats.coco.save(table(world.names[0], [box]), CLASSES, done / f"{name}.json")
+        old(done / f"{name}.json", age)
+    world.collect()
+    assert world.boxes(CLIP) == {world.names[0]: [COLA]}
+
+
+def test_an_archive_is_read_and_leads_nowhere_else(world: World, tmp_path: Path) -> None:
+    done = Path(world.hand_over()) / "done"
+    formats.pascal_voc.save(table(world.names[0], [COLA]), CLASSES, tmp_path / "voc")
+    with zipfile.ZipFile(done / "export.zip", "w") as archive:
+        archive.write(tmp_path / "voc" / f"{Path(world.names[0]).stem}.xml", "Annotations/a.xml")
+        archive.writestr("JPEGImages/a.jpg", b"a picture")
+        archive.writestr("../../../evil.xml", "<annotation/>")
+        archive.writestr("/etc/evil.xml", "<annotation/>")
+    (done / "cut.zip").write_bytes((done / "export.zip").read_bytes()[:100])
+    for path in done.iterdir():
+        old(path)
+    collected = world.collect()
+    assert world.boxes(CLIP) == {world.names[0]: [COLA]}
+    assert sorted(problem.place for problem in collected.problems) == ["", "../../../evil.xml", "/etc/evil.xml"]
+    assert not list(tmp_path.rglob("evil.xml"))
+
+
+def test_what_cannot_be_used_is_told_and_loses_nothing_else(world: World) -> None:
+    done = Path(world.hand_over()) / "done"
+    world.people.submit(str(done.parent), world.names[0], [COLA])
+    (done / "broken.json").write_text('{"images": [')
+    (done / "notes.docx").write_bytes(b"x")
+    formats.coco.save(table("of-something-else.jpg", [COLA]), CLASSES, done / "other.json")
+    (done / "link.json").symlink_to("/etc/passwd")
+    for path in done.iterdir():
+        if not path.is_symlink():
+            old(path)
+    collected = world.collect()
+    told = "\n".join(map(str, collected.problems))
+    assert collected.fresh == [world.names[0]]
+    assert all(name in told for name in ("broken.json", "notes.docx", "of-something-else.jpg"))
+    assert "passwd" not in told
+
+
+def test_a_file_that_is_still_growing_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = Path(world.hand_over()) / "done"
+    growing = done / "export.json"
+    formats.coco.save(table(world.names[0], [COLA]), CLASSES, growing)
+    whole = growing.read_bytes()
+    growing.write_bytes(whole[:50])
+    monkeypatch.setattr(local.time, "sleep", lambda _: growing.write_bytes(whole[:90]))
+    before = world.labeling.changed()[0]
+    assert (collected := world.collect()).finished == 0
+    assert "still changing" in str(collected.problems[0])
+    growing.write_bytes(whole)
+    assert world.labeling.changed()[0] != before
+    monkeypatch.setattr(local.time, "sleep", lambda _: None)
+    assert world.collect().finished == 1
+
+
+def test_a_correction_of_one_picture_keeps_what_others_said_of_the_rest(world: World) -> None:
+    place = world.hand_over()
+    world.people.submit(place, world.names[0], [APPLE])
+    world.people.submit(place, world.names[1], [COLA])
+    world.collect()
+    for path in (Path(place) / "done").iterdir():
+        path.unlink()
+    world.people.submit(place, world.names[1], [APPLE])
+    world.collect()
+    assert world.boxes(CLIP) == {world.names[0]: [APPLE], world.names[1]: [APPLE]}
+
+
+def test_boxes_drawn_on_a_smaller_copy_and_shares_of_a_picture_are_both_understood(world: World) -> None:
+    done = Path(world.hand_over()) / "done"
+    half = table(world.names[0], [("apple", 2.0, 3.0, 10.0, 15.0)]).assign(width=SIZE[0] // 2, height=SIZE[1] // 2)
+    formats.coco.save(half, CLASSES, done / "half.json")
+    formats.yolo.save(table(world.names[1], [COLA]), CLASSES, done / "yolo")
+    for path in done.rglob("*.*"):
+        old(path)
+    world.collect()
+    said = world.lake(CLIP)
+    assert said["width"].tolist() == [SIZE[0] // 2, SIZE[0]]
+    assert world.boxes(CLIP)[world.names[1]] == [COLA]
+
+
+def test_settings_that_cannot_work_are_refused_with_what_to_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for settings, told in (
+        ({"DETECTION_LABELING": "paper"}, "set it to one of: folder"),
+        ({"DETECTION_LABELING": "folder", "DETECTION_LABELING_FORMAT": "mot"}, "set it to one of: coco"),
+        ({"DETECTION_LABELING": "label_studio"}, "DETECTION_LABEL_STUDIO_URL is not set"),
+        (
+            {"DETECTION_LABELING": "label_studio", "DETECTION_LABEL_STUDIO_URL": "http://x"},
+            "DETECTION_LABEL_STUDIO_KEY is not set",
+        ),
+    ):
+        with monkeypatch.context() as patch:
+            for name, value in settings.items():
+                patch.setenv(name, value)
+            with pytest.raises(profiles.SettingsError, match=told):
+                profiles.resources_for("tiny", None, host="", port=0)
