@@ -12,13 +12,14 @@ import pandas as pd
 
 from detection_assets.detector import Detector
 from detection_assets.domain import card, history, rollout
-from resources import tables, withdrawals
+from resources import tables
 from resources.compute.base import version_of
 from resources.deployments import Deployments, Overtaken
 from resources.endpoints.base import EndpointError, Endpoints
 from resources.registry.base import APPROVED, CHAMPION, PENDING, ModelVersion, Registry
 from resources.rollouts import Rollouts, slots_table
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 BY_ITSELF = ("dagster/sensor_name", "dagster/schedule_name", "dagster/from_automation_condition", "detection/process")
 """Tags of runs that nobody started for this very deployment: they do not try again what was rolled back."""

@@ -14,9 +14,10 @@ from detection_assets.detector import Detector
 from detection_assets.domain import card, croissant, layout, near_duplicates, snapshot, splitting, withdrawal
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import legend, thumbnails
-from resources import lake, standards, tables, versions, withdrawals
+from resources import lake, standards, tables, versions
 from resources.registry.base import Registry
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 
 @dg.asset(

@@ -11,8 +11,9 @@ import pandas as pd
 
 from detection_assets.detector import Detector
 from detection_assets.domain import card, layout, probe, schemas
-from resources import lake, tables, versions, withdrawals
+from resources import lake, tables, versions
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 
 @dg.asset(

@@ -13,13 +13,14 @@ import pandas as pd
 from detection_assets.domain import card, history
 from detection_assets.domain.rollout import Plan
 from jobs import jobs, runs
-from resources import tables, versions, withdrawals
+from resources import tables, versions
 from resources.compute.base import version_of
 from resources.deployments import Deployments
 from resources.endpoints.base import Endpoints
 from resources.registry.base import APPROVED, GATES, ModelVersion, Registry
 from resources.rollouts import Rollouts, slots_table
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 ATTEMPTS = 3
 """How often an approved version is tried that never came as far as a verdict."""

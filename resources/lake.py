@@ -16,8 +16,8 @@ import obstore
 from detection_assets.domain import inbox, layout
 from detection_assets.domain.inbox import Source
 from detection_assets.domain.layout import Stored
-from resources import withdrawals
 from resources.storage import PARALLEL, Storage
+from resources.withdrawal import withdrawals
 
 VIDEOS = dg.DynamicPartitionsDefinition(name="videos")
 """Stands for "a partition is a video" in the asset modules; each detector puts its own partitions in its place."""

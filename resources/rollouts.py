@@ -16,11 +16,12 @@ from detection_assets.domain import rollout as machine
 from detection_assets.domain.history import Entry, Period, moment
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.rollout import Plan, Rollout, Seen, Verdict
-from resources import golden, withdrawals
+from resources import golden
 from resources.deployments import Deployments, Overtaken
 from resources.endpoints.base import EndpointError, Endpoints, EndpointStatus
 from resources.registry.base import CHAMPION, ModelVersion, Registry
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 LOOK_S = 0.5
 """Seconds between two looks at a rollout that goes on."""

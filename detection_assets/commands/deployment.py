@@ -13,11 +13,12 @@ from detection_assets.commands.context import Project
 from detection_assets.commands.running import Watch, only_one, tell_problems
 from detection_assets.domain.history import shown
 from detection_assets.domain.problems import InputError
-from resources import overrides, tables, withdrawals
+from resources import overrides, tables
 from resources.deployments import Deployments
 from resources.endpoints.base import EndpointError
 from resources.instance import open_instance
 from resources.rollouts import Rollouts
+from resources.withdrawal import withdrawals
 
 
 def history(out: Console, name: str) -> None:

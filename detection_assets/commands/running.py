@@ -15,9 +15,10 @@ from rich.table import Table
 from detection_assets.commands.context import Project
 from detection_assets.domain.problems import InputError
 from jobs import jobs
-from resources import label_batches, tables, withdrawals
+from resources import label_batches, tables
 from resources.deployments import Deployments
 from resources.instance import dagster_home, open_instance
+from resources.withdrawal import withdrawals
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,9 +17,9 @@ from detection_assets import detector_file as detectors
 from detection_assets.commands.context import Project
 from detection_assets.domain import inbox, layout
 from detection_assets.domain.problems import InputError
-from resources import withdrawals
 from resources.home import home
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 ENTRY = """  - python_module:
       module_name: detection_assets.definitions

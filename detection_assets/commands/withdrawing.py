@@ -14,15 +14,15 @@ from detection_assets.commands.running import only_one
 from detection_assets.domain import layout
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import Withdrawal
-from resources import traces as tracing
-from resources import withdrawals, withdrawing
-from resources.erasure import Eraser
 from resources.instance import open_instance
+from resources.withdrawal import marking, withdrawals
+from resources.withdrawal import traces as tracing
+from resources.withdrawal.erasure import Eraser
 
 if TYPE_CHECKING:
     import dagster as dg
 
-    from resources.traces import Traces
+    from resources.withdrawal.traces import Traces
 
 
 def withdraw(
@@ -48,7 +48,7 @@ def withdraw(
         with out.status(f"looking for what comes from {video} ..."):
             found = tracing.find(storage, video, known)
             registry, endpoints = project.resources["registry"], project.endpoints
-            wanted = withdrawing.record(storage, registry, endpoints, found, by, reason)
+            wanted = marking.record(storage, registry, endpoints, found, by, reason)
         show(out, name, wanted, found)
         if dry_run:
             out.print("nothing was changed (--dry-run)")
@@ -59,7 +59,7 @@ def withdraw(
         made = withdrawals.mark(storage, made or wanted, found.contents)
         leave_graph(instance, name, video)
         out.print(f"{made.why()}; new datasets leave it out", markup=False, soft_wrap=True)
-        _tell_models(out, name, withdrawing.models(registry, endpoints, made.datasets))
+        _tell_models(out, name, marking.models(registry, endpoints, made.datasets))
         if not erase:
             return 0
         eraser = Eraser(storage, instance, project.resources["compute"], name, known_but(known, video))

@@ -22,10 +22,10 @@ import orjson
 
 from detection_assets.domain.problems import ending
 from detection_assets.domain.tuning import Trial
-from resources import leftovers
 from resources.compute.base import FAILURES, POLL_S, Compute, Input, Step, StepFailed, Study
 from resources.storage import Published
 from resources.studies import StudyFile
+from resources.withdrawal import leftovers
 
 GRACE_S = 5.0
 """Seconds that a program has to end by itself when it is told to."""

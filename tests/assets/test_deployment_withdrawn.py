@@ -15,8 +15,8 @@ from detection_assets.commands import deployment, running
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import Withdrawal
 from jobs.deployment import sensors_of
-from resources import withdrawals
 from resources.instance import open_instance
+from resources.withdrawal import withdrawals
 
 VIDEO = "store-1/monday.mp4"
 

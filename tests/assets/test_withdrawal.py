@@ -38,10 +38,11 @@ from detection_assets.domain import layout
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import thumbnail
 from jobs import update
-from resources import event_pictures, lake, tables, withdrawals
+from resources import lake, tables
 from resources.instance import open_instance
 from resources.storage import Storage
 from resources.tables import ErasedError
+from resources.withdrawal import event_pictures, withdrawals
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from detection_assets.commands import withdrawing
 from detection_assets.domain.problems import InputError
-from resources import amazon, old_versions, withdrawals
+from resources import amazon
 from resources.storage import Storage
+from resources.withdrawal import old_versions, withdrawals
 
 
 def filled(home: Path, empty_mlflow: Path, lake: str, monkeypatch: pytest.MonkeyPatch) -> World:

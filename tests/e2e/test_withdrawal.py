@@ -19,8 +19,9 @@ from project import kill_when, make_home, write_detector
 
 from detection_assets.domain import inbox, layout
 from detection_assets.pictures import thumbnail
-from resources import tables, withdrawals
+from resources import tables
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 

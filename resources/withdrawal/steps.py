@@ -15,8 +15,8 @@ from detection_assets.domain import captures, layout
 from detection_assets.domain.labels import PICTURES
 from detection_assets.domain.withdrawal import rows_of
 from resources import tables as stored
-from resources import traces, withdrawals
 from resources.storage import Published, Storage
+from resources.withdrawal import traces, withdrawals
 
 Tell = Callable[[str], None]
 AT_ONCE = 500

@@ -19,8 +19,9 @@ import orjson
 from detection_assets.domain import captures, inbox, labels, layout, schemas
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import is_its, rows_of
-from resources import lake, withdrawals
+from resources import lake
 from resources.storage import Published, Storage
+from resources.withdrawal import withdrawals
 
 SHARED = ("datasets", layout.EVALUATIONS, "profiles", layout.LABEL_REQUESTS)
 """Where versions are published that may hold a part of a video, each by itself and readable whatever part is left."""

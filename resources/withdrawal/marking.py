@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 from detection_assets.domain import layout
 from detection_assets.domain.withdrawal import Serves, Withdrawal
-from resources import withdrawals
 from resources.endpoints.base import EndpointError, Endpoints
 from resources.registry.base import Registry
 from resources.storage import Storage
-from resources.traces import Traces
+from resources.withdrawal import withdrawals
+from resources.withdrawal.traces import Traces
 
 
 def record(

@@ -23,11 +23,12 @@ import orjson
 from detection_assets.domain import layout
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import Tombstone, Withdrawal
-from resources import erasing, event_pictures, label_batches, old_versions, traces, withdrawals
+from resources import label_batches
 from resources.compute.base import Compute
-from resources.event_pictures import Sought
 from resources.storage import Storage
-from resources.traces import Traces
+from resources.withdrawal import event_pictures, old_versions, steps, traces, withdrawals
+from resources.withdrawal.event_pictures import Sought
+from resources.withdrawal.traces import Traces
 
 Tell = Callable[[str], None]
 PICTURES = "pictures in Dagster's event log"
@@ -174,18 +175,18 @@ class Eraser:
             def delete() -> None:
                 found = traces.own_objects(storage, video, self.known)
                 for place in places:
-                    erasing.own(storage, video, found.get(place, ()), tell)
+                    steps.own(storage, video, found.get(place, ()), tell)
 
             return delete
 
         def there(keys: Sequence[str]) -> list[str]:
             return [key for key in keys if storage.exists(key)]
 
-        yield "tables that hold rows of it", lambda: erasing.tables(storage, video, plan.captures, tell)
-        yield "what is published with rows of it", lambda: erasing.published(storage, video, plan.batches, tell)
-        yield "what was captured of it", lambda: erasing.captured(storage, video, plan.captures, plan.requests, tell)
+        yield "tables that hold rows of it", lambda: steps.tables(storage, video, plan.captures, tell)
+        yield "what is published with rows of it", lambda: steps.published(storage, video, plan.batches, tell)
+        yield "what was captured of it", lambda: steps.captured(storage, video, plan.captures, plan.requests, tell)
         yield "its tables", of("tables", "notes of what is known")
-        yield "its annotations", lambda: erasing.own(storage, video, there(plan.files), tell)
+        yield "its annotations", lambda: steps.own(storage, video, there(plan.files), tell)
         yield "its predictions and frames", of("prediction files", "frame files", "files of jobs")
         yield "the video itself", of("video files")
         yield "pictures in Dagster's event log", lambda: _done(event_pictures.erase(self.instance, plan.sought))
