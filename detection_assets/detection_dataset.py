@@ -45,7 +45,7 @@ def detection_dataset(
     extracted_frames: pd.DataFrame,
 ) -> dg.MaterializeResult:
     """A row an image: frame, group, split, picture, number of boxes. Boxes and the card are in the snapshot."""
-    extracted_frames, left_out = _without_withdrawn(storage, extracted_frames)
+    extracted_frames, left_out = withdrawals.leave_out(storage, extracted_frames)
     withdrawn = withdrawals.read_all(storage)
     known = lake.known_videos(context.instance, detector.name)
     # Read here and not by the IO manager, so that the versions told are those read, whatever is written meanwhile.
@@ -132,15 +132,6 @@ def _history(storage: Storage) -> splitting.History | None:
         return None
     with storage.local_copy(published.folder) as folder:
         return snapshot.read(folder).history()
-
-
-def _without_withdrawn(storage: Storage, frames: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Leaves out what was withdrawn: videos that a run took in before it heard of it, and copies of their pictures."""
-    videos, contents = withdrawals.videos(storage), withdrawals.contents(storage)
-    copies = frames["sha256"].isin(contents) & ~frames["video"].isin(videos)
-    notes = [f"{int(copies.sum())} pictures of withdrawn videos were left out, which lie in other folders, too: "
-             f"{', '.join(sorted(frames.loc[copies, 'video'].unique())[:5])}."] if copies.any() else []  # fmt: skip
-    return frames[~copies & ~frames["video"].isin(videos)], notes
 
 
 def _without_twins(

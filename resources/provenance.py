@@ -26,12 +26,14 @@ class Provenance:
         dataset: The dataset's version.
         frames: A row a test frame: `video, frame, annotations` (the version), ordered by frame.
         tables: By video the storage key of the table of that version.
+        erased: Whether frames of a video that was withdrawn were among them, and were erased.
     """
 
     evaluation: str
     dataset: str
     frames: pd.DataFrame
     tables: dict[str, str]
+    erased: bool = False
 
     def boxes(self, storage: Storage) -> pd.DataFrame:
         """The rows of those annotations that are on test frames: a row a box, one without class for an empty frame."""
@@ -56,7 +58,8 @@ def of(storage: Storage, evaluation: str | None = None) -> Provenance:
         table = _earlier(storage, evaluation)
     first = table.iloc[0]
     version, dataset, key = first["evaluation_version"], first["dataset_version"], first["dataset_table"]
-    images = None if pd.isna(key) else tables.read_versions(storage, "detection_dataset", [str(key)])
+    now = None if pd.isna(key) else tables.left_of(storage, str(key))
+    images = None if now is None else tables.read_versions(storage, "detection_dataset", [now])
     if images is None or images["annotations"].isna().all():
         raise InputError(
             f"{version}: made by a release that did not note the versions of annotations; run `detection_dataset` and "
@@ -69,7 +72,7 @@ def of(storage: Storage, evaluation: str | None = None) -> Provenance:
         if of_video is None:
             raise InputError(f"{version}: version {drawn} of {video}'s annotations is not in {storage.uri}")
         found[str(video)] = of_video
-    return Provenance(str(version), str(dataset), test[["video", "frame", "annotations"]], found)
+    return Provenance(str(version), str(dataset), test[["video", "frame", "annotations"]], found, now != key)
 
 
 def _earlier(storage: Storage, beginning: str) -> pd.DataFrame:

@@ -126,6 +126,17 @@ def keep(storage: Storage, asset: str, partition: str | None, table: pd.DataFram
     return key
 
 
+def left_of(storage: Storage, key: str) -> str:
+    """Where what is left of an object lies, some of which was erased; its own key if nothing is, or all."""
+    at = key
+    while not storage.exists(at):
+        note = storage.get_many([layout.gone(at)])[0]
+        at = orjson.loads(note)["left"] if note is not None else ""
+        if not at:
+            return key
+    return at
+
+
 def read_versions(storage: Storage, asset: str, keys: Sequence[str]) -> pd.DataFrame:
     """Reads tables by their storage keys, today's or earlier ones, and puts them together.
 

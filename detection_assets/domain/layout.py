@@ -49,6 +49,8 @@ CAPTURES = "captures"
 EVALUATIONS = "evaluations"
 LABEL_REQUESTS = "label_requests"
 LABELING = "labeling"
+PROBLEMS = "problems"
+CARDS = "cards"
 MANIFEST = "manifest.json"
 WITHDRAWN = "withdrawn"
 ROLLOUT = "rollout"
@@ -142,7 +144,7 @@ def frames(video_key: str, version: str) -> str:
 
 def problem_report(sha256: str) -> str:
     """Where a report of what was wrong with annotations lies, by the hash of its content."""
-    return f"problems/{sha256[:32]}.csv"
+    return f"{PROBLEMS}/{sha256[:32]}.csv"
 
 
 def dataset(version: str) -> str:
@@ -160,7 +162,7 @@ def model_card(name: str, version: str, sha256: str) -> str:
 
     With the model's digest: a lake that is copied meets another registry, which counts versions from 1 as well.
     """
-    return f"cards/{_quoted(name)}/{_quoted(version)}-{sha256[:12]}"
+    return f"{CARDS}/{_quoted(name)}/{_quoted(version)}-{sha256[:12]}"
 
 
 def catalogue(version: str, table: str, digest: str) -> str:

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from detection_assets.domain.card import escape
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -206,7 +208,7 @@ def without_pictures(text: str, video: str, also: Collection[str] = ()) -> tuple
     Returns:
         The text with a few words in the place of each such picture, and how many there were.
     """
-    names = [f"![{_way(video)}#" for _way in (str, _json)]
+    names = [f"![{_way(name)}" for name in (f"{video}#", escape(f"{video}#")) for _way in (str, _json)]
     whole = {f"![{_way(name)}]" for name in also for _way in (str, _json)}
     kept: list[str] = []
     done = count = 0

@@ -12,7 +12,8 @@ calls it, and says in its manifest what was taken out of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as version_of_package
 from typing import Any
@@ -24,9 +25,11 @@ from detection_assets.domain import layout
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import Tombstone, Withdrawal
 from resources import label_batches
+from resources.collectors import SETTING
 from resources.compute.base import Compute
+from resources.home import home
 from resources.storage import Storage
-from resources.withdrawal import event_pictures, old_versions, steps, traces, withdrawals
+from resources.withdrawal import descriptions, event_pictures, leftovers, old_versions, steps, traces, withdrawals
 from resources.withdrawal.event_pictures import Sought
 from resources.withdrawal.traces import Traces
 
@@ -73,7 +76,8 @@ class Plan:
     @property
     def sought(self) -> Sought:
         """Whose pictures are to go from Dagster's event log."""
-        return Sought(self.video, self.worst, self.runs, [(day, request) for day, request in self.requests])
+        requests = [(day, request) for day, request in self.requests]
+        return Sought(self.video, self.worst, self.runs, requests, self.batches)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Eraser:
 
     def _plan(self, found: Traces, by: str) -> Plan:
         runs = _runs(self.instance, self.detector, found.video)
-        sought = Sought(found.video, found.worst, runs, found.requests)
+        sought = Sought(found.video, found.worst, runs, found.requests, found.batches)
         pictures = event_pictures.count(self.instance, sought)
         own = [key for keys in found.own.values() for key in keys]
         return Plan(
@@ -121,7 +125,7 @@ class Eraser:
             batches=found.batches,
             runs=runs,
             below=[one for one in self.known if one.startswith(f"{found.video}/")],
-            areas=sorted({*_folders(found.video), *own, *found.tables, *found.published, *_hours(found.captures)}),
+            areas=sorted({*_folders(found), *own, *found.tables, *found.published, *found.reports, *found.described}),
         )
 
     def _merged(self, plan: Plan, now: Plan) -> Plan:
@@ -185,16 +189,22 @@ class Eraser:
         yield "tables that hold rows of it", lambda: steps.tables(storage, video, plan.captures, tell)
         yield "what is published with rows of it", lambda: steps.published(storage, video, plan.batches, tell)
         yield "what was captured of it", lambda: steps.captured(storage, video, plan.captures, plan.requests, tell)
+        yield "what tells of it", lambda: descriptions.erase(storage, video, plan.files)
+        yield "what is noted of batches of labels", lambda: steps.asked_about(storage, plan.batches)
         yield "its tables", of("tables", "notes of what is known")
         yield "its annotations", lambda: steps.own(storage, video, there(plan.files), tell)
-        yield "its predictions and frames", of("prediction files", "frame files", "files of jobs")
+        yield (
+            "its predictions and frames",
+            of("prediction files", "frame files", "looks at its frames", "files of jobs"),
+        )
         yield "the video itself", of("video files")
         yield "pictures in Dagster's event log", lambda: _done(event_pictures.erase(self.instance, plan.sought))
         yield "what killed runs left on this machine", lambda: self.compute.forget(video)
+        yield "pages that were looked at", lambda: leftovers.pages(home() / ".scratch" / "show", self.detector)
 
     def _old_versions(self, plan: Plan, tell: Tell) -> str:
         tell("what the store keeps of deleted objects")
-        roots = (layout.FRAMES, "predictions", layout.VIDEOS)
+        roots = (layout.FRAMES, "predictions", "looks", layout.VIDEOS)
         elsewhere = tuple(f"{root}/{one}" for one in plan.below for root in roots)
 
         def keep(key: str) -> bool:
@@ -233,6 +243,8 @@ class Eraser:
             if handed:
                 where = handed.get("link") or handed.get("place") or handed.get("tool")
                 yield f"batch {batch} was handed to {handed.get('tool')}: delete the video's pictures there ({where})"
+        if where := os.environ.get(SETTING, "").strip():
+            yield f"OpenLineage events ({where.partition('?')[0]}) name the video and its versions, and hold no picture"
         if told := event_pictures.left(self.instance):
             yield told
 
@@ -245,18 +257,20 @@ def _done(_: object) -> None:
     return None
 
 
-def _folders(video: str) -> Iterator[str]:
-    """Where a store may keep something of the video that is not there any more."""
+def _folders(found: Traces) -> Iterator[str]:
+    """Where a store may keep something of the video that is not there any more, or was written anew."""
+    video = found.video
     yield layout.video(video)
     yield f"{layout.FRAMES}/{video}"
     yield f"predictions/{video}"
+    yield f"looks/{video}"
+    # What the server kept beside captured pictures is written anew, and so is what was noted of batches.
+    yield from {key.rpartition("/")[0] for key in found.captures}
+    for batch in found.batches:
+        yield f"{layout.LABELING}/{batch}"
+        yield layout.label_work(batch, "")[:-1]
     for asset in traces.OF_A_VIDEO:
         yield layout.table_folder(asset, video)
-
-
-def _hours(captured: Iterable[str]) -> set[str]:
-    """The folders of captured pictures: what the server kept beside them is written anew."""
-    return {key.rpartition("/")[0] for key in captured}
 
 
 def _runs(instance: dg.DagsterInstance, detector: str, video: str) -> list[str]:

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,14 @@ class Sought:
         worst: Versions of evaluations whose drawing of the worst frames shows some of it.
         runs: Runs that made batch predictions of it: earlier releases called previews by their place alone.
         requests: Captured requests whose pictures are the video's: day and id.
+        batches: Names of its pictures, by batch of labels.
     """
 
     video: str
     worst: Collection[str] = ()
     runs: Collection[str] = ()
     requests: Collection[tuple[str, str]] = ()
+    batches: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def names(self, event: str) -> set[str]:
         """What else the video's pictures are called in an event, given as text."""
@@ -60,9 +62,12 @@ class Sought:
         if any(version in event for version in self.worst):
             found.add("worst")
         if any(run in event for run in self.runs):
-            found |= set(_PREVIEW.findall(event))
+            found |= {*_PREVIEW.findall(event), "worst disagreements"}
         if self.requests and "captured_requests" in event:
             found |= {card.escape(request) for _, request in self.requests}
+        for batch, names in self.batches.items():
+            if batch in event:
+                found |= {card.escape(name) for name in names}
         if any(f"reports/{day}/" in event for day, _ in self.requests):
             found.add("")  # the strangest pictures of a day have no names
         return found

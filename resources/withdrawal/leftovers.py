@@ -11,6 +11,13 @@ TRAINING = "train-*"
 """What a training calls its temporary folder, which has links to pictures and files of boxes."""
 
 
+def pages(folder: Path, detector: str) -> None:
+    """Deletes the pages of a detector's frames that `detection show` made: each is made again when it is asked for."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.lstrip(".").startswith(f"{detector}-"):
+            path.unlink(missing_ok=True)
+
+
 def forget(scratch: Path, lake: Path | None, video: str) -> None:
     """Deletes inputs, outputs and orders in a scratch, and what a killed training left among temporary files.
 

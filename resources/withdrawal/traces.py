@@ -16,15 +16,17 @@ from typing import Any
 
 import orjson
 
-from detection_assets.domain import captures, inbox, labels, layout, schemas
+from detection_assets.domain import captures, inbox, labels, layout, model_card, schemas
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import is_its, rows_of
 from resources import lake
 from resources.storage import Published, Storage
-from resources.withdrawal import withdrawals
+from resources.withdrawal import descriptions, withdrawals
 
-SHARED = ("datasets", layout.EVALUATIONS, "profiles", layout.LABEL_REQUESTS)
+SHARED = ("datasets", layout.EVALUATIONS, "profiles", layout.LABEL_REQUESTS, layout.CARDS)
 """Where versions are published that may hold a part of a video, each by itself and readable whatever part is left."""
+SHEET, PAGE = "worst.jpg", "worst.html"
+"""Files of an evaluation: a sheet of some of the worst frames, and a page of more."""
 BY_DAY = tuple(f"tables/{name}/" for name, columns in schemas.SCHEMAS.items() if "day" in columns)
 OF_A_VIDEO = ("raw_videos", "extracted_frames", "annotations", "batch_predictions")
 """The assets whose partitions are videos."""
@@ -51,6 +53,8 @@ class Traces:
         worst: Versions of evaluations that have drawn frames of it.
         batches: Names of its pictures, by batch of labels.
         copies: Other videos with the same content.
+        reports: Reports of problems with annotations that tell of it, with the number of its rows.
+        described: Descriptions of datasets that name it.
     """
 
     video: str
@@ -67,6 +71,8 @@ class Traces:
     worst: Sequence[str] = ()
     batches: Mapping[str, Sequence[str]] = field(default_factory=dict)
     copies: Sequence[str] = ()
+    reports: Mapping[str, int] = field(default_factory=dict)
+    described: Sequence[str] = ()
 
     @property
     def frames_sha256(self) -> str:
@@ -81,6 +87,8 @@ class Traces:
             "rows of tables": sum(self.tables.values()),
             "rows of what is published": sum(self.published.values()),
             "captured pictures": len(self.captures),
+            "rows of reports": sum(self.reports.values()),
+            "descriptions of datasets": len(self.described),
             "frames": len(self.frames),
         }
         return {what: count for what, count in {**counted, **rows}.items() if count}
@@ -135,6 +143,8 @@ def find(storage: Storage, video: str, known: Iterable[str]) -> Traces:
         worst=worst,
         batches={batch: [name for name, _ in named] for batch, named in batches.items()},
         copies=_copies(storage, told, source, listed),
+        reports={key: rows for key, _, rows in descriptions.reports(storage, video, alone)},
+        described=list(descriptions.of_datasets(storage, video)),
     )
 
 
@@ -169,6 +179,7 @@ def own_objects(storage: Storage, video: str, others: Collection[str]) -> dict[s
         "video files": list(raw_files(storage, video)),
         "frame files": list(versions_below(storage, f"{layout.FRAMES}/{video}", f"{layout.FRAMES}/", below)),
         "prediction files": list(versions_below(storage, f"predictions/{video}", "predictions/", below)),
+        "looks at its frames": list(versions_below(storage, f"looks/{video}", "looks/", below)),
         "tables": [key for key in _table_keys(storage) if _partition(key) == name and not key.startswith(BY_DAY)],
         "annotation files": [item.key for item in speaks[video] if item.key not in elsewhere],
         "notes of what is known": [
@@ -307,7 +318,7 @@ def begun(storage: Storage, video: str) -> Iterator[str]:
     for root in SHARED:
         for item in storage.list(root):
             if not item.key.startswith(whole) and not item.key.endswith(f"/{layout.MANIFEST}"):
-                depth = 4 if root == "profiles" else 3
+                depth = 4 if root in ("profiles", layout.CARDS) else 3
                 folders.setdefault("/".join(item.key.split("/")[:depth]), []).append(item.key)
     for keys in folders.values():
         tables = [key for key in keys if key.endswith(".parquet")]
@@ -328,7 +339,7 @@ def _published(
         root, _, version = prefix.partition("/")
         names = [name for name, _ in batches.get(version, ())] if root == layout.LABEL_REQUESTS else []
         rows = sum(count for _, count in rows_in(storage, made, video, {"name": names}))
-        drawn = drawn_of(storage, made, video) if root == layout.EVALUATIONS else []
+        drawn = drawn_of(storage, made, video, judged=bool(rows)) if root == layout.EVALUATIONS else []
         if drawn:
             worst.append(version)
         if rows or drawn:
@@ -339,7 +350,7 @@ def _published(
 def rows_in(
     storage: Storage, made: Published, video: str, also: Mapping[str, Collection[str]]
 ) -> Iterator[tuple[str, int]]:
-    """The tables of what is published that hold rows of a video: name and number."""
+    """The tables of what is published that hold rows of a video, those of a card among them: name and number."""
     import pyarrow.parquet as pq
 
     for name in made.files:
@@ -350,14 +361,18 @@ def rows_in(
             rows = int(rows_of(pq.read_table(data, columns=columns), video, also).sum()) if columns else 0
             if rows:
                 yield name, rows
+        elif name == model_card.CARD and (rows := model_card.without(storage.get(made.key(name)).decode(), video)[1]):
+            yield name, rows
 
 
-def drawn_of(storage: Storage, made: Published, video: str) -> list[str]:
-    """The pictures of an evaluation that show frames of a video."""
+def drawn_of(storage: Storage, made: Published, video: str, *, judged: bool) -> list[str]:
+    """The pictures of an evaluation that show frames of a video; its sheet may, wherever it was judged on some."""
     if "summary.json" not in made.files:
         return []
-    worst = orjson.loads(storage.get(made.key("summary.json"))).get("worst", ())
-    return [str(one["file"]) for one in worst if is_its(video, str(one["frame"]))]
+    told = orjson.loads(storage.get(made.key("summary.json"))).get("worst", ())
+    worst = [one for one in told if is_its(video, str(one["frame"]))]
+    sheet = [SHEET] if SHEET in made.files and (worst or judged) else []
+    return [*(str(one["file"]) for one in worst if "file" in one), *sheet]
 
 
 # What was captured ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -19,6 +19,9 @@ from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import Override, Tombstone, Withdrawal
 from resources.registry.base import ModelVersion
 from resources.storage import Published, Storage
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ERASED = "erased"
 """The note in the manifest of what was published and then made smaller: the videos whose data was taken out."""
@@ -92,12 +95,29 @@ def contents(storage: Storage) -> set[str]:
     return {item.key.rpartition("/")[2] for item in storage.list(layout.withdrawn_digest("")[:-1])}
 
 
+def leave_out(storage: Storage, frames: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Frames without those of withdrawn videos, which a run may have read before it heard of that, and without copies.
+
+    Returns:
+        The others, and a sentence about copies of withdrawn pictures in other folders, if there are any.
+    """
+    copies = frames["sha256"].isin(contents(storage)) & ~frames["video"].isin(gone := videos(storage))
+    which = ", ".join(sorted(frames.loc[copies, "video"].unique())[:5])
+    told = f"{int(copies.sum())} pictures of withdrawn videos were left out, which lie in other folders, too: {which}."
+    return frames[~copies & ~frames["video"].isin(gone)], [told] if copies.any() else []
+
+
 def tombstone(storage: Storage, video: str) -> Tombstone | None:
     """What proves that a video's data was erased, or None while it is not."""
     try:
         return Tombstone.load(orjson.loads(storage.get(layout.tombstone(video))))
     except FileNotFoundError:
         return None
+
+
+def note(storage: Storage, key: str, video: str, left: str) -> None:
+    """Leads from an object that is erased to why, and to the key of what is left of it; "" for nothing."""
+    storage.put(layout.gone(key), orjson.dumps({"key": key, "video": video, "left": left}))
 
 
 def begun(storage: Storage, video: str) -> bool:

@@ -34,11 +34,11 @@ from project import give_mlflow, make_home
 from rich.console import Console
 
 from detection_assets.commands import setup, withdrawing
-from detection_assets.domain import layout
+from detection_assets.domain import card, layout, problem_report
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import thumbnail
 from jobs import update
-from resources import lake, tables
+from resources import label_batches, lake, tables
 from resources.instance import open_instance
 from resources.storage import Storage
 from resources.tables import ErasedError
@@ -70,10 +70,11 @@ def world(filled: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 def copied(filled: World, home: Path, patch: pytest.MonkeyPatch) -> Iterator[World]:
     make_home(home, patch.setenv)
-    for name in ("lake", ".dagster", ".mlflow"):
+    for name in ("lake", ".dagster", ".mlflow", ".scratch"):
         shutil.copytree(filled.home / name, home / name)
     made = World(home)
     made.pictures, made.dataset, made.version = filled.pictures, filled.dataset, filled.version
+    made.report = filled.report
     yield made
     made.close()
 
@@ -107,7 +108,7 @@ def test_what_was_made_with_it_is_found_and_written_down_once(world: World) -> N
     assert made is not None
     assert (made.by, made.reason, made.kind) == ("ada", "she objects", "video")
     assert made.datasets == [world.dataset]
-    assert made.evaluations == ["0000000000000001"]
+    assert made.evaluations == ["0000000000000001", "0000000000000003"]
     assert made.profiles == [f"{world.dataset}/{VERSION}"]
     assert [one.version for one in made.models] == [world.version]
     assert made.shared == [SHARED]
@@ -279,8 +280,8 @@ def test_nothing_of_it_is_left_and_all_of_the_others(world: World, video: str) -
 
 
 def but_the_sheet(places: list[str]) -> list[str]:
-    """The sheet of an evaluation's worst frames shows those of several videos, and goes with the first."""
-    return [place for place in places if not place.endswith("/worst.jpg")]
+    """What shows frames of several videos, a sheet or a page that was looked at, goes with the first."""
+    return [place for place in places if not place.endswith("/worst.jpg") and "/.scratch/show/" not in place]
 
 
 def _is_of(key: str, video: str) -> bool:
@@ -316,6 +317,44 @@ def test_versions_keep_their_names_and_say_what_was_taken_out(world: World) -> N
     assert summary["problems"] == []
     (model,) = [one for one in world.registry.history() if one.version == world.version]
     assert [one.video for one in withdrawals.barred(world.storage, model)] == [CLIP], "who saw it is known for good"
+
+
+def test_reports_descriptions_and_cards_tell_of_the_others_alone(world: World) -> None:
+    storage, stem = world.storage, CLIP.encode()
+    described = layout.croissant(world.dataset)
+    assert all(stem in storage.get(key) for key in (world.report, described))
+    withdraw(CLIP, erase=True)
+    left = tables.left_of(storage, world.report)
+    assert left != world.report
+    assert problem_report.from_csv(storage.get(left))["video"].tolist() == [OTHER]
+    told = json.loads(storage.get(described))
+    assert stem not in storage.get(described)
+    assert {one["name"] for one in told["isBasedOn"]} == set(KINDS) - {CLIP}
+    made = storage.published(layout.dataset(world.dataset))
+    assert made is not None
+    images = next(one for one in told["distribution"] if one["@id"] == "images.parquet")
+    assert images["contentUrl"] == made.key("images.parquet")
+    assert images["sha256"] == hashlib.sha256(storage.get(made.key("images.parquet"))).hexdigest()
+    made = storage.published(layout.model_card("tiny", "1", "ab" * 32))
+    assert made is not None
+    assert storage.get(made.key("model_card.md")).startswith(f"| video | {OTHER} |".encode())
+    judged = storage.published(layout.evaluation("0000000000000003"))
+    assert judged is not None
+    page = storage.get(judged.key("worst.html"))
+    assert stem not in page
+    assert page.count(b"<figure>") == 1
+    assert "worst.jpg" not in judged.files
+    assert not list((world.home / ".scratch" / "show").iterdir())
+
+
+def test_a_batch_asks_no_more_for_its_pictures(world: World) -> None:
+    withdraw(REQUESTED, erase=True)
+    far = label_batches.progress(world.storage, BATCH)
+    assert (far.pictures, sorted(far.finished)) == (3, [f"other-{index}.jpg" for index in range(3)])
+    work = layout.label_work(BATCH, "a_tool")
+    assert [item.key for item in world.storage.list(work)] == [f"{work}/input.manifest"]
+    assert world.storage.get(f"{work}/input.manifest").count(b"other-") == 3
+    assert not list(world.storage.list(layout.looks(layout.captures(DAY), VERSION)))
 
 
 def test_captures_go_with_the_folder_that_was_made_of_them_and_with_no_other(world: World) -> None:
@@ -357,7 +396,7 @@ def test_the_event_log_keeps_everything_but_the_pictures(world: World) -> None:
         worst = instance.fetch_materializations(_asset("evaluation"), limit=10).records
     assert [one.storage_id for one in after] == [one.storage_id for one in before]
     shown = [str(one.asset_materialization.metadata["preview"].value) for one in after]  # type: ignore[union-attr]
-    assert all(f"![{CLIP}#" not in text for text in shown)
+    assert all(f"![{card.escape(CLIP)}" not in text for text in shown)
     assert sum(text.count("data:image") for text in shown) == 5 * 4 + 4
     assert sum("picture erased" in text for text in shown) == 6
     assert ["erased" in str(one.asset_materialization.metadata["preview"].value) for one in worst] == [False, True]  # type: ignore[union-attr]

@@ -19,11 +19,14 @@ import pytest
 from dagster import AssetKey
 from PIL import Image
 
+from detection_assets import annotation_reports
 from detection_assets.commands.context import Project
-from detection_assets.domain import layout, schemas, snapshot
+from detection_assets.domain import card, contact_html, croissant, layout, schemas, snapshot, tiles
+from detection_assets.domain.problems import Problem
 from detection_assets.pictures import embed, thumbnail
-from resources import tables
+from resources import label_batches, standards, tables
 from resources.instance import open_instance
+from resources.label_batches import COLLECTED, HANDED
 
 NAME = "tiny"
 DAY = "2026-03-01"
@@ -138,6 +141,8 @@ class World:
         self.dataset = snapshot.version(images, boxes, ["apple"])
         with tempfile.TemporaryDirectory() as scratch:
             meta = {"version": self.dataset, "classes": ["apple"], "by": "group", "optimistic": False, "notes": []}
+            meta |= {"videos": 5, "groups": 5, "images": len(images), "boxes": len(boxes)}
+            meta |= {"shares": {"train": 0.6, "val": 0.2, "test": 0.2}}
             snapshot.write(images[snapshot.IMAGES], boxes[snapshot.BOXES].drop_duplicates(), meta, Path(scratch) / "d")
             self.storage.publish(Path(scratch) / "d", layout.dataset(self.dataset), {"optimistic": False})
         _, drawn = tables.read_with_versions(self.storage, "annotations", list(KINDS))
@@ -155,6 +160,10 @@ class World:
         worst = [
             {"file": f"worst/{at:02d}.jpg", "frame": self.frame(video, 0)} for at, video in enumerate((CLIP, OTHER))
         ]
+        seen = [
+            tiles.shown(tiles.Tile(self.frame(video, 0), (64, 48), (), "1 missed"), self.pictures[video][0])
+            for video in (CLIP, OTHER)
+        ]
         sheet = b"".join(self.pictures[video][0] for video in (CLIP, OTHER))
         self.publish(
             layout.evaluation("0000000000000001"),
@@ -166,6 +175,18 @@ class World:
                 "worst.jpg": sheet,
             },
         )
+        # As evaluations are made now: a page, and a sheet that may show what the page does not.
+        told = {"worst": [{"frame": self.frame(CLIP, 0), "score": 1.0}], "problems": []}
+        self.publish(
+            layout.evaluation("0000000000000003"),
+            {
+                "metrics.parquet": parquet(slices),
+                "summary.json": json.dumps(told).encode(),
+                "worst.html": "".join(contact_html.page(seen, "worst", [], ["apple"])).encode(),
+                "worst.jpg": sheet,
+            },
+        )
+        self._told()
         full = {**dict.fromkeys(schemas.SCHEMAS["evaluation"]), "evaluation_version": "0000000000000001"}
         self.write("evaluation", None, [{**full, "dataset_version": self.dataset, **one} for one in slices])
         figures = [{"frame": frame, "brightness": 9.0} for frame in images["frame"]]
@@ -175,6 +196,19 @@ class World:
         lineage |= {"approval": "approved", "approved_by": "gates"}
         sha256 = hashlib.sha256(b"a network").hexdigest()
         self.version = self.registry.register(onnx, self.storage.uri_of(onnx), sha256, lineage, "").version
+
+    def _told(self) -> None:
+        """What tells of videos by name: a report of problems, a dataset's description, a card, a page to look at."""
+        problems = [Problem(SHARED, "1", "no area", "dropped", video=video) for video in (CLIP, OTHER)]
+        key = annotation_reports.publish(self.storage, problems)
+        assert key is not None
+        self.report = key
+        standards.describe_dataset(self.storage, self.dataset, croissant.About("tiny"), {CLIP: "digest of the clip"})
+        rows = "".join(f"| video | {card.escape(video)} | 0.5 |\n" for video in (CLIP, OTHER))
+        self.publish(layout.model_card("tiny", "1", "ab" * 32), {"model_card.md": rows.encode(), "bom.json": b"{}"})
+        page = self.home / ".scratch" / "show" / f"{NAME}-overview-annotations.html"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_bytes(b"".join(base64.b64encode(self.pictures[video][0]) for video in KINDS))
 
     def _captured(self) -> None:
         """Requests that were kept; the pictures of some were asked about, and came back as a folder of images."""
@@ -218,8 +252,17 @@ class World:
                 "proposals.parquet": parquet([{"name": one["name"], "class": "apple"} for one in asked]),
                 **{f"pictures/request-{index}.jpg": self.pictures[REQUESTED][index] for index in range(FRAMES)},
             },
+            {"batch": BATCH, "model": "1", "classes": ["apple"]},
         )
-        self.storage.put(layout.label_state(BATCH, "handed"), b'{"tool": "cvat", "link": "http://cvat/tasks/7"}')
+        label_batches.note(self.storage, BATCH, HANDED, {"tool": "cvat", "link": "http://cvat/tasks/7", "pictures": 6})
+        digests = {one["name"]: f"labels of {one['name']}" for one in asked}
+        label_batches.note(self.storage, BATCH, COLLECTED, {"stamp": "s", "at": 1.0, "digests": digests})
+        work = layout.label_work(BATCH, "a_tool")
+        self.storage.put(f"{work}/pictures/request-0.jpg", self.pictures[REQUESTED][0])
+        lines = [json.dumps({"source-ref": one["name"]}).encode() + b"\n" for one in asked]
+        self.storage.put(f"{work}/input.manifest", b"".join(lines))
+        looked = [{"frame": row["image"], "brightness": 9.0} for row in rows]
+        self.publish(layout.looks(layout.captures(DAY), VERSION), {"pictures.parquet": parquet(looked)})
         shown = base64.b64encode(self.pictures[REQUESTED][0]).decode()
         self.publish(layout.report(DAY, VERSION), {"report.html": f"<p>request request-0</p>{shown}".encode()})
         self.publish(layout.report(DAY, VERSION[::-1]), {"report.html": b"<p>request request-3</p>"})
@@ -241,6 +284,8 @@ class World:
         yield event("evaluation", None, shown(CLIP, 0, "worst"), evaluation_version="0000000000000001")
         yield event("evaluation", None, shown(OTHER, 0, "worst"), evaluation_version="0000000000000002")
         yield event("captured_requests", DAY, shown(REQUESTED, 0, "request-0"))
+        asked = " ".join(shown(REQUESTED, index, f"request-{index}.jpg") for index in range(FRAMES))
+        yield event("label_requests", None, asked, batch=BATCH)
 
     # Looking at it ---------------------------------------------------------------------------------------------------
 
@@ -261,13 +306,13 @@ class World:
             table["time"] = table["time"].astype("datetime64[ms, UTC]")
         tables.write(self.storage, asset, partition, table, "run")
 
-    def publish(self, prefix: str, files: Mapping[str, bytes]) -> Any:
+    def publish(self, prefix: str, files: Mapping[str, bytes], notes: Mapping[str, Any] | None = None) -> Any:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "out"
             for name, data in files.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(data)
-            return self.storage.publish(folder, prefix, {})
+            return self.storage.publish(folder, prefix, notes or {})
 
     def objects(self) -> dict[str, bytes]:
         """Everything in the lake."""
