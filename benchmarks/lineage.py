@@ -265,7 +265,7 @@ def _take_in(storage: Any, events: _Events, videos: list[str], frames: Any, boxe
     """The lake's files and tables of some videos, and what made them."""
     import pandas as pd
 
-    from detection_assets.domain import layout, schemas
+    from detection_assets.domain import inbox, layout, schemas
     from resources import lake, tables
 
     wanted = set(videos)
@@ -292,7 +292,7 @@ def _take_in(storage: Any, events: _Events, videos: list[str], frames: Any, boxe
         found = {source.video: source.fingerprint for source in lake.list_sources(storage)[0] if source.video in wanted}
         if what == "annotations":
             files = lake.annotation_files(storage, videos, frames["video"].unique().tolist())
-            found = {video: layout.fingerprint(files[video]) for video in videos}
+            found = {video: inbox.fingerprint(files[video]) for video in videos}
         for video, fingerprint in found.items():
             storage.put(f"{layout.known(what, video)}/{fingerprint}", b"")
 

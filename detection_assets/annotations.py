@@ -17,7 +17,7 @@ import pandas as pd
 
 from detection_assets import annotation_reports as reports
 from detection_assets.detector import Detector
-from detection_assets.domain import agreement, card, formats, layout, matching, schemas
+from detection_assets.domain import agreement, card, formats, inbox, layout, matching, schemas
 from detection_assets.domain.problems import Problem, problems_table
 from detection_assets.pictures import legend, thumbnails
 from resources import lake, tables, versions
@@ -144,7 +144,7 @@ def annotations(
             coverage(kept, table),
         ],
     )
-    lake.remember(storage, "annotations", {video: layout.fingerprint(files[video]) for video in videos})
+    lake.remember(storage, "annotations", {video: inbox.fingerprint(files[video]) for video in videos})
 
 
 def _load(storage: Storage, keys: Sequence[str], frames: Iterable[pd.DataFrame]) -> formats.Parsed:

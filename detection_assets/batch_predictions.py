@@ -184,7 +184,9 @@ def _summaries(storage: Storage, published: Mapping[str, Published | None]) -> l
 
 def _previews(storage: Storage, item: Published) -> str:
     names = [name for name in item.files if name.startswith("preview/")]
-    return " ".join(published_pictures(storage, {name: item.key(name) for name in names}).values())
+    # Called by their video, so that they can be found in the event log again, should it be withdrawn.
+    video = item.prefix.removeprefix("predictions/").rpartition("/")[0]
+    return " ".join(published_pictures(storage, {f"{video}#{name}": item.key(name) for name in names}).values())
 
 
 def by_class(table: pd.DataFrame) -> pd.DataFrame:

@@ -371,11 +371,45 @@ def reject(
 
 
 @app.command()
-def override(name: Name, by: By, reason: Reason) -> None:
-    """Let the newest weights pass although a gate failed: your name and reason stay with them."""
+def override(
+    name: Name,
+    by: By,
+    reason: Reason,
+    withdrawn: Annotated[
+        str, typer.Option(metavar="VERSION", help="A registered version that learned from withdrawn videos.")
+    ] = "",
+) -> None:
+    """Let the newest weights pass although a gate failed, or a version that learned from withdrawn videos be deployed.
+
+    Your name and reason stay with it.
+    """
     from detection_assets.commands import deployment
 
+    if withdrawn:
+        deployment.override_withdrawn(out, name, withdrawn, by, reason)
+        return
     raise typer.Exit(deployment.override(out, name, by, reason))
+
+
+@app.command()
+def withdraw(
+    name: Name,
+    video: Annotated[str, typer.Argument(help="The video: its path below videos/.")],
+    by: By = "",
+    reason: Reason = "",
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Delete its data everywhere, in older versions, too; for good.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+) -> None:
+    """Take a video out of the graph for good: new datasets leave it out, and no model that saw it is deployed.
+
+    Killed half-way and run again, it goes on.
+    """
+    from detection_assets.commands import withdrawing
+
+    raise typer.Exit(withdrawing.withdraw(out, name, video, by, reason, erase=erase, dry_run=dry_run, yes=yes))
 
 
 @app.command()

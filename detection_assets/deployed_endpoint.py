@@ -19,6 +19,7 @@ from resources.endpoints.base import EndpointError, Endpoints
 from resources.registry.base import APPROVED, CHAMPION, PENDING, ModelVersion, Registry
 from resources.rollouts import Rollouts, slots_table
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 BY_ITSELF = ("dagster/sensor_name", "dagster/schedule_name", "dagster/from_automation_condition", "detection/process")
 """Tags of runs that nobody started for this very deployment: they do not try again what was rolled back."""
@@ -35,6 +36,12 @@ NOT_ASKED = rollout.Verdict(True, "nothing was deployed, so no golden frame was 
     check_specs=[
         dg.AssetCheckSpec(
             "golden_frames", asset="deployed_endpoint", blocking=True, description="Known frames get the known answers."
+        ),
+        dg.AssetCheckSpec(
+            "nothing_withdrawn",
+            asset="deployed_endpoint",
+            blocking=True,
+            description="What is deployed learned from no withdrawn video, unless somebody answers for that.",
         ),
         dg.AssetCheckSpec("latency", asset="deployed_endpoint", description="It answers in time."),
     ],
@@ -60,9 +67,13 @@ def deployed_endpoint(
     registry.adopt_aliases()
     chosen, note = choose(str(registered_model.iloc[0]["version"]), registry, log, endpoints, alone)
     failure = ""
+    refused = driver.refusal(chosen.version) if chosen is not None else None
     try:
         if chosen is None:
             driver.settle()
+        elif refused and not _serves_already(driver, chosen, settings):
+            driver.settle()
+            failure = f"version {chosen.version} was not deployed: {refused}"
         elif not _serves_already(driver, chosen, settings):
             ended = driver.roll_out(chosen, settings).rollout
             if ended is not None and ended.stage == "rolled_back":
@@ -74,11 +85,14 @@ def deployed_endpoint(
     if last is not None and chosen is not None and last.version == chosen.version:
         verdict = last.golden or verdict
         notes += [*last.notes, *([failure] if failure else [])]
+    saw = nothing_withdrawn(storage, registry, endpoints, refused if failure else None)
     provenance = _provenance(detector, storage, registry, endpoints, log)
-    yield _state(context, detector, endpoints, log, settings, verdict, notes, provenance)
+    yield _state(context, detector, endpoints, log, settings, verdict, notes, saw, provenance)
     if failure:
         serving = endpoints.status().serving
         still = f"version {serving.version} serves" if serving else "nothing serves"
+        if refused:
+            raise dg.Failure(f"{failure}. Now {still}.", allow_retries=False)
         raise dg.Failure(
             f"{failure}. Now {still}. To try the same version again, materialize deployed_endpoint by hand or run "
             f"`detection deploy {detector.name}`; `detection history {detector.name}` tells what happened.",
@@ -166,6 +180,7 @@ def _state(
     settings: dict[str, object],
     verdict: rollout.Verdict,
     notes: list[str],
+    saw: dg.AssetCheckResult,
     provenance: str,
 ) -> dg.MaterializeResult:
     """The endpoint as it is now, with its history."""
@@ -190,7 +205,7 @@ def _state(
             "history": dg.MetadataValue.md(card.frame_table(history.shown(periods), 30)),
             "golden frames": verdict.frames,
         },
-        check_results=[golden_frames(verdict), latency(verdict, detector.endpoint.p95_ms)],
+        check_results=[golden_frames(verdict), saw, latency(verdict, detector.endpoint.p95_ms)],
     )
 
 
@@ -201,6 +216,29 @@ def golden_frames(verdict: rollout.Verdict) -> dg.AssetCheckResult:
         passed=verdict.passed,
         description=verdict.why,
         metadata={"frames": verdict.frames, "expected boxes": verdict.expected, "found again": verdict.found},
+    )
+
+
+def nothing_withdrawn(
+    storage: Storage, registry: Registry, endpoints: Endpoints, refused: str | None
+) -> dg.AssetCheckResult:
+    """What was to be deployed is refused; what serves already is told: to take it away is a person's decision.
+
+    Args:
+        storage: The detector's storage.
+        registry: Its registry.
+        endpoints: Its endpoint.
+        refused: Why a version was not deployed, if one was not.
+    """
+    serving = endpoints.status().serving
+    model = next((known for known in registry.history() if serving and known.version == serving.version), None)
+    seen = withdrawals.refusal(storage, model, endpoints.detector) if model else None
+    answered = withdrawals.answered_for(storage, model) if model else ""
+    return dg.AssetCheckResult(
+        check_name="nothing_withdrawn",
+        passed=not refused and not seen,
+        severity=dg.AssetCheckSeverity.ERROR if refused else dg.AssetCheckSeverity.WARN,
+        description=refused or seen or answered or None,
     )
 
 

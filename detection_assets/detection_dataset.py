@@ -8,14 +8,16 @@ import tempfile
 from pathlib import Path
 
 import dagster as dg
+import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, croissant, layout, near_duplicates, snapshot, splitting
+from detection_assets.domain import card, croissant, layout, near_duplicates, snapshot, splitting, withdrawal
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import legend, thumbnails
 from resources import lake, standards, tables, versions
 from resources.registry.base import Registry
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 
 @dg.asset(
@@ -43,12 +45,13 @@ def detection_dataset(
     registry: Registry,
 ) -> dg.MaterializeResult:
     """A row an image: frame, group, split, picture, number of boxes. Boxes and the card are in the snapshot."""
+    withdrawn = withdrawals.read_all(storage)
     known = lake.known_videos(context.instance, detector.name)
     deps = context.assets_def.asset_deps[context.asset_key]
     # Before they are read: what is written meanwhile makes this stale. Of every video, also one that gave no frames:
     # that it comes or goes is a change, too.
     read = versions.inputs_digest(context.instance, deps, known)
-    extracted_frames = tables.read(storage, "extracted_frames", known)
+    extracted_frames, left_out = withdrawals.leave_out(storage, tables.read(storage, "extracted_frames", known))
     annotations, drawn = tables.read_with_versions(storage, "annotations", known)
     groups = {video: detector.group_of(video) for video in extracted_frames["video"].unique()}
     frames = extracted_frames.assign(group=extracted_frames["video"].map(groups))
@@ -63,7 +66,7 @@ def detection_dataset(
     split = splitting.split(data.images, data.boxes, shares, settings.seed, _history(storage), settings.near_duplicate)
     data, dropped = _without_twins(data, split, settings.near_duplicate)
     made = snapshot.build(data, split, detector.classes, shares)
-    made.meta["notes"] = [*made.meta["notes"], *dropped]
+    made.meta["notes"] = [*made.meta["notes"], *dropped, *left_out]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "dataset"
         snapshot.write(made.images, made.boxes, made.meta, folder)
@@ -106,6 +109,11 @@ def detection_dataset(
             "optimistic": bool(made.meta["optimistic"]),
             "snapshot": storage.uri_of(published.folder),
             "croissant": storage.uri_of(described),
+            **(
+                {"withdrawn": dg.MetadataValue.md(card.frame_table(withdrawal.told(withdrawn), 50))}
+                if withdrawn
+                else {}
+            ),
             **({"data assets": dg.MetadataValue.md(entered)} if entered else {}),
         },
         check_results=[

@@ -28,6 +28,7 @@ from resources.compute.base import Compute
 from resources.labeling.base import Handed, Labeling
 from resources.registry.base import CHALLENGER, CHAMPION, ModelVersion, Registry
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 SHOWN = 8
 
@@ -80,6 +81,8 @@ def label_requests(
 ) -> dg.MaterializeResult:
     """A row a picture that annotators are asked about: its reason, why in words, where it is worked on."""
     waiting = label_candidates.asked(storage)
+    extracted_frames, _ = withdrawals.leave_out(storage, extracted_frames)
+    annotations = annotations[annotations["frame"].isin(extracted_frames["frame"])]
     budget = config.budget or detector.labeling.budget
     if waiting.open and not config.more:
         context.log.info(f"still open, and handed over again: {', '.join(waiting.open)}")

@@ -4,7 +4,7 @@ Partition: video. Version: the SHA-256 of the content, and whether any frame of 
 used is a row that says why; it stops no other.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -14,6 +14,7 @@ from detection_assets.detector import Detector
 from detection_assets.domain import card, layout, probe, schemas
 from resources import lake, tables, versions
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 
 @dg.asset(
@@ -34,13 +35,24 @@ def raw_videos(
     """A row a video: group, digest, codec, frame rate, duration, size, and frames declared against decodable."""
     sources = lake.sources_of(storage, context.partition_keys)
     rows: list[dict] = []
+    left_out: list[str] = []
+    withdrawn, refused = withdrawals.videos(storage), withdrawals.contents(storage)
     for done, (video, source) in enumerate(sources.items(), start=1):
         row = {"video": video, "group": detector.group_of(video), "uri": storage.uri_of(layout.video(video))}
+        if video in withdrawn:
+            rows.append({**row, "kind": "video", "problem": withdrawals.refused(storage, video)})
+            left_out.append(video)
+            continue
         if source is None:
             rows.append({**row, "kind": "video", "problem": "it is gone from the lake; put it back, or run again"})
             continue
         with storage.local_copy(layout.video(video)) as path:
             row |= {**probe.probe(path, source.kind), "kind": source.kind, "bytes": source.size}
+        if row["sha256"] in refused:
+            of = withdrawals.video_of_content(storage, row["sha256"]) or ""
+            told = f"its content is that of {of}, which is not used: {withdrawals.refused(storage, of)}; remove it"
+            row |= {"frames_decodable": 0, "problem": told}
+            left_out.append(video)
         rows.append(row)
         context.log.info(f"[{done}/{len(sources)}] videos read")
     table = schemas.conform("raw_videos", pd.DataFrame(rows).reindex(columns=list(schemas.SCHEMAS["raw_videos"])))
@@ -53,7 +65,7 @@ def raw_videos(
         {row["video"]: _version(row) for row in rows},
         metadata={"videos": dg.MetadataValue.md(card.frame_table(shown, 50))},
         each={row["video"]: {"problem": row.get("problem") or "none", "video": row["uri"]} for row in rows},
-        check_results=[decodes(table), unique(copies)],
+        check_results=[decodes(table, left_out), unique(copies)],
     )
     lake.remember(storage, "videos", {video: source.fingerprint for video, source in sources.items() if source})
 
@@ -64,10 +76,16 @@ def _version(row: Mapping[str, Any]) -> str:
     return content if row.get("frames_decodable") else f"{content}-without-frames"
 
 
-def decodes(table: pd.DataFrame) -> dg.AssetCheckResult:
-    """Videos with a problem are told, and yield no frames; only when none is left does the rest have to stop."""
+def decodes(table: pd.DataFrame, left_out: Collection[str] = ()) -> dg.AssetCheckResult:
+    """Videos with a problem are told, and yield no frames; only when none is left does the rest have to stop.
+
+    Args:
+        table: The run's videos.
+        left_out: Those of them that could be read and are withdrawn: that nothing else came is no mishap.
+    """
     bad = table[table["problem"].notna()]
-    none_left = len(table) > 0 and bool((table["frames_decodable"].fillna(0) == 0).all())
+    wanted = table[~table["video"].isin(list(left_out))]
+    none_left = len(wanted) > 0 and bool((wanted["frames_decodable"].fillna(0) == 0).all())
     return dg.AssetCheckResult(
         check_name="decodes",
         passed=bad.empty,

@@ -20,6 +20,7 @@ from resources.endpoints.base import Endpoints
 from resources.registry.base import APPROVED, GATES, ModelVersion, Registry
 from resources.rollouts import Rollouts, slots_table
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 ATTEMPTS = 3
 """How often an approved version is tried that never came as far as a verdict."""
@@ -204,6 +205,8 @@ def sensors_of(detector: str, plan: Plan) -> list[dg.SensorDefinition]:
         if found is None:
             return dg.SensorResult(skip_reason="no approved version waits", asset_events=events)
         approval = f"{found.version} at {found.tags.get('approved_at', '')}"
+        if refused := withdrawals.refusal(storage, found, detector):
+            return dg.SensorResult(skip_reason=refused, asset_events=events)
         tried = context.instance.get_runs_count(dg.RunsFilter(tags={FOR: approval, "detection/detector": detector}))
         if tried >= ATTEMPTS:
             why = f"version {found.version} was tried {tried} times; approve it again to try once more"

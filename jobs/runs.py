@@ -32,6 +32,15 @@ def under_way(instance: DagsterInstance, detector: str, jobs: Iterable[str], bes
     return any(run.job_name in wanted and run.run_id != beside for run in found)
 
 
+def goes_on(instance: DagsterInstance, detector: str) -> str | None:
+    """The id of a run of a detector that goes on or waits to, also of one that was started in the UI; or None."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=[*WAITING, *RUNNING])):
+        selected = {key.path[0] for key in run.asset_selection or ()}
+        if run.tags.get("detection/detector") == detector or detector in selected:
+            return run.run_id
+    return None
+
+
 def close_dead(instance: DagsterInstance, detector: str) -> int:
     """Marks runs as failed whose process on this machine is gone; returns how many."""
     closed = 0

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-from detection_assets.domain import layout
+from detection_assets.domain import inbox, layout
 from detection_assets.domain.layout import Stored
 from jobs import jobs
 from resources import lake
@@ -161,7 +161,7 @@ def videos_told_of(context: dg.SensorEvaluationContext, arrivals: Arrivals, curs
     named: set[str] = set()
     for key in sorted(keys):
         # An image is a part of the video that its folder is; which that is says the key alone.
-        sources, refused = layout.sources([Stored(key, 1, "")])
+        sources, refused = inbox.sources([Stored(key, 1, "")])
         named |= {source.video for source in sources}
         for path, why in refused.items():
             context.log.warning(f"{path}: {why}")
@@ -238,7 +238,7 @@ def sensors_of(detector: str, videos: dg.DynamicPartitionsDefinition) -> list[dg
         # A video that no run has read annotations for yet is taken in with them; here only what came later counts.
         known = lake.remembered(storage, "annotations")
         files = lake.annotation_files(storage, order, order)
-        now = {video: layout.fingerprint(items) for video, items in files.items() if video in known}
+        now = {video: inbox.fingerprint(items) for video, items in files.items() if video in known}
         ready = cursor.settle(now, known)
         cursor.listing = "" if cursor.waiting or len(known) < len(order) else digest
         if not ready:

@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 from dagster import DagsterInstance
 
-from detection_assets.domain import layout
+from detection_assets.domain import inbox, layout
 from jobs import jobs, openlineage, runs, sensors
 from resources import lake, versions
 from resources.storage import Storage
@@ -83,7 +83,7 @@ def sync_partitions(instance: DagsterInstance, detector: str, storage: Storage) 
     return seen
 
 
-def settled_sources(storage: Storage) -> tuple[list[layout.Source], dict[str, str]]:
+def settled_sources(storage: Storage) -> tuple[list[inbox.Source], dict[str, str]]:
     """The videos of the lake; when one is seen changing, only after a second look that finds it at rest."""
     found, refused = lake.list_sources(storage)
     root = storage.local_path(layout.VIDEOS)
@@ -98,7 +98,7 @@ def settled_sources(storage: Storage) -> tuple[list[layout.Source], dict[str, st
     return [source for source in again if source.video not in moving], refused
 
 
-def _touched_lately(root: Path, found: Iterable[layout.Source]) -> bool:
+def _touched_lately(root: Path, found: Iterable[inbox.Source]) -> bool:
     now = time.time()
     for source in found:
         try:
@@ -174,7 +174,7 @@ def changed_files(storage: Storage, stage: str, videos: Sequence[str]) -> list[s
     elif stage == "annotations":
         known = lake.remembered(storage, "annotations")
         now = {
-            video: layout.fingerprint(files) for video, files in lake.annotation_files(storage, videos, videos).items()
+            video: inbox.fingerprint(files) for video, files in lake.annotation_files(storage, videos, videos).items()
         }
     else:
         return []

@@ -13,9 +13,11 @@ from urllib.parse import unquote
 import dagster as dg
 import obstore
 
-from detection_assets.domain import layout
-from detection_assets.domain.layout import Source, Stored
+from detection_assets.domain import inbox, layout
+from detection_assets.domain.inbox import Source
+from detection_assets.domain.layout import Stored
 from resources.storage import PARALLEL, Storage
+from resources.withdrawal import withdrawals
 
 VIDEOS = dg.DynamicPartitionsDefinition(name="videos")
 """Stands for "a partition is a video" in the asset modules; each detector puts its own partitions in its place."""
@@ -37,20 +39,27 @@ def sources_of(storage: Storage, videos: Sequence[str]) -> dict[str, Source | No
 
 def look_up(storage: Storage, videos: Sequence[str]) -> dict[str, Source | None]:
     """As `sources_of`, but each by itself, however many: what it costs does not depend on what else there is."""
+    gone = withdrawals.videos(storage)
     with ThreadPoolExecutor(PARALLEL) as pool:
-        return dict(zip(videos, pool.map(lambda video: _source(storage, video), videos), strict=True))
+        found = dict(zip(videos, pool.map(lambda video: _source(storage, video), videos), strict=True))
+    return {video: None if video in gone else source for video, source in found.items()}
 
 
 def _source(storage: Storage, video: str) -> Source | None:
     key = layout.video(video)
     file = storage.find(key)
     listing = [file] if file else storage.list_folder(key)
-    return next((source for source in layout.sources(listing)[0] if source.video == video), None)
+    return next((source for source in inbox.sources(listing)[0] if source.video == video), None)
 
 
 def list_sources(storage: Storage) -> tuple[list[Source], dict[str, str]]:
-    """Every video in the lake, and the paths that cannot be videos with the reason."""
-    return layout.sources(storage.list(layout.VIDEOS))
+    """Every video in the lake, and the paths that cannot be videos, or may not any more, with the reason."""
+    found, refused = inbox.sources(storage.list(layout.VIDEOS))
+    gone = withdrawals.videos(storage) & {source.video for source in found}
+    if not gone:
+        return found, refused
+    why = {video: withdrawals.refused(storage, video) for video in sorted(gone)}
+    return [source for source in found if source.video not in gone], {**refused, **why}
 
 
 def annotation_files(storage: Storage, videos: Sequence[str], known: Iterable[str]) -> dict[str, list[Stored]]:
@@ -59,11 +68,11 @@ def annotation_files(storage: Storage, videos: Sequence[str], known: Iterable[st
     Args:
         storage: The detector's storage.
         videos: The videos that are asked about.
-        known: All videos that there are: a file that names one of them speaks for no other. Nor does one that is left
-            of a video that is gone, which is remembered.
+        known: All videos that there are: a file that names one of them, or a withdrawn one, speaks for no other. Nor
+            does one that is left of a video that is gone, which is remembered.
     """
-    known = {*videos, *known, *remembered(storage, "annotations")}
-    found = layout.annotation_files(storage.list(layout.ANNOTATIONS), known)
+    named = {*videos, *known, *remembered(storage, "annotations"), *withdrawals.videos(storage)}
+    found = inbox.annotation_files(storage.list(layout.ANNOTATIONS), named)
     return {video: found[video] for video in videos}
 
 

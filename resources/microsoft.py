@@ -279,6 +279,15 @@ def storage_queue(url: str) -> Any:
     return _storage_queue(url, _environment())
 
 
+def blob_service() -> Any:
+    """The SDK's client of the lake's storage account, for what the lake's own client does not do; made once.
+
+    Raises:
+        ValueError: `AZURE_STORAGE_CONNECTION_STRING` is none.
+    """
+    return _blob_service(_environment())
+
+
 def _environment() -> tuple[tuple[str, str], ...]:
     return tuple(sorted(item for item in os.environ.items() if item[0].startswith(SETTINGS)))
 
@@ -292,8 +301,25 @@ def _credential(_: tuple[tuple[str, str], ...]) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _storage_queue(url: str, environment: tuple[tuple[str, str], ...]) -> Any:
-    from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
     from azure.storage.queue import QueueClient
+
+    return QueueClient.from_queue_url(url, credential=_storage_credential(environment), **STORAGE_PATIENCE)
+
+
+@functools.lru_cache(maxsize=8)
+def _blob_service(environment: tuple[tuple[str, str], ...]) -> Any:
+    from azure.storage.blob import BlobServiceClient
+
+    given = dict(environment)
+    said = account_of(given[CONNECTION]) if given.get(CONNECTION) else {}
+    name = said.get("account_name") or given.get("AZURE_STORAGE_ACCOUNT_NAME", "")
+    url = said.get("endpoint") or given.get("AZURE_STORAGE_ENDPOINT") or f"https://{name}.blob.core.windows.net"
+    return BlobServiceClient(url, credential=_storage_credential(environment), **STORAGE_PATIENCE)
+
+
+def _storage_credential(environment: tuple[tuple[str, str], ...]) -> Any:
+    """As whom the lake's storage account is asked."""
+    from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 
     given = dict(environment)
     # As for the lake: a connection string goes before all else.
@@ -303,10 +329,8 @@ def _storage_queue(url: str, environment: tuple[tuple[str, str], ...]) -> Any:
     key = said.get("account_key") or given.get("AZURE_STORAGE_ACCOUNT_KEY")
     signature = said.get("sas_key") or given.get("AZURE_STORAGE_SAS_TOKEN") or given.get("AZURE_STORAGE_SAS_KEY")
     if key:
-        who: Any = AzureNamedKeyCredential(name, key)
-    else:
-        who = AzureSasCredential(signature.lstrip("?")) if signature else _credential(environment)
-    return QueueClient.from_queue_url(url, credential=who, **STORAGE_PATIENCE)
+        return AzureNamedKeyCredential(name, key)
+    return AzureSasCredential(signature.lstrip("?")) if signature else _credential(environment)
 
 
 @functools.lru_cache(maxsize=8)

@@ -25,11 +25,13 @@ class Provenance:
         evaluation: Its version.
         dataset: The dataset's version.
         frames: A row a test frame: `video, frame, annotations` (the version), `boxes`; ordered by frame.
+        erased: Whether frames of a video that was withdrawn were among them, and were erased.
     """
 
     evaluation: str
     dataset: str
     frames: pd.DataFrame
+    erased: bool = False
 
     def tables(self, storage: Storage) -> dict[str, str]:
         """By video the storage key of the table of annotations that was judged by.
@@ -68,15 +70,15 @@ def of(storage: Storage, evaluation: str | None = None) -> Provenance:
     first = table.iloc[0]
     version, dataset, key = first["evaluation_version"], first["dataset_version"], first["dataset_table"]
     columns = ["video", "frame", "annotations", "boxes"]
-    test = None
-    if not pd.isna(key):
-        test = version_index.read(storage, str(key), columns, [("split", "==", "test")])
+    now = None if pd.isna(key) else version_index.left_of(storage, str(key))
+    test = None if now is None else version_index.read(storage, now, columns, [("split", "==", "test")])
     if test is None or "annotations" not in test or test["annotations"].isna().all():
         raise InputError(
             f"{version}: made by a release that did not note the versions of annotations; run `detection_dataset` and "
             "`evaluation` again to have them noted"
         )
-    return Provenance(str(version), str(dataset), test[columns].sort_values("frame", ignore_index=True))
+    test = test[columns].sort_values("frame", ignore_index=True)
+    return Provenance(str(version), str(dataset), test, now != key)
 
 
 def _earlier(storage: Storage, beginning: str) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from resources.deployments import Deployments, Overtaken
 from resources.endpoints.base import EndpointError, Endpoints, EndpointStatus
 from resources.registry.base import CHAMPION, ModelVersion, Registry
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 LOOK_S = 0.5
 """Seconds between two looks at a rollout that goes on."""
@@ -78,7 +79,12 @@ class Rollouts:
 
         Returns:
             The log's last entry: its rollout is `kept` or `retired`, or `rolled_back` with the reason.
+
+        Raises:
+            InputError: If it learned from a withdrawn video, and nobody answers for that.
         """
+        if refused := self.refusal(target.version):
+            raise InputError(f"{self.endpoints.detector}: {refused}")
         self.settle(target, settings)
         last = self.log.last()
         if last.rollout is None or not last.rollout.open:
@@ -96,10 +102,11 @@ class Rollouts:
         self.log.observe(self.endpoints.status(), FOUND)
         now = self.log.last().rollout
         wanted = now is not None and target is not None and (now.version, now.sha256) == (target.version, target.sha256)
+        refused = self.refusal(now.version) if now is not None and now.open else None
         if now is not None and now.open and not (wanted and dict(now.settings) == dict(settings or {})):
             if not (now.stage == "full" and now.old is None):
                 why = f"version {target.version} was asked for instead" if target else "it was left open"
-                self._go_back(now.id, why)
+                self._go_back(now.id, refused or why)
             self.go_on()
         elif now is not None and not now.open and not self.log.last().settled:
             self.go_on()
@@ -114,7 +121,8 @@ class Rollouts:
     def begin(self, target: ModelVersion, settings: Mapping[str, Any], instead_of: str = "", why: str = "") -> Entry:
         """Writes down that a version is to take the traffic over; nothing is done yet."""
         serving = self.endpoints.status().serving
-        approval = why or target.tags.get("approval_reason", "")
+        answered = withdrawals.answered_for(self.storage, target)
+        approval = "; ".join(part for part in (why or target.tags.get("approval_reason", ""), answered) if part)
         rollout = Rollout(
             id=uuid.uuid4().hex[:12],
             version=target.version,
@@ -140,13 +148,16 @@ class Rollouts:
             reason: Why.
 
         Raises:
-            InputError: If there is no version to go back to.
+            InputError: If there is no version to go back to, or it learned from a withdrawn video.
             EndpointError: If the endpoint does not do it; the next run goes on.
         """
         self.endpoints.wake()
         now = self.log.observe(self.endpoints.status(), FOUND).rollout
         why = f"rolled back by {by}: {reason}" if reason else f"rolled back by {by}"
         if now is not None and now.old is not None and (now.open or (now.stage == "kept" and self._still(now))):
+            # While a rollout is open the old version serves; after it, going back is to deploy it again.
+            if not now.open and (refused := self.refusal(now.old_version)):
+                raise InputError(f"{self.endpoints.detector}: {refused}")
             self._go_back(now.id, why, by)
             return self.go_on()
         serving = self.endpoints.status().serving
@@ -160,6 +171,13 @@ class Rollouts:
         settings = self.settings_of(version) or {}
         decided = replace(target, tags={**target.tags, "approved_by": by})
         return self.roll_out(decided, settings, serving.version, why)
+
+    def refusal(self, version: str) -> str | None:
+        """Why a registered version may not be deployed: it learned from a withdrawn video; None if it may."""
+        if not withdrawals.videos(self.storage):
+            return None
+        known = next((known for known in self.registry.history() if known.version == version), None)
+        return withdrawals.refusal(self.storage, known, self.endpoints.detector) if known else None
 
     def retire_if_due(self) -> bool:
         """Unloads the old slot if its time is over; returns whether it did."""
@@ -216,7 +234,12 @@ class Rollouts:
                     return last
                 following, _ = machine.advance(rollout, self._look(rollout, verdict), self.plan)
                 if following is not rollout:
-                    self._decide(last, following)
+                    # Who withdraws a video must not find a model that saw it get more of the traffic.
+                    turns = following.open and (rollout.old or rollout.stage != "full")
+                    if turns and (refused := self.refusal(rollout.version)):
+                        self._go_back(name, refused)
+                    else:
+                        self._decide(last, following)
                 elif rollout.stage == "kept":
                     return last
                 else:

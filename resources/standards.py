@@ -58,7 +58,7 @@ def describe_dataset(
         raise InputError(f"{storage.uri}: there is no dataset {version}, so it cannot be described")
     with storage.local_copy(published.folder) as folder:
         made = snapshot.read(folder)
-    files = _files(storage, published)
+    files = files_of(storage, published)
     made_from = croissant.sources(made, digests or {}, annotations or {})
     when = _written(storage, layout.dataset(version))
     described = croissant.describe(made, files, made_from, replace(about, published=when or None))
@@ -115,7 +115,7 @@ def facts(storage: Storage, entry: ModelVersion, detector: str, said: Mapping[st
         weights=weights,
         training=orjson.loads(storage.get(training)) if training and storage.exists(training) else {},
         dataset=orjson.loads(_read(storage, dataset, "dataset.json") or b"{}"),
-        files={name: file.sha256 for name, file in _files(storage, dataset).items()} if dataset else {},
+        files={name: file.sha256 for name, file in files_of(storage, dataset).items()} if dataset else {},
         summary=orjson.loads(_read(storage, judged, "summary.json") or b"{}"),
         metrics=metrics if metrics is not None else pd.DataFrame(),
         evaluated=_written(storage, layout.evaluation(of_evaluation)),
@@ -151,7 +151,8 @@ def _read(storage: Storage, published: Published | None, name: str) -> bytes | N
     return storage.get(published.key(name)) if published is not None and name in published.files else None
 
 
-def _files(storage: Storage, published: Published) -> dict[str, croissant.File]:
+def files_of(storage: Storage, published: Published) -> dict[str, croissant.File]:
+    """The tables of a published dataset, as its descriptions name them."""
     found: dict[str, croissant.File] = {}
     for name in TABLES:
         data = _read(storage, published, name)

@@ -6,6 +6,7 @@ version.
 """
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -275,6 +276,30 @@ class Storage(dg.ConfigurableResource):
             shutil.rmtree(folder, ignore_errors=True)
         return len(keys)
 
+    def remove(self, keys: Sequence[str]) -> int:
+        """Deletes objects by their keys, those that are there; a folder of this machine that is left empty goes, too.
+
+        Returns:
+            How many keys were given.
+        """
+        if not keys:
+            return 0
+        with self._asking(keys[0]):
+            if self._folder is None:
+                obstore.delete(self.store, list(keys))
+                return len(keys)
+        for key in keys:
+            path = self._folder / key
+            path.unlink(missing_ok=True)
+            # What a killed writer left of it is in no listing.
+            for half in path.parent.glob(f"{glob.escape(path.name)}#[0-9]*"):
+                half.unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder == self._folder or self._folder not in folder.parents or any(folder.iterdir()):
+                    break
+                folder.rmdir()
+        return len(keys)
+
     # Files and folders -----------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -368,10 +393,7 @@ class Storage(dg.ConfigurableResource):
         Returns:
             What is published at the prefix now.
         """
-        attempt = uuid.uuid4().hex[:12]
-        files = {
-            path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()
-        }
+        attempt, files = uuid.uuid4().hex[:12], _sizes(folder)
         self.upload(folder, f"{prefix}/{attempt}")
         return self.publish_staged(prefix, attempt, files, notes)
 
@@ -391,6 +413,30 @@ class Storage(dg.ConfigurableResource):
         if not won and found.folder != f"{prefix}/{attempt}":
             self.delete(f"{prefix}/{attempt}")
         return found
+
+    def replace(self, made: Published, folder: Path, notes: Mapping[str, Any]) -> Published:
+        """Publishes a local folder in the place of what is published, which is deleted.
+
+        Only what has to be erased is a reason: whoever reads the version meanwhile finds the old or the new.
+
+        Args:
+            made: What is published.
+            folder: The files that take its place; it is emptied.
+            notes: Kept in the manifest beside those that there are.
+        """
+        attempt, files = uuid.uuid4().hex[:12], _sizes(folder)
+        if files:
+            self.upload(folder, f"{made.prefix}/{attempt}")
+        manifest = {"folder": attempt, "files": dict(sorted(files.items())), "notes": {**made.notes, **notes}}
+        self.put(f"{made.prefix}/{layout.MANIFEST}", orjson.dumps(manifest))
+        self.delete(made.folder)
+        found = self.published(made.prefix)
+        assert found is not None, f"{made.prefix}: its manifest was removed while it was being replaced"
+        return found
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
 def _stored(item: Any) -> Stored:

@@ -15,6 +15,7 @@ import orjson
 import pandas as pd
 
 from detection_assets.domain import column_sources, layout, schemas
+from detection_assets.domain.problems import Told
 from resources import version_index
 from resources.storage import Storage
 
@@ -24,6 +25,10 @@ VERSION = 16
 """Digits of a table's hash that are its asset's data version, where that is the hash of the table."""
 
 
+class ErasedError(Told, FileNotFoundError):
+    """A table that was erased; the message says why, and what is left of it."""
+
+
 def serialize(table: pd.DataFrame) -> tuple[bytes, str]:
     """A table as Parquet, and the digest of its content.
 
@@ -31,9 +36,16 @@ def serialize(table: pd.DataFrame) -> tuple[bytes, str]:
     Parquet writer does not make a new version of the data.
     """
     import pyarrow as pa
+
+    return packed(pa.Table.from_pandas(table, preserve_index=False))
+
+
+def packed(arrow: Any) -> tuple[bytes, str]:
+    """As `serialize`, of an Arrow table."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    arrow = pa.Table.from_pandas(table, preserve_index=False).combine_chunks()
+    arrow = arrow.combine_chunks()
     sink = io.BytesIO()
     pq.write_table(arrow, sink, compression="zstd")
     stripped = io.BytesIO()
@@ -126,11 +138,23 @@ def keep(storage: Storage, asset: str, partition: str | None, table: pd.DataFram
 
 
 def read_versions(storage: Storage, asset: str, keys: Sequence[str]) -> pd.DataFrame:
-    """Reads tables by their storage keys, today's or earlier ones, and puts them together."""
+    """Reads tables by their storage keys, today's or earlier ones, and puts them together.
+
+    Raises:
+        ErasedError: If one was erased, because of a video that was withdrawn.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found = [data for data in storage.get_many(keys) if data is not None]
+    read = storage.get_many(keys)
+    told = storage.get_many([layout.gone(key) for key, data in zip(keys, read, strict=True) if data is None])
+    for note in (orjson.loads(data) for data in told if data is not None):
+        left = f"; what is left of it is {note['left']}" if note["left"] else ""
+        raise ErasedError(
+            f"{note['key']} was erased, for it held data of {note['video']}, which was withdrawn: see "
+            f"{layout.tombstone(note['video'])} in {storage.uri}{left}"
+        )
+    found = [data for data in read if data is not None]
     if not found:
         return schemas.empty(asset)
     arrow = pa.concat_tables([pq.read_table(io.BytesIO(data)) for data in found], promote_options="permissive")

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from detection_assets.domain import layout
+from detection_assets.domain import inbox, layout
 from detection_assets.domain.layout import Stored
+from detection_assets.domain.problems import InputError
 from resources import lake
 from resources.storage import PARALLEL, Storage
 
@@ -39,7 +40,11 @@ def plan(source: Storage, target: Storage) -> Move:
     """Compares the two by their listings, and what may have been replaced by its content, or by samples of it.
 
     An object is copied if the target has none of its key, or an older one that differs.
+
+    Raises:
+        InputError: A video was erased in the target, and is still in the source.
     """
+    _refuse_what_was_erased(source, target)
     have = {item.key: item for item in target.list("")}
     todo: list[Stored] = []
     unsure: list[tuple[Stored, Stored]] = []
@@ -66,6 +71,18 @@ def plan(source: Storage, target: Storage) -> Move:
             todo.append(item) if item.written > other.written else newer.append(item.key)
     todo.sort(key=lambda item: (layout.read_last(item.key), item.key))
     return Move(todo, there, sorted(newer))
+
+
+def _refuse_what_was_erased(source: Storage, target: Storage) -> None:
+    """What was erased in one lake does not come back from another, in which it is still to be erased."""
+    for item in target.list_folder(layout.tombstone("").rpartition("/")[0]):
+        video = layout.withdrawn_video(f"{layout.WITHDRAWN}/{item.key.rpartition('/')[2]}") or ""
+        places = (layout.video(video), f"{layout.FRAMES}/{video}", layout.table_folder("raw_videos", video))
+        if source.exists(places[0]) or any(next(iter(source.list(place)), None) for place in places):
+            raise InputError(
+                f"{video} was erased from {target.uri} and is still in {source.uri}: withdraw and erase it there first "
+                "(`detection withdraw`, with that lake set), then move"
+            )
 
 
 def carry_out(move: Move, source: Storage, target: Storage, done: Callable[[Stored], None]) -> None:
@@ -111,4 +128,4 @@ def _videos(storage: Storage) -> dict[str, str]:
 def _annotations(storage: Storage) -> dict[str, str]:
     videos = [source.video for source in lake.list_sources(storage)[0]]
     files = lake.annotation_files(storage, videos, videos)
-    return {video: layout.fingerprint(items) for video, items in files.items()}
+    return {video: inbox.fingerprint(items) for video, items in files.items()}

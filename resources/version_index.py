@@ -113,6 +113,17 @@ def read(
     )
 
 
+def left_of(storage: Storage, key: str) -> str:
+    """Where what is left of an object lies, some of which was erased; its own key if nothing is, or all."""
+    at = key
+    while not storage.exists(at):
+        note = storage.get_many([layout.gone(at)])[0]
+        at = orjson.loads(note)["left"] if note is not None else ""
+        if not at:
+            return key
+    return at
+
+
 def by_video(images: pd.DataFrame) -> pd.DataFrame:
     """What a dataset has of each video.
 

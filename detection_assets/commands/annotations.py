@@ -16,7 +16,7 @@ from detection_assets.commands.context import Project
 from detection_assets.domain import agreement, problem_report
 from detection_assets.domain.annotation_diff import COLUMNS, SIDES, Diff, diff
 from detection_assets.domain.problems import InputError
-from resources import lake, provenance, table_versions, tables, versions
+from resources import lake, provenance, table_versions, tables, version_index, versions
 from resources.instance import open_instance
 
 if TYPE_CHECKING:
@@ -41,7 +41,10 @@ def problems(out: Console, name: str, video: str | None, csv: Path | None) -> in
     if not told:
         raise InputError(f"{name}: no annotations were read yet; `detection run {name} --until annotations`")
     keys = sorted({str(key) for event in told.values() for key in _value(event, REPORTS, [])})
-    found = [data for data in project.storage.get_many(keys) if data is not None]
+    # Of a report that told of a withdrawn video, too, there is what it says of the others.
+    found = project.storage.get_many(keys)
+    less = {version_index.left_of(project.storage, key) for key, data in zip(keys, found, strict=True) if data is None}
+    found = [data for data in [*found, *project.storage.get_many(sorted(less))] if data is not None]
     parts = [problem_report.from_csv(data) for data in found]
     table = pd.concat(parts, ignore_index=True) if parts else problem_report.rows([])
     if csv is not None:
@@ -124,6 +127,8 @@ def judged_on(out: Console, name: str, evaluation: str | None, csv: Path | None)
         rows.append((video, version, len(frames), len(of_video), people, state))
     columns = ["video", "annotations", "test frames", "boxes", "annotators", "state"]
     _show(out, pd.DataFrame(rows, columns=columns), f"{name}: {found.evaluation} was made on {found.dataset}")
+    if found.erased:
+        out.print("it was made on frames of a withdrawn video, too, which were erased", style="yellow", soft_wrap=True)
     if csv is not None:
         _write(out, csv, boxes.merge(found.frames[["frame", "annotations"]], on="frame", how="left"))
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from detection_assets.commands import running, setup
 from detection_assets.commands.context import Project
-from detection_assets.domain import layout
+from detection_assets.domain import inbox, layout
 from jobs import jobs
 from resources import tables
 from resources.instance import open_instance
@@ -26,7 +26,7 @@ def demo(out: Console, report: Path) -> int:
     """
     started = time.monotonic()
     project = Project.of(NAME)
-    videos, _ = layout.sources(project.storage.list(layout.VIDEOS))
+    videos, _ = inbox.sources(project.storage.list(layout.VIDEOS))
     seconds: dict[str, float] = {}
     if not videos:
         out.print("rendering the sample: a fridge shelf in several stores")

@@ -18,6 +18,7 @@ from resources.deployments import Deployments
 from resources.endpoints.base import EndpointError
 from resources.instance import open_instance
 from resources.rollouts import Rollouts
+from resources.withdrawal import withdrawals
 
 
 def history(out: Console, name: str) -> None:
@@ -131,6 +132,26 @@ def override(out: Console, name: str, by: str, reason: str) -> int:
     stages = ("evaluation", "registered_model", "deployed_endpoint")
     planned = update.Planned(f"{name}_retrain", stages, None, None, 0, f"gates overridden by {made.by}")
     return _run(out, project, planned, {})
+
+
+def override_withdrawn(out: Console, name: str, version: str, by: str, reason: str) -> None:
+    """Writes down who answers for it that a version is deployed which learned from withdrawn videos.
+
+    Raises:
+        InputError: If there is no such version, it learned from none, or the name or the reason is missing.
+    """
+    project = Project.of(name)
+    registry = project.resources["registry"]
+    model = next((known for known in registry.history() if known.version == version), None)
+    if model is None:
+        there = ", ".join(known.version for known in registry.history()) or "none"
+        raise InputError(f"{name}: there is no version {version}; there are: {there}")
+    made = withdrawals.override(project.storage, model, by, reason)
+    # What the registry's own pages show; the records in the lake are what is read.
+    registry.tag(version, {"withdrawn_override": withdrawals.answered_for(project.storage, model)})
+    for one in made:
+        out.print(f"{name}: {one.by} answers for version {version}, which learned from {one.video}", markup=False)
+    out.print(f"`detection deploy {name}` or `detection rollback {name}` may deploy it now")
 
 
 def _needs(project: Project, stage: str) -> Any:

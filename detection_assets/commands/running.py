@@ -19,6 +19,7 @@ from jobs import jobs
 from resources import label_batches, tables
 from resources.deployments import Deployments
 from resources.instance import dagster_home, open_instance
+from resources.withdrawal import withdrawals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -295,7 +296,26 @@ def status(out: Console, name: str) -> None:
         _tell_open_batches(out, project)
         endpoint = project.endpoints.status()
         serving = endpoint.serving
+        _tell_withdrawn(out, project)
         if endpoint.alive and serving is not None:
             out.print(f"{endpoint.url} answers with version {serving.version} from slot {serving.name}")
         else:
             out.print(f"the endpoint does not answer; `detection run {name}` or `detection serve {name}` starts it")
+
+
+def _tell_withdrawn(out: Console, project: Project) -> None:
+    """Which videos are withdrawn, and which models that saw them serve all the same."""
+    storage, name = project.storage, project.detector.name
+    records = withdrawals.read_all(storage)
+    if not records:
+        return
+    for one in records:
+        done = withdrawals.tombstone(storage, one.video)
+        state = f"; erased on {done.ended[:10]}" if done else ""
+        if withdrawals.begun(storage, one.video):
+            state = f"; its erasure was begun: `detection withdraw {name} {one.video} --erase` goes on"
+        out.print(f"{one.why()}{state}", style="dim", markup=False)
+    serving = {slot.version for slot in project.endpoints.status().slots if slot.traffic}
+    for model in project.resources["registry"].history():
+        if model.version in serving and (why := withdrawals.refusal(storage, model, name)):
+            out.print(f"it serves: {why}", style="yellow", markup=False, soft_wrap=True)

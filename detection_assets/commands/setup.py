@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from rich.table import Table
 
 from detection_assets import detector_file as detectors
 from detection_assets.commands.context import Project
-from detection_assets.domain import layout
+from detection_assets.domain import inbox, layout
 from detection_assets.domain.problems import InputError
 from resources.home import home
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 ENTRY = """  - python_module:
       module_name: detection_assets.definitions
@@ -82,7 +83,7 @@ def sample(out: Console, name: str, clips: int | None, seed: int) -> None:
         files = [path for folder in (layout.VIDEOS, layout.ANNOTATIONS) for path in (made.folder / folder).rglob("*")]
         for path in sorted(path for path in files if path.is_file()):
             project.storage.put(path.relative_to(made.folder).as_posix(), path)
-    videos, _ = layout.sources(project.storage.list(layout.VIDEOS))
+    videos, _ = inbox.sources(project.storage.list(layout.VIDEOS))
     out.print(f"{len(videos)} clips in {project.storage.uri_of(layout.VIDEOS)}, annotated")
 
 
@@ -104,11 +105,14 @@ def add(out: Console, name: str, paths: Sequence[Path], under: str, *, replace: 
     items, refused = _items(paths, under)
     if not items and not refused:
         raise InputError(f"{', '.join(map(str, paths))}: no file in there")
+    gone = withdrawals.videos(project.storage)
+    contents = withdrawals.contents(project.storage) if gone else set[str]()
     counts = {"added": 0, "there already": 0}
     with bar(out) as progress:
         task = progress.add_task("adding", total=len(items))
         for item in items:
-            problem = _check(project.storage, item, replace=replace)
+            problem = _withdrawn(project.storage, item, gone, contents) if gone else None
+            problem = problem or _check(project.storage, item, replace=replace)
             if problem is None:
                 project.storage.put(item.key, item.path)
                 counts["added"] += 1
@@ -163,6 +167,20 @@ def _files(path: Path) -> Iterator[Path]:
     for child in sorted(path.rglob("*")):
         if child.is_file() and not child.is_symlink():
             yield child
+
+
+def _withdrawn(storage: Storage, item: Item, gone: Set[str], contents: Set[str]) -> str | None:
+    """Why a file is refused because a video was withdrawn: by its name, or by its content under whatever name."""
+    if not item.key.startswith(layout.VIDEOS + "/"):
+        return None
+    named = next((one.video for one in inbox.sources([layout.Stored(item.key, 1, "")])[0]), "")
+    if named in gone:
+        return f"{named} is not taken in again: {withdrawals.refused(storage, named)}"
+    found = digest(item.path)
+    if found not in contents:
+        return None
+    video = withdrawals.video_of_content(storage, found) or ""
+    return f"its content is that of {video}, which is not taken in again: {withdrawals.refused(storage, video)}"
 
 
 def _check(storage: Storage, item: Item, *, replace: bool) -> str | None:

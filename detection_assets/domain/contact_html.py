@@ -68,6 +68,13 @@ def _figure(tile: Tile) -> str:
     return f"<figure>{shown}<figcaption><b>{verdict}</b><span>{name}{time}</span></figcaption></figure>\n"
 
 
+def without(page: str, video: str) -> str:
+    """A page without the pictures of a video."""
+    its = f"<span>{escape(video)}#"
+    kept = [line for line in page.splitlines(keepends=True) if not (line.startswith("<figure>") and its in line)]
+    return "".join(kept)
+
+
 def _overlay(tile: Tile) -> str:
     wide, high = tile.size
     size = wide * TEXT

@@ -46,6 +46,7 @@ SPLIT_URLS = {
     "val": "cr:ValidationSplit",
     "test": "cr:TestSplit",
 }
+ERASED = "Frames of a video that was withdrawn were erased from it."
 MIME = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "tif": "image/tiff"}
 TYPES = {"width": "sc:Integer", "height": "sc:Integer"}
 MEANINGS = {
@@ -202,6 +203,36 @@ def describe(
     }
 
 
+def without(described: Mapping[str, Any], video: str, files: Mapping[str, File]) -> dict[str, Any]:
+    """A description as it is once a video was erased from its dataset; the same if it tells nothing of the video.
+
+    Args:
+        described: From `describe`.
+        video: The video.
+        files: The dataset's tables as they are published now.
+    """
+    below = _pattern(f"{layout.FRAMES}/{video}/")
+
+    def is_its(pattern: str) -> bool:
+        # frames/<video>/<version>/<attempt>/*: what has more parts is a video whose path begins with this one's.
+        return pattern.startswith(below) and pattern.removeprefix(below).count("/") == 2
+
+    def part(of: Mapping[str, Any]) -> dict[str, Any]:
+        if of["@id"] in files:
+            return {**of, **_file_object(of["@id"], files[of["@id"]])}
+        return {**of, "includes": [one for one in of["includes"] if not is_its(one)]} if "includes" in of else {**of}
+
+    told = {
+        **described,
+        "isBasedOn": [one for one in described["isBasedOn"] if one["name"] != video],
+        "distribution": [part(of) for of in described["distribution"]],
+    }
+    said = described.get("rai:dataPreprocessingProtocol", [])
+    if told != described and ERASED not in said:
+        told["rai:dataPreprocessingProtocol"] = [*said, ERASED]
+    return told
+
+
 def _formats(snapshot: Snapshot) -> list[str]:
     suffixes = {str(file).rpartition(".")[2].lower() for file in snapshot.images["file"]}
     return sorted({MIME.get(suffix, f"image/{suffix}") for suffix in suffixes})
@@ -210,9 +241,12 @@ def _formats(snapshot: Snapshot) -> list[str]:
 def _patterns(snapshot: Snapshot) -> list[str]:
     """A pattern for each folder that pictures of the dataset lie in."""
     folders = sorted({str(file).rpartition("/")[0] for file in snapshot.images["file"]})
+    return [_pattern(f"{layout.FRAMES}/{folder}") + "/*" for folder in folders]
+
+
+def _pattern(path: str) -> str:
     # Brackets are patterns, too; a name may hold some.
-    folders = [f"{layout.FRAMES}/{folder}" for folder in folders]
-    return ["".join(f"[{char}]" if char in "*?[" else char for char in folder) + "/*" for folder in folders]
+    return "".join(f"[{char}]" if char in "*?[" else char for char in path)
 
 
 def _file_object(name: str, file: File) -> dict[str, Any]:

@@ -23,34 +23,38 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     rollout/                                  what the endpoint was told: a log without gaps, and where it ends
     endpoint/                                 a managed endpoint: what its servers are told, load and have counted
     overrides/<weights version>.json          who let weights pass whose gates failed, and why
+    withdrawn/<video>.json                    who withdrew a video, and why; what was derived from it then
+    withdrawn/digests/<sha256>                content that is not taken in again, under whatever name
+    withdrawn/erasures/<video>.json           how far the erasing of a video's data is planned, while it goes on
+    withdrawn/tombstones/<video>.json         what was erased of it, when and by whom
+    withdrawn/gone/<key>.json                 leads from an object that was erased to why, and to what is left of it
+    withdrawn/overrides/<model>/<video>.json  who lets a version serve although it learned from the video
     known/                                    what was taken in already, told by the names of empty objects
     jobs/<step>/<attempt>/                    a managed job's order, messages and receipt, until its step is published;
                                               a batch job's model, list of pictures and answers likewise
     jobs/<step>/checkpoint/                   what an interrupted job leaves for the next
-
-Which annotation files speak for which video follows from the path alone: a file at `annotations/a/b.xml` (or any file
-under `annotations/a/b/` or `annotations/a/b.mp4/`) speaks for the video `a/b.mp4`; a file whose path names no video
-speaks for every video at or below its own folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 VIDEOS = "videos"
 ANNOTATIONS = "annotations"
 FRAMES = "frames"
 CAPTURES = "captures"
+EVALUATIONS = "evaluations"
 LABEL_REQUESTS = "label_requests"
 LABELING = "labeling"
 LINEAGE = "lineage"
 """What is written beside versions, so that a question about one need not read them all."""
+PROBLEMS = "problems"
+CARDS = "cards"
 MANIFEST = "manifest.json"
+WITHDRAWN = "withdrawn"
 ROLLOUT = "rollout"
 ROLLOUT_STATE = f"{ROLLOUT}/state.json"
 """The entry of the endpoint's log that was the last when this was written; there may be later ones."""
@@ -91,23 +95,6 @@ class Stored:
     written: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A video as the lake's listing shows it.
-
-    Attributes:
-        video: The video key: its path below `videos/`.
-        kind: `video` for a file, `images` for a folder of images.
-        fingerprint: Changes when any of its files changes; computed from the listing alone.
-        size: Bytes in all.
-    """
-
-    video: str
-    kind: str
-    fingerprint: str
-    size: int
-
-
 def suffix(key: str) -> str:
     """The lower-case extension of a key, with its dot."""
     return posixpath.splitext(key)[1].lower()
@@ -142,106 +129,6 @@ def video_key_problem(video: str) -> str | None:
     return None
 
 
-def sources(listing: Iterable[Stored]) -> tuple[list[Source], dict[str, str]]:
-    """Groups a listing of `videos/` into videos.
-
-    A file with a video's extension, or with none that we know, is a video (whether it decodes is for the `raw_videos`
-    check to say); the images directly inside a folder are one video of kind `images`. Hidden and partial files are left
-    out, and empty ones without an extension: S3's console makes such a one for a folder.
-
-    Args:
-        listing: The objects under `videos/`.
-
-    Returns:
-        The videos in order of their keys, and for each path that cannot be a video the reason.
-    """
-    found: list[Source] = []
-    refused: dict[str, str] = {}
-    folders: dict[str, list[Stored]] = defaultdict(list)
-    for item in listing:
-        path = item.key.removeprefix(VIDEOS + "/")
-        if is_transient(path):
-            continue
-        ending = suffix(path)
-        if not item.size and not ending:
-            continue
-        if ending in IMAGE_SUFFIXES:
-            folder = posixpath.dirname(path)
-            if folder:
-                folders[folder].append(item)
-            else:
-                refused[path] = "it is an image outside any folder; put images in a folder of their own"
-        elif is_annotation(path) or ending in {".md", ".zip", ".gz"}:
-            refused[path] = "it is neither a video nor an image"
-        else:
-            found.append(Source(path, "video", fingerprint([item]), item.size))
-    for folder, items in folders.items():
-        found.append(Source(folder, "images", fingerprint(items), sum(item.size for item in items)))
-    kept: list[Source] = []
-    for source in sorted(found, key=lambda source: source.video):
-        problem = video_key_problem(source.video)
-        if problem:
-            refused[source.video] = problem
-        else:
-            kept.append(source)
-    return kept, refused
-
-
-def annotation_files(listing: Iterable[Stored], videos: Iterable[str]) -> dict[str, list[Stored]]:
-    """Says which annotation files speak for which video.
-
-    Args:
-        listing: The objects under `annotations/`.
-        videos: Video keys.
-
-    Returns:
-        For each video its files, in order of their keys; a video nobody annotated has an empty list.
-    """
-    names: dict[str, list[str]] = defaultdict(list)
-    below: dict[str, list[str]] = defaultdict(list)
-    found: dict[str, list[Stored]] = {}
-    for video in videos:
-        found[video] = []
-        for name in {video, posixpath.splitext(video)[0]}:
-            names[name].append(video)
-        folder = posixpath.dirname(video)
-        while True:
-            below[folder].append(video)
-            if not folder:
-                break
-            folder = posixpath.dirname(folder)
-    for item in sorted(listing, key=lambda item: item.key):
-        if is_transient(item.key):
-            continue
-        path = item.key.removeprefix(ANNOTATIONS + "/")
-        for video in _spoken_for(path, names, below):
-            found[video].append(item)
-    return found
-
-
-def _spoken_for(path: str, names: Mapping[str, Sequence[str]], below: Mapping[str, Sequence[str]]) -> Sequence[str]:
-    exact = names.get(path) or names.get(posixpath.splitext(path)[0])
-    if exact:
-        return exact
-    folder = posixpath.dirname(path)
-    while True:
-        if folder in names:
-            return names[folder]
-        if folder in below:
-            return below[folder]
-        if not folder:
-            return ()
-        folder = posixpath.dirname(folder)
-
-
-def fingerprint(items: Iterable[Stored]) -> str:
-    """A short digest of a set of objects as listed: it changes when one is added, removed or rewritten."""
-    digest = hashlib.sha256()
-    for item in sorted(items, key=lambda item: item.key):
-        digest.update(f"{item.key}\0{item.size}\0{item.tag}\n".encode())
-    return digest.hexdigest()[:16]
-
-
 def hash_int(text: str) -> int:
     """128 bits of a text's BLAKE2 digest, as a number."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
@@ -259,7 +146,7 @@ def frames(video_key: str, version: str) -> str:
 
 def problem_report(sha256: str) -> str:
     """Where a report of what was wrong with annotations lies, by the hash of its content."""
-    return f"problems/{sha256[:32]}.csv"
+    return f"{PROBLEMS}/{sha256[:32]}.csv"
 
 
 def dataset(version: str) -> str:
@@ -277,7 +164,7 @@ def model_card(name: str, version: str, sha256: str) -> str:
 
     With the model's digest: a lake that is copied meets another registry, which counts versions from 1 as well.
     """
-    return f"cards/{_quoted(name)}/{_quoted(version)}-{sha256[:12]}"
+    return f"{CARDS}/{_quoted(name)}/{_quoted(version)}-{sha256[:12]}"
 
 
 def catalogue(version: str, table: str, digest: str) -> str:
@@ -292,7 +179,7 @@ def weights(version: str) -> str:
 
 def evaluation(version: str) -> str:
     """Where the outcome of one evaluation is published."""
-    return f"evaluations/{version}"
+    return f"{EVALUATIONS}/{version}"
 
 
 def rollout_entry(number: int) -> str:
@@ -313,6 +200,42 @@ def reports(name: str) -> str:
 def override(weights_version: str) -> str:
     """Where it is written who let weights pass whose gates failed."""
     return f"overrides/{weights_version}.json"
+
+
+def withdrawn(video_key: str) -> str:
+    """Where it is written who withdrew a video."""
+    return f"{WITHDRAWN}/{_quoted(video_key)}.json"
+
+
+def withdrawn_video(key: str) -> str | None:
+    """The video that a key directly in `withdrawn/` is about; None if it is about none."""
+    name = key.removeprefix(f"{WITHDRAWN}/")
+    return unquote(name.removesuffix(".json")) if name.endswith(".json") and "/" not in name else None
+
+
+def withdrawn_digest(sha256: str) -> str:
+    """Where it is remembered that content of some digest is not to be taken in again."""
+    return f"{WITHDRAWN}/digests/{sha256}"
+
+
+def erasure(video_key: str) -> str:
+    """Where the plan of an erasure lies while it goes on."""
+    return f"{WITHDRAWN}/erasures/{_quoted(video_key)}.json"
+
+
+def tombstone(video_key: str) -> str:
+    """Where it is written what was erased of a video."""
+    return f"{WITHDRAWN}/tombstones/{_quoted(video_key)}.json"
+
+
+def gone(key: str) -> str:
+    """Where it is written why an object is gone, and what is left of it."""
+    return f"{WITHDRAWN}/gone/{key}.json"
+
+
+def withdrawn_override(model: str, video_key: str) -> str:
+    """Where it is written who lets a registered version serve although it learned from a withdrawn video."""
+    return f"{WITHDRAWN}/overrides/{quote(model, safe='')}/{_quoted(video_key)}.json"
 
 
 def predictions(video_key: str, version: str) -> str:
@@ -403,9 +326,11 @@ def may_change(key: str) -> bool:
 def is_of_this_place(key: str) -> bool:
     """Whether an object means nothing in another lake: jobs, an endpoint, who drives a rollout, and what was taken in.
 
-    The last is told by tags that each store makes in its own way; a platform's catalogue names its lake.
+    The last is told by tags that each store makes in its own way; a platform's catalogue names its lake. What was
+    erased here is still to be erased there.
     """
-    prefixes = ("jobs/", "catalogue/", f"{ENDPOINT}/", f"{known(VIDEOS)}/", f"{known(ANNOTATIONS)}/")
+    erased = (f"{WITHDRAWN}/{what}/" for what in ("erasures", "tombstones", "gone"))
+    prefixes = ("jobs/", "catalogue/", f"{ENDPOINT}/", f"{known(VIDEOS)}/", f"{known(ANNOTATIONS)}/", *erased)
     return key.startswith(prefixes) or key == ROLLOUT_PULSE
 
 

@@ -117,6 +117,14 @@ def card(model: Model) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def without(text: str, video: str) -> tuple[str, int]:
+    """A card without the figures of a video, and how many rows of them there were."""
+    its = f"| video | {escape(video)} |"
+    lines = text.splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(its)]
+    return "".join(kept), len(lines) - len(kept)
+
+
 def _header(model: Model) -> str:
     """Hugging Face's metadata; JSON is YAML, so a value can hold whatever it likes."""
     overall = model.figures("all")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -93,3 +93,9 @@ def summary(counts: Mapping[str, int]) -> pd.DataFrame:
     split = [(*kind.rsplit(", ", 1), number) for kind, number in counts.items()]
     table = pd.DataFrame(split, columns=["kind", "action", "number"])
     return table.sort_values(["number", "kind"], ascending=[False, True], ignore_index=True)
+
+
+def about(table: pd.DataFrame, video: str, files: Collection[str] = ()) -> pd.Series:
+    """Which rows are about a video: they name it, one of its frames, or a file that speaks for it alone."""
+    its = (table["video"] == video) | table["frame"].str.startswith(f"{video}#") | table["file"].isin(list(files))
+    return its.astype(bool)

@@ -238,6 +238,9 @@ def read(folder: Path, *, verify: bool = False) -> Snapshot:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: not a whole data set ({error}); build it again") from error
     if verify and version(images, boxes, classes) != said:
+        if meta.get("erased"):
+            gone = ", ".join(map(str, meta["erased"]))
+            raise InputError(f"{folder}: it was {said}; what it held of {gone} was withdrawn and erased since")
         raise InputError(f"{folder}: its content is not that of {said}; build it again")
     return snapshot
 

@@ -366,6 +366,12 @@ class Compute(dg.ConfigurableResource, ABC):
         trials = [known[number] for number in sorted(known)]
         return TuneResult(trials, tuning.best(trials, maximize=study.objective.maximize), instance, seconds, cost_usd)
 
+    def forget(self, video: str) -> None:
+        """Deletes what steps that did not end left on this machine of their inputs and outputs, and of a video at all.
+
+        Nothing may run meanwhile. What is left of other videos' steps can be begun again.
+        """
+
     def places(self, hardware: str) -> int:
         """How many steps run side by side on some hardware."""
         return 1

@@ -25,6 +25,7 @@ from detection_assets.domain.tuning import Trial
 from resources.compute.base import FAILURES, POLL_S, Compute, Input, Step, StepFailed, Study
 from resources.storage import Published
 from resources.studies import StudyFile
+from resources.withdrawal import leftovers
 
 GRACE_S = 5.0
 """Seconds that a program has to end by itself when it is told to."""
@@ -120,6 +121,10 @@ class LocalCompute(Compute):
         pump.start()
         return LocalHandle(process, folder, tail, pump, lock)
 
+    def forget(self, video: str) -> None:
+        """As of any compute; see `resources/leftovers.py`."""
+        leftovers.forget(Path(self.scratch).absolute(), self.storage.local_path(""), video)
+
     def _locked(self, name: str) -> tuple[Path, IO[str]]:
         """The folder of a step or a study, and the lock that this process now has on it."""
         folder = Path(self.scratch).absolute() / name
@@ -161,9 +166,7 @@ class LocalCompute(Compute):
         """The last lines that the program printed, if it did not end with exit code 0."""
         handle.pump.join(timeout=GRACE_S)
         code = handle.process.returncode
-        if code == 0:
-            return None
-        return "".join(handle.tail) + f"({ending(code)})"
+        return "".join(handle.tail) + f"({ending(code)})" if code else None
 
     def cancel(self, handle: LocalHandle) -> None:
         """Asks the whole process group to end, then makes it."""
@@ -192,11 +195,8 @@ class LocalCompute(Compute):
         handle.pump.join(timeout=GRACE_S)
         if handle.process.stdout and not handle.pump.is_alive():
             handle.process.stdout.close()
-        if succeeded:
-            shutil.rmtree(handle.folder, ignore_errors=True)
-        else:
-            for name in ("inputs", "output"):
-                shutil.rmtree(handle.folder / name, ignore_errors=True)
+        for folder in [handle.folder] if succeeded else [handle.folder / name for name in ("inputs", "output")]:
+            shutil.rmtree(folder, ignore_errors=True)
         handle.lock.close()
 
     # Studies ----------------------------------------------------------------------------------------------------------

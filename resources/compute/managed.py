@@ -282,6 +282,10 @@ class ManagedCompute(ManagedJobs, Compute):
         here = all(step.hardware == HERE for step in steps)
         return (self.here if here else super()).run_all(context, steps, on_report)
 
+    def forget(self, video: str) -> None:
+        """What ran `here` is all that may have left something on this machine."""
+        self.here.forget(video)
+
     def places(self, hardware: str) -> int:
         """Jobs side by side; beside the run, one after the other."""
         return 1 if hardware == HERE else self.jobs

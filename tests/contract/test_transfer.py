@@ -10,6 +10,7 @@ import pytest
 from fakes.s3 import Asked, Between, refusal
 
 from detection_assets.domain import layout
+from detection_assets.domain.problems import InputError
 from resources import lake, transfer
 from resources.storage import Storage
 from resources.store_errors import LakeError
@@ -92,6 +93,16 @@ def test_a_long_video_that_was_replaced_by_one_of_the_same_size_moves(here: Stor
     time.sleep(1.1)
     here.put("videos/long.mp4", os.urandom(12 << 20))
     assert move(here, there) == ["videos/long.mp4"]
+
+
+def test_what_was_erased_does_not_come_back_from_where_it_is_not(here: Storage, tmp_path: Path) -> None:
+    erased = Storage(root=str(tmp_path / "erased"), prefix="fridge")
+    erased.put(layout.tombstone("a.mp4"), b"{}")
+    with pytest.raises(InputError, match=r"a\.mp4 was erased from .*/erased/fridge and is still in .*/lake/fridge"):
+        transfer.plan(here, erased)
+    here.remove([item.key for item in here.list("") if "a.mp4" in item.key])
+    assert "videos/long.mp4" in move(here, erased)
+    assert not list(here.list("withdrawn")), "what was erased there is told there"
 
 
 def test_what_was_interrupted_goes_on_and_names_nothing_that_is_not_there(

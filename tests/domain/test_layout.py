@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from detection_assets.domain import layout
+from detection_assets.domain import inbox, layout
 from detection_assets.domain.layout import Stored
 
 
@@ -44,7 +44,7 @@ def test_what_cannot_be_a_video_says_why(video: str, why: str | None) -> None:
     ],
 )
 def test_which_video_an_object_belongs_to(key: str, size: int, videos: list[str]) -> None:
-    assert [source.video for source in layout.sources([Stored(f"videos/{key}", size, "")])[0]] == videos
+    assert [source.video for source in inbox.sources([Stored(f"videos/{key}", size, "")])[0]] == videos
 
 
 @pytest.mark.parametrize(
@@ -61,5 +61,5 @@ def test_which_video_an_object_belongs_to(key: str, size: int, videos: list[str]
 )
 def test_what_a_name_says_of_annotations(key: str, expected: bool) -> None:
     assert layout.is_annotation(key) is expected
-    found, refused = layout.sources([Stored(f"videos/x/{key.rpartition('/')[2]}", 1, "")])
+    found, refused = inbox.sources([Stored(f"videos/x/{key.rpartition('/')[2]}", 1, "")])
     assert (found == [] and len(refused) == 1) is expected, "what is annotation is no video"

@@ -1,0 +1,134 @@
+"""What users put into the lake: which objects are a video, and which annotation files speak for it.
+
+Which annotation files speak for which video follows from the path alone: a file at `annotations/a/b.xml` (or any file
+under `annotations/a/b/` or `annotations/a/b.mp4/`) speaks for the video `a/b.mp4`; a file whose path names no video
+speaks for every video at or below its own folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from detection_assets.domain import layout
+from detection_assets.domain.layout import Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A video as the lake's listing shows it.
+
+    Attributes:
+        video: The video key: its path below `videos/`.
+        kind: `video` for a file, `images` for a folder of images.
+        fingerprint: Changes when any of its files changes; computed from the listing alone.
+        size: Bytes in all.
+    """
+
+    video: str
+    kind: str
+    fingerprint: str
+    size: int
+
+
+def sources(listing: Iterable[Stored]) -> tuple[list[Source], dict[str, str]]:
+    """Groups a listing of `videos/` into videos.
+
+    A file with a video's extension, or with none that we know, is a video (whether it decodes is for the `raw_videos`
+    check to say); the images directly inside a folder are one video of kind `images`. Hidden and partial files are left
+    out, and empty ones without an extension: S3's console makes such a one for a folder.
+
+    Args:
+        listing: The objects under `videos/`.
+
+    Returns:
+        The videos in order of their keys, and for each path that cannot be a video the reason.
+    """
+    found: list[Source] = []
+    refused: dict[str, str] = {}
+    folders: dict[str, list[Stored]] = defaultdict(list)
+    for item in listing:
+        path = item.key.removeprefix(layout.VIDEOS + "/")
+        if layout.is_transient(path):
+            continue
+        ending = layout.suffix(path)
+        if not item.size and not ending:
+            continue
+        if ending in layout.IMAGE_SUFFIXES:
+            folder = posixpath.dirname(path)
+            if folder:
+                folders[folder].append(item)
+            else:
+                refused[path] = "it is an image outside any folder; put images in a folder of their own"
+        elif layout.is_annotation(path) or ending in {".md", ".zip", ".gz"}:
+            refused[path] = "it is neither a video nor an image"
+        else:
+            found.append(Source(path, "video", fingerprint([item]), item.size))
+    for folder, items in folders.items():
+        found.append(Source(folder, "images", fingerprint(items), sum(item.size for item in items)))
+    kept: list[Source] = []
+    for source in sorted(found, key=lambda source: source.video):
+        problem = layout.video_key_problem(source.video)
+        if problem:
+            refused[source.video] = problem
+        else:
+            kept.append(source)
+    return kept, refused
+
+
+def annotation_files(listing: Iterable[Stored], videos: Iterable[str]) -> dict[str, list[Stored]]:
+    """Says which annotation files speak for which video.
+
+    Args:
+        listing: The objects under `annotations/`.
+        videos: Video keys.
+
+    Returns:
+        For each video its files, in order of their keys; a video nobody annotated has an empty list.
+    """
+    names: dict[str, list[str]] = defaultdict(list)
+    below: dict[str, list[str]] = defaultdict(list)
+    found: dict[str, list[Stored]] = {}
+    for video in videos:
+        found[video] = []
+        for name in {video, posixpath.splitext(video)[0]}:
+            names[name].append(video)
+        folder = posixpath.dirname(video)
+        while True:
+            below[folder].append(video)
+            if not folder:
+                break
+            folder = posixpath.dirname(folder)
+    for item in sorted(listing, key=lambda item: item.key):
+        if layout.is_transient(item.key):
+            continue
+        path = item.key.removeprefix(layout.ANNOTATIONS + "/")
+        for video in _spoken_for(path, names, below):
+            found[video].append(item)
+    return found
+
+
+def _spoken_for(path: str, names: Mapping[str, Sequence[str]], below: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    exact = names.get(path) or names.get(posixpath.splitext(path)[0])
+    if exact:
+        return exact
+    folder = posixpath.dirname(path)
+    while True:
+        if folder in names:
+            return names[folder]
+        if folder in below:
+            return below[folder]
+        if not folder:
+            return ()
+        folder = posixpath.dirname(folder)
+
+
+def fingerprint(items: Iterable[Stored]) -> str:
+    """A short digest of a set of objects as listed: it changes when one is added, removed or rewritten."""
+    digest = hashlib.sha256()
+    for item in sorted(items, key=lambda item: item.key):
+        digest.update(f"{item.key}\0{item.size}\0{item.tag}\n".encode())
+    return digest.hexdigest()[:16]
