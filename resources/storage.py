@@ -146,7 +146,8 @@ class Storage(dg.ConfigurableResource):
             StorageFullError: There is no room for it.
             LakeError: The lake is not there, or refuses.
         """
-        part = _part(data.stat().st_size) if isinstance(data, Path) else PART
+        # Few enough parts, however long the file is.
+        part = max(PART, -(-data.stat().st_size // PARTS)) if isinstance(data, Path) else PART
         with self._asking(key):
             obstore.put(self.store, key, data, chunk_size=part)
 
@@ -444,8 +445,3 @@ def _stored(item: Any) -> Stored:
     if tag.startswith('"0x'):
         tag = tag.strip('"')  # Azure quotes them when it is asked about an object, and not in a listing
     return Stored(item["path"], item["size"], tag or written.isoformat(), written.timestamp())
-
-
-def _part(size: int) -> int:
-    """Bytes of a part of an upload: few enough parts, however long the file is."""
-    return max(PART, -(-size // PARTS))

@@ -16,8 +16,10 @@ from rich.console import Console
 from detection_assets.commands import label
 from detection_assets.domain import labels, layout, quality, schemas
 from detection_assets.domain.problems import InputError
+from detection_assets.domain.withdrawal import Withdrawal
 from resources import label_batches, tables
 from resources.labeling.base import LabelingError
+from resources.withdrawal import withdrawals
 
 VIDEOS = [f"store-{number}/clip.mp4" for number in range(8)]
 LABELLED, PICTURES = 3, 8 * FRAMES_A_VIDEO
@@ -34,7 +36,7 @@ def world(monitored: World) -> Iterator[World]:
     for video in VIDEOS[:LABELLED]:
         annotate(monitored, video)
     yield monitored
-    for folder in ("label_requests", "labeling", "looks", "captures", "reports", "annotations"):
+    for folder in ("label_requests", "labeling", "looks", "captures", "reports", "annotations", "withdrawn"):
         monitored.storage.delete(folder)
     for asset in ("annotations", "label_requests", "captured_requests", "drift_report"):
         monitored.storage.delete(f"tables/{asset}")
@@ -83,6 +85,14 @@ def test_a_batch_is_chosen_published_and_handed_over_with_reasons_and_proposals(
     assert told["looked at"] == PICTURES - LABELLED * FRAMES_A_VIDEO
     assert check(result, "enough_candidates").passed
     assert check(result, "budget_kept").passed
+
+
+def test_nobody_is_asked_about_a_withdrawn_video(world: World) -> None:
+    made = Withdrawal(VIDEOS[-1], "ada", "she objects", withdrawals.now())
+    withdrawals.mark(world.storage, made, [])
+    result = world.label()
+    assert VIDEOS[-1] not in set(asked(world)["video"])
+    assert metadata(result, "label_requests")["looked at"] == PICTURES - (LABELLED + 1) * FRAMES_A_VIDEO
 
 
 def test_the_command_shows_an_open_batch_again_and_more_is_something_else(world: World) -> None:
