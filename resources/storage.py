@@ -146,8 +146,7 @@ class Storage(dg.ConfigurableResource):
             StorageFullError: There is no room for it.
             LakeError: The lake is not there, or refuses.
         """
-        # Few enough parts, however long the file is.
-        part = max(PART, -(-data.stat().st_size // PARTS)) if isinstance(data, Path) else PART
+        part = _part(data.stat().st_size) if isinstance(data, Path) else PART
         with self._asking(key):
             obstore.put(self.store, key, data, chunk_size=part)
 
@@ -278,11 +277,7 @@ class Storage(dg.ConfigurableResource):
         return len(keys)
 
     def remove(self, keys: Sequence[str]) -> int:
-        """Deletes objects by their keys, those that are there; a folder of this machine that is left empty goes, too.
-
-        Returns:
-            How many keys were given.
-        """
+        """Deletes those objects that are there, and folders of this machine that are left empty; returns how many keys."""
         if not keys:
             return 0
         with self._asking(keys[0]):
@@ -445,3 +440,8 @@ def _stored(item: Any) -> Stored:
     if tag.startswith('"0x'):
         tag = tag.strip('"')  # Azure quotes them when it is asked about an object, and not in a listing
     return Stored(item["path"], item["size"], tag or written.isoformat(), written.timestamp())
+
+
+def _part(size: int) -> int:
+    """Bytes of a part of an upload: few enough parts, however long the file is."""
+    return max(PART, -(-size // PARTS))
