@@ -18,9 +18,10 @@ from detection_assets.domain.lineage_answers import answer
 from detection_assets.domain.near_duplicates import parse
 from detection_assets.domain.problems import InputError
 
+APPROVAL = ["approval", "approved_by", "approved_at", "approval_reason"]
 MODEL = [
-    *("version", "sha256", "dataset_version", "weights_version", "evaluation_version"),
-    *("approval", "approved_by", "approved_at", "approval_reason"),
+    *("version", "sha256", "dataset_version", "weights_version", "evaluation_version", "override_by"),
+    *APPROVAL,
 ]
 """The columns of `models`."""
 
@@ -43,12 +44,12 @@ def moment(said: str | datetime) -> pd.Timestamp:
 def serving(periods: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
     """What the slots hold now, the largest share first, and who let it serve."""
     now = periods[periods["until"].isna()].rename(columns={"from": "since"})
-    known = models[[*MODEL[5:], "version", "dataset_version"]].assign(registered=models["sha256"])
+    known = models[[*APPROVAL, "version", "dataset_version"]].assign(registered=models["sha256"])
     found = now[["slot", "version", "share", "since", "why", "sha256"]].merge(known, on="version", how="left")
     # A registry that counts from 1 again, as of a lake that was copied, knows another model by the same number.
     other = (found["sha256"] != "") & (found["sha256"] != found["registered"])
     found = found.drop(columns="registered")
-    found.loc[other, [*MODEL[5:], "dataset_version"]] = None
+    found.loc[other, [*APPROVAL, "dataset_version"]] = None
     return answer("serving", found.sort_values(["share", "slot"], ascending=[False, True]))
 
 
@@ -154,7 +155,9 @@ def overridden(gates: Iterable[Mapping[str, Any]], models: pd.DataFrame, log: Se
         models: The registered versions.
         log: The endpoint's.
     """
-    version = models[::-1].drop_duplicates("weights_version").set_index("weights_version")["version"]
+    # The same weights may have been registered before, for another evaluation that they passed.
+    known = pd.concat([models[models["override_by"].notna()], models]).drop_duplicates("weights_version")
+    version = known.set_index("weights_version")["version"]
     rows = [
         {
             "what": "gates",

@@ -149,6 +149,7 @@ def test_the_answers_are_what_the_files_and_the_event_log_say(after: After) -> N
         gates = of.overridden().set_index("what").loc["gates"]
         assert gates["by"] == json.loads(file.read_bytes())["by"] == "ada"
         assert gates["of"] == file.stem
+        assert tags[str(gates["version"])]["override_by"] == "ada"
 
 
 def test_a_captured_request_leads_to_its_version_and_dataset(after: After) -> None:
