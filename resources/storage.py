@@ -277,7 +277,7 @@ class Storage(dg.ConfigurableResource):
         return len(keys)
 
     def remove(self, keys: Sequence[str]) -> int:
-        """Deletes those objects that are there, and folders of this machine that are left empty; returns how many keys."""
+        """Deletes the objects that are there, and local folders that are left empty; returns how many were given."""
         if not keys:
             return 0
         with self._asking(keys[0]):
