@@ -8,6 +8,7 @@ prefix, its own video partitions, and a code version that changes with the setti
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -129,14 +130,16 @@ def with_code(assets: Sequence[dg.AssetsDefinition], repository: str, commit: st
         repository: The repository's address, or "".
         commit: The commit that runs, or "".
     """
-    here = dg.with_source_code_references(assets)
     host = repository.removeprefix("https://").partition("/")[0]
     known: Literal["github", "gitlab"] | None = "github" if "github" in host else "gitlab" if "gitlab" in host else None
-    if known is None or not commit:
-        return here
     ours = dg.AnchorBasedFilePathMapping(Path(__file__), "detection_assets/definitions.py")
     address = repository.removesuffix(".git").rstrip("/")
-    return dg.link_code_references_to_git(here, address, commit.removesuffix("-dirty"), ours, known)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # used knowingly; pinned in requirements.lock
+        here = dg.with_source_code_references(assets)
+        if known is None or not commit:
+            return here
+        return dg.link_code_references_to_git(here, address, commit.removesuffix("-dirty"), ours, known)
 
 
 def __getattr__(name: str) -> dg.Definitions:

@@ -39,10 +39,12 @@ def sources_of(storage: Storage, videos: Sequence[str]) -> dict[str, Source | No
 
 def look_up(storage: Storage, videos: Sequence[str]) -> dict[str, Source | None]:
     """As `sources_of`, but each by itself, however many: what it costs does not depend on what else there is."""
-    gone = withdrawals.videos(storage)
     with ThreadPoolExecutor(PARALLEL) as pool:
         found = dict(zip(videos, pool.map(lambda video: _source(storage, video), videos), strict=True))
-    return {video: None if video in gone else source for video, source in found.items()}
+        there = [video for video, source in found.items() if source]
+        # Each by itself, too: a listing of all that were ever withdrawn would be asked for at every tick of a sensor.
+        gone = dict(zip(there, pool.map(lambda video: storage.exists(layout.withdrawn(video)), there), strict=True))
+    return {video: None if gone.get(video) else source for video, source in found.items()}
 
 
 def _source(storage: Storage, video: str) -> Source | None:

@@ -68,7 +68,9 @@ def test_a_jobs_pictures_are_finished_together_with_who_drew_them(
     server.finish(task, names[3], "acceptance")
     told, boxes = brought(labeling, batch, place, tmp_path / "second")
     assert list(told.done) == names
-    assert boxes.loc[boxes["annotator"] == "ben", "reviewed"].tolist() == [True]
+    of_ben = boxes[boxes["annotator"] == "ben"]
+    assert of_ben.loc[of_ben["class"].notna(), "reviewed"].tolist() == [True]
+    assert of_ben.loc[of_ben["class"].isna(), "frame_name"].tolist() == [names[4]], "that he saw nothing is his, too"
 
 
 @pytest.mark.parametrize(("stage", "done"), [("annotation", 3), ("validation", 3), ("acceptance", 0)])
