@@ -132,13 +132,13 @@ def with_code(assets: Sequence[dg.AssetsDefinition], repository: str, commit: st
     """
     host = repository.removeprefix("https://").partition("/")[0]
     known: Literal["github", "gitlab"] | None = "github" if "github" in host else "gitlab" if "gitlab" in host else None
-    ours = dg.AnchorBasedFilePathMapping(Path(__file__), "detection_assets/definitions.py")
     address = repository.removesuffix(".git").rstrip("/")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # used knowingly; pinned in requirements.lock
         here = dg.with_source_code_references(assets)
         if known is None or not commit:
             return here
+        ours = dg.AnchorBasedFilePathMapping(Path(__file__), "detection_assets/definitions.py")
         return dg.link_code_references_to_git(here, address, commit.removesuffix("-dirty"), ours, known)
 
 
