@@ -30,6 +30,16 @@ def shared_data() -> Path:
     return SHARED
 
 
+@pytest.fixture(autouse=True)
+def _no_storage_of_a_dead_instance() -> None:
+    """Dagster keeps whose state it loads definitions with in a context variable; instances of fixtures that are closed
+    out of their order leave one there that is no more, and then no test after it could load any."""
+    module = sys.modules.get("dagster._core.storage.defs_state.base")
+    storage = module.DefsStateStorage.get() if module else None
+    if storage is not None and (storage._instance_weakref is None or storage._instance_weakref() is None):
+        module._current_storage.set(None)
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder with no detector, which everything that is run from here on takes for its own."""

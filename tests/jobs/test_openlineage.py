@@ -242,12 +242,12 @@ def test_the_sensor_tells_and_is_on_only_where_it_has_somewhere_to_tell(
 ) -> None:
     (made,) = sensor.sensors_of("shelf", "")
     assert made.default_status is dg.DefaultSensorStatus.RUNNING
-    context = dg.build_sensor_context(instance, resources={"storage": storage})
-    assert made(context).skip_message == f"{len(EVENTS)} events told"
-    monkeypatch.delenv(collectors.SETTING)
-    (made,) = sensor.sensors_of("shelf", "")
-    assert made.default_status is dg.DefaultSensorStatus.STOPPED
-    assert made(context).skip_message == "DETECTION_OPENLINEAGE is not set"
+    with dg.build_sensor_context(instance, resources={"storage": storage}) as context:
+        assert made(context).skip_message == f"{len(EVENTS)} events told"
+        monkeypatch.delenv(collectors.SETTING)
+        (made,) = sensor.sensors_of("shelf", "")
+        assert made.default_status is dg.DefaultSensorStatus.STOPPED
+        assert made(context).skip_message == "DETECTION_OPENLINEAGE is not set"
 
 
 REFUSED = {
