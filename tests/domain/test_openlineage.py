@@ -13,7 +13,7 @@ ABOUT = About(
     RUN,
     "shelf_ingest",
     "detection",
-    "file:///work/lake/shelf",
+    "file:///srv/lake/shelf",
     "1.13.1",
     "team:vision",
     {"dagster/partition": "a.mp4"},
@@ -84,9 +84,9 @@ def test_a_longer_log_gives_the_same_events_and_more(log: list[Happened]) -> Non
 def test_what_was_read_and_written_is_told_with_version_schema_and_rows() -> None:
     (told,) = (one for one in events(ABOUT, LOGS["done"][0]) if short([one]) == ["COMPLETE frames"])
     (read,), (written,) = told["inputs"], told["outputs"]
-    assert read["name"] == "/work/lake/shelf/tables/raw_videos"
+    assert read["name"] == "/srv/lake/shelf/tables/raw_videos"
     assert read["facets"]["version"]["datasetVersion"] == "r1"
-    assert written["name"] == "/work/lake/shelf/tables/extracted_frames"
+    assert written["name"] == "/srv/lake/shelf/tables/extracted_frames"
     assert written["facets"]["version"]["datasetVersion"] == "f1"
     assert written["outputFacets"]["outputStatistics"]["rowCount"] == 7
     assert [one["name"] for one in written["facets"]["schema"]["fields"]][:2] == ["video", "frame"]
@@ -142,17 +142,17 @@ def test_what_many_videos_wrote_is_what_the_next_stage_says_it_read() -> None:
 def test_what_was_never_made_was_not_read_and_what_people_put_there_was() -> None:
     assert step("inputs", made("trained_weights", None, "w", inputs={"shelf/tuned_hyperparameters": "INITIAL"})) == []
     (videos,) = step("inputs", made("raw_videos", "a.mp4", "v"))
-    assert videos["name"] == "/work/lake/shelf/videos"
+    assert videos["name"] == "/srv/lake/shelf/videos"
 
 
 def test_where_columns_come_from_is_told_where_the_table_says_so() -> None:
     (table,) = step("outputs", made("extracted_frames", None, "f", columns={"video": [("shelf/raw_videos", "video")]}))
     (field,) = table["facets"]["columnLineage"]["fields"]["video"]["inputFields"]
-    assert (field["name"], field["field"]) == ("/work/lake/shelf/tables/raw_videos", "video")
+    assert (field["name"], field["field"]) == ("/srv/lake/shelf/tables/raw_videos", "video")
 
 
 LAKES = {
-    "file:///work/lake/shelf": ("file", "/work/lake/shelf/tables/x"),
+    "file:///srv/lake/shelf": ("file", "/srv/lake/shelf/tables/x"),
     "s3://bucket/detectors/shelf": ("s3://bucket", "detectors/shelf/tables/x"),
     "az://container/shelf": ("az://container", "shelf/tables/x"),
 }
