@@ -14,6 +14,7 @@ import pandas as pd
 
 from detection_assets.detector import Detector
 from detection_assets.domain import card, disagreements, layout, schemas
+from detection_assets.domain.portions import with_enough
 from detection_assets.pictures import published_pictures, worst
 from resources import costs, lake, tables, versions
 from resources.batch.base import Batch
@@ -66,7 +67,8 @@ def batch_predictions(
         for video, rows in of.items()
     }
     prefixes = {video: layout.predictions(video, version) for video, version in made.items()}
-    steps = [_step(part, of, prefixes, model, settings, detector) for part in _steps(of)]
+    parts = with_enough({video: len(rows) for video, rows in of.items()}, A_STEP)
+    steps = [_step(part, of, prefixes, model, settings, detector) for part in parts]
     ran = batch.run(context, steps, model)
     published = {video: storage.published(prefix) for video, prefix in prefixes.items()}
     table = _read(storage, published, model)
@@ -108,23 +110,6 @@ def _against_truth(
         return {}
     judged = disagreements.judge(truth, table, seen["frame"].tolist())
     return {"truth against prediction": dg.MetadataValue.md(worst(storage, seen, judged, classes))}
-
-
-def _steps(of: Mapping[str, pd.DataFrame]) -> Iterator[list[str]]:
-    """Puts videos together until there is enough for a step.
-
-    What is done already stays in its step: the same videos make the same steps, so that a killed one is found again.
-    """
-    part: list[str] = []
-    frames = 0
-    for video, rows in sorted(of.items()):
-        part.append(video)
-        frames += len(rows)
-        if frames >= A_STEP:
-            yield part
-            part, frames = [], 0
-    if part:
-        yield part
 
 
 def _step(

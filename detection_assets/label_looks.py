@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import pandas as pd
 
 from detection_assets.domain import informativeness, layout
 from detection_assets.domain.description import NAMES
+from detection_assets.domain.portions import with_enough
 from resources.compute.base import Compute, Input, Step, StepResult, version_of
 from resources.registry.base import ModelVersion
 from resources.storage import Published, Storage
@@ -74,23 +75,10 @@ def look(
         )
         for video, rows in of.items()
     }
-    steps = [_step(part, of, prefixes, models, digests, told, hardware) for part in _portions(of)]
+    parts = with_enough({video: len(rows) for video, rows in of.items()}, A_STEP)
+    steps = [_step(part, of, prefixes, models, digests, told, hardware) for part in parts]
     ran = compute.run_all(context, steps)
     return _read(storage, list(prefixes.values()), ran)
-
-
-def _portions(of: Mapping[str, pd.DataFrame]) -> Iterator[list[str]]:
-    """Videos together until there is enough for a step; each is in one step whatever is done already."""
-    part: list[str] = []
-    count = 0
-    for video, rows in of.items():
-        part.append(video)
-        count += len(rows)
-        if count >= A_STEP:
-            yield part
-            part, count = [], 0
-    if part:
-        yield part
 
 
 def _step(
