@@ -20,7 +20,7 @@ def abreast(works: Iterable[Generator[float, None, T]], places: int, failure: ty
         failure: What a work raises that fails, and leaves the others alone.
 
     Returns:
-        What came of those that succeeded, in their order, and why the others failed.
+        What came of those that succeeded and why the others failed, each in their order.
 
     Raises:
         BaseException: What else a work raises, or what comes from without, such as an interrupt. Each work that had
@@ -30,7 +30,7 @@ def abreast(works: Iterable[Generator[float, None, T]], places: int, failure: ty
     running: dict[int, Generator[float, None, T]] = {}
     due: dict[int, float] = {}
     results: dict[int, T] = {}
-    failures: list[E] = []
+    failures: dict[int, E] = {}
     try:
         while running or (waiting and not failures):
             while waiting and not failures and len(running) < places:
@@ -44,12 +44,12 @@ def abreast(works: Iterable[Generator[float, None, T]], places: int, failure: ty
             except StopIteration as ended:
                 results[number] = ended.value
             except failure as why:
-                failures.append(why)
+                failures[number] = why
             del running[number], due[number]
     except BaseException as error:
         _throw(error, list(running.values()))
         raise
-    return [results[number] for number in sorted(results)], failures
+    return [results[number] for number in sorted(results)], [failures[number] for number in sorted(failures)]
 
 
 def _throw(error: BaseException, running: Sequence[Generator[Any, None, Any]]) -> None:

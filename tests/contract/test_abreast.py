@@ -54,6 +54,11 @@ def test_after_a_failure_those_that_run_go_on_and_none_is_begun() -> None:
     assert "c begins" not in log
 
 
+def test_failures_come_in_the_order_of_the_works_whichever_fails_first() -> None:
+    _, failures = abreast([work("slow", [], 6, fails=True), work("fast", [], 1, fails=True)], 2, Bad)
+    assert [str(failure) for failure in failures] == ["slow", "fast"]
+
+
 def test_an_interrupt_stops_all_at_the_same_time() -> None:
     log: list[str] = []
 
