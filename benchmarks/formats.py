@@ -154,6 +154,7 @@ def timed(work: Callable[[], int]) -> int:
 def measure(name: str, file: Path, out: Path, python: str = sys.executable) -> dict[str, Any]:
     """Runs a task in a process of its own; gives what it did, its seconds and its peak memory in GB."""
     shutil.rmtree(out, ignore_errors=True)
+    os.sync()  # or one task pays for what another left to be written
     command = [python, str(Path(__file__)), "--task", name, "--file", str(file), "--out", str(out)]
     root = str(Path(__file__).parents[1])
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=_environment(root))
