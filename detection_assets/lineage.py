@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
     from detection_assets.commands.context import Project
-    from detection_assets.domain import lineage_changes
     from resources.registry.base import ModelVersion
     from resources.storage import Storage
 
@@ -118,7 +117,8 @@ class Lineage:
         found = version_index.videos(self.storage, dataset)
         if found.empty:
             raise InputError(f"{self.name} version {model.version}: its dataset {dataset or '(not said)'} has no table")
-        return answer("taught", found.assign(version=model.version, dataset_version=dataset))
+        told = found.drop(columns="content", errors="ignore")
+        return answer("taught", told.assign(version=model.version, dataset_version=dataset))
 
     def frames(self, version: str | None = None) -> pd.DataFrame:
         """The frames of the dataset that taught a version, with split and annotations: a row a frame.
@@ -185,10 +185,11 @@ class Lineage:
             earlier: The other; None: the one registered before it.
         """
         from detection_assets.domain import lineage_changes
+        from resources import model_facts
 
         one = self.model(later)
         other = self.model(earlier) if earlier is not None else self._before(one)
-        return lineage_changes.why(self._made(other), self._made(one))
+        return lineage_changes.why(*model_facts.pair(self.storage, self.instance, other, one))
 
     def stale(self) -> pd.DataFrame:
         """What is not what it would be if it were made now, and which change made it so: a row a change.
@@ -344,11 +345,6 @@ class Lineage:
         if not older:
             raise InputError(f"{self.name} version {model.version} is the first: there is none to compare it with")
         return older[0]
-
-    def _made(self, model: ModelVersion) -> lineage_changes.Made:
-        from resources.model_facts import made
-
-        return made(self.storage, self.instance, model)
 
     def _between(self, version: str) -> tuple[float, float | None]:
         """When the version before was registered, and when this was: seconds since 1970."""

@@ -22,7 +22,7 @@ from detection_assets.domain import layout, schemas, snapshot
 from detection_assets.domain.history import Entry, Held
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.rollout import Rollout
-from resources import overrides, tables, version_index, versions
+from resources import lake, overrides, tables, version_index, versions
 from resources.deployments import Deployments
 from resources.instance import open_instance
 
@@ -35,6 +35,10 @@ class Told(Annotated):
 
     def build(self) -> None:
         self.project = Project.of(NAME)
+        for video in VIDEOS:
+            self.storage.put(f"videos/{video}", b"taken in")
+        sources, _ = lake.list_sources(self.storage)
+        lake.remember(self.storage, "videos", {source.video: source.fingerprint for source in sources})
         with open_instance() as instance:
             for stage in ("raw_videos", "extracted_frames"):
                 for video in VIDEOS:
