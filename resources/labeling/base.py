@@ -125,18 +125,25 @@ class Labeling(dg.ConfigurableResource, ABC):
     def request(self, batch: str) -> Handed:
         """Hands a published batch to the tool; what it has of it already stays as it is.
 
+        A batch that was given up is looked for again: the same pictures were chosen once more.
+
         Raises:
             InputError: There is no such batch.
             LabelingError: The tool refuses or does not answer, or another tool has the batch.
         """
         found, keys = label_batches.read(self.storage, batch)
-        before = label_batches.state(self.storage, batch, HANDED)
+        given_up = label_batches.state(self.storage, batch, CLOSED)
+        # What was given up in one tool may be asked for anew in another.
+        before = None if given_up else label_batches.state(self.storage, batch, HANDED)
         if before:
             self._is_ours(batch, before)
         handed = self.hand_over(found, keys)
         label_batches.note(
             self.storage, batch, HANDED, {**asdict(handed), "at": before["at"] if before else time.time()}
         )
+        if given_up:
+            # Last, so that whoever is killed before leaves a batch that is chosen and handed over again.
+            label_batches.reopen(self.storage, batch)
         return handed
 
     def collect(self, batches: Sequence[str] | None = None) -> Iterator[Collected]:

@@ -12,7 +12,7 @@ from contract.annotators import SIZE, InAFolder, table
 from contract.test_labeling import APPLE, CLASSES, CLIP, COLA, World, opened, publish
 
 from detection_assets.domain import formats
-from resources import profiles
+from resources import label_batches, profiles
 from resources.labeling import local
 
 
@@ -147,6 +147,21 @@ def test_boxes_drawn_on_a_smaller_copy_and_shares_of_a_picture_are_both_understo
     said = world.lake(CLIP)
     assert said["width"].tolist() == [SIZE[0] // 2, SIZE[0]]
     assert world.boxes(CLIP)[world.names[1]] == [COLA]
+
+
+@pytest.mark.parametrize("tool", ["folder", "cvat"])
+def test_a_batch_that_was_given_up_and_is_chosen_again_is_looked_for_again(world: World, tool: str) -> None:
+    world.hand_over()
+    handed = label_batches.state(world.storage, world.batch.id, label_batches.HANDED) or {}
+    label_batches.note(world.storage, world.batch.id, label_batches.HANDED, {**handed, "tool": tool})
+    world.labeling.close(world.batch.id, "given up")
+    # The same pictures are chosen, so it is the same batch.
+    assert publish(world.storage).id == world.batch.id
+    world.people.submit(world.hand_over(), world.names[0], [COLA])
+    assert world.far(world.batch.id).closed == ""
+    assert [*world.labeling.changed()[0]] == [world.batch.id]
+    world.collect()
+    assert world.boxes(CLIP) == {world.names[0]: [COLA]}
 
 
 def test_settings_that_cannot_work_are_refused_with_what_to_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
