@@ -14,6 +14,7 @@ from contract.test_labeling import APPLE, CLASSES, CLIP, COLA, World, opened, pu
 from detection_assets.domain import formats
 from resources import label_batches, profiles
 from resources.labeling import local
+from resources.labeling.local import FolderLabeling
 
 
 @pytest.fixture
@@ -89,6 +90,52 @@ def test_an_archive_is_read_and_leads_nowhere_else(world: World, tmp_path: Path)
     assert world.boxes(CLIP) == {world.names[0]: [COLA]}
     assert sorted(problem.place for problem in collected.problems) == ["", "../../../evil.xml", "/etc/evil.xml"]
     assert not list(tmp_path.rglob("evil.xml"))
+
+
+@pytest.mark.parametrize("damage", ["data", "name"])
+def test_a_damaged_archive_loses_nothing_else(world: World, damage: str) -> None:
+    place = Path(world.hand_over())
+    world.people.submit(str(place), world.names[0], [COLA])
+    path = place / "done" / "damaged.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("é.json" if damage == "name" else "a.json", "[1, 2, 3]" * 100)
+    whole = path.read_bytes()
+    # No packed data begins with ones alone; half of a letter is none.
+    path.write_bytes(whole.replace("é".encode(), b"\xc3a") if damage == "name" else whole[:36] + b"\xff" + whole[37:])
+    old(path)
+    collected = world.collect()
+    assert collected.fresh == [world.names[0]]
+    assert ["cannot be unpacked" in str(problem) for problem in collected.problems] == [True]
+
+
+def test_a_file_that_goes_away_while_it_is_read_loses_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Path(world.hand_over())
+    world.people.submit(str(place), world.names[0], [COLA])
+    mine = place / "done" / "mine.json"
+    formats.coco.save(table(world.names[1], [APPLE]), CLASSES, mine)
+    seen = old(mine).stat()
+    mine.unlink()
+    listing = FolderLabeling._listing
+
+    def earlier(self: FolderLabeling, batch: str, place: str) -> list[tuple[str, int, int]]:
+        return [*listing(self, batch, place), (mine.name, seen.st_size, seen.st_mtime_ns)]
+
+    monkeypatch.setattr(FolderLabeling, "_listing", earlier)
+    collected = world.collect()
+    assert collected.fresh == [world.names[0]]
+    assert "went away" in str(collected.problems[0])
+
+
+def test_a_batch_that_cannot_be_looked_at_does_not_keep_the_others(world: World) -> None:
+    place, other = Path(world.hand_over()), publish(world.storage, first=60)
+    second = world.labeling.request(other.id).place
+    world.people.submit(second, str(other.frames["name"].iloc[0]), [COLA])
+    (place / ".handed.json").unlink()
+    found = {item.batch: item for item in world.labeling.collect()}
+    assert ".handed.json cannot be read: No such file" in found[world.batch.id].failed
+    assert found[other.id].finished == 1
 
 
 def test_what_cannot_be_used_is_told_and_loses_nothing_else(world: World) -> None:
