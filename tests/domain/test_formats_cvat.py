@@ -140,7 +140,12 @@ def test_shapes_by_their_extremes(tmp_path: Path, shape: str, corners: tuple[flo
 
 @pytest.mark.parametrize("text", ["x" * 9_000, "line\n" * 9_000])
 def test_a_long_attribute_comes_back_whole(tmp_path: Path, text: str) -> None:
-    row = {"frame_name": "a.jpg", "class": "cat", **dict.fromkeys(CORNERS, 1.0), "attributes": json.dumps({"note": text})}
+    row = {
+        "frame_name": "a.jpg",
+        "class": "cat",
+        **dict.fromkeys(CORNERS, 1.0),
+        "attributes": json.dumps({"note": text}),
+    }
     formats.cvat.save(pd.DataFrame([row]), ["cat"], tmp_path / "a.xml")
     parsed = formats.load([tmp_path / "a.xml"], tmp_path)
     assert json.loads(parsed.boxes["attributes"][0]) == {"note": text}
