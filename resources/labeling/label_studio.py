@@ -239,13 +239,14 @@ class LabelStudioLabeling(Labeling):
         skipped -= done
         if not said:
             return Finished((), sorted(skipped), sorted(skipped), problems)
+        # Who spoke last comes last, for it is he who may count alone.
         found = [
             {
                 "id": task["id"],
                 "data": task["data"],
                 "annotations": [{**annotation, "completed_by": people.get(by, by)}],
             }
-            for (_, by), (task, annotation) in said.items()
+            for (_, by), (task, annotation) in sorted(said.items(), key=lambda one: one[1][1]["updated_at"])
         ]
         file = folder / f"project-{place}.json"
         file.write_text(json.dumps(found))

@@ -92,6 +92,17 @@ def test_an_archive_is_read_and_leads_nowhere_else(world: World, tmp_path: Path)
     assert not list(tmp_path.rglob("evil.xml"))
 
 
+@pytest.mark.parametrize(("ada", "ben", "last"), [(30, 60, "ada"), (60, 30, "ben")])
+def test_who_spoke_last_comes_last_whatever_the_formats(world: World, ada: float, ben: float, last: str) -> None:
+    done = Path(world.hand_over()) / "done"
+    formats.coco.save(table(world.names[0], [APPLE]), CLASSES, done / "by-ada" / "labels.json")
+    (path,) = formats.pascal_voc.save(table(world.names[0], [COLA]), CLASSES, done / "by-ben").files
+    old(done / "by-ada" / "labels.json", ada)
+    old(path, ben)
+    world.collect()
+    assert world.lake(CLIP)["annotator"].tolist()[-1] == last
+
+
 @pytest.mark.parametrize("damage", ["data", "name"])
 def test_a_damaged_archive_loses_nothing_else(world: World, damage: str) -> None:
     place = Path(world.hand_over())
