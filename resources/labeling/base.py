@@ -129,7 +129,7 @@ class Labeling(dg.ConfigurableResource, ABC):
 
         Raises:
             InputError: There is no such batch.
-            LabelingError: The tool refuses or does not answer, or another tool has the batch.
+            LabelingError: The tool refuses or does not answer, another tool has the batch, or a picture is gone.
         """
         found, keys = label_batches.read(self.storage, batch)
         given_up = label_batches.state(self.storage, batch, CLOSED)
@@ -137,7 +137,12 @@ class Labeling(dg.ConfigurableResource, ABC):
         before = None if given_up else label_batches.state(self.storage, batch, HANDED)
         if before:
             self._is_ours(batch, before)
-        handed = self.hand_over(found, keys)
+        try:
+            handed = self.hand_over(found, keys)
+        except FileNotFoundError as error:
+            how = f"put it back, or ask for others with `detection label {self.detector} --more`"
+            why = str(error).partition("\n")[0]
+            raise LabelingError(f"{batch}: a picture is gone from the lake ({why}); {how}") from None
         label_batches.note(
             self.storage, batch, HANDED, {**asdict(handed), "at": before["at"] if before else time.time()}
         )
@@ -267,6 +272,7 @@ class Labeling(dg.ConfigurableResource, ABC):
 
         Raises:
             LabelingError: The tool refuses or does not answer.
+            FileNotFoundError: A picture is gone from the lake.
         """
 
     @abstractmethod

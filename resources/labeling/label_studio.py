@@ -63,7 +63,8 @@ class LabelStudioLabeling(Labeling):
         """Makes the batch's project and the tasks that it has not.
 
         Raises:
-            LabelingError: The server refuses or does not answer, or a picture is gone.
+            LabelingError: The server refuses or does not answer.
+            FileNotFoundError: A picture is gone from the lake.
         """
         server = self.server
         project = self._project(server, batch)
@@ -148,9 +149,7 @@ class LabelStudioLabeling(Labeling):
             files = {name: data for name, data in zip(missing, found, strict=True) if data is not None}
             if len(files) < len(missing):
                 lost = sorted(set(missing) - set(files))
-                raise LabelingError(
-                    f"{missing[lost[0]]} and {len(lost) - 1} more are gone from the lake; ask for a new batch"
-                )
+                raise FileNotFoundError(f"{missing[lost[0]]}{f' and {len(lost) - 1} more' if lost[1:] else ''}")
             server.upload(f"/api/projects/{project}/import", files, commit_to_project="false")
             there = self._uploaded(server, project)
         return {name: f"/data/{there[short[name]]}" for name in keys}

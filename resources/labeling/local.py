@@ -28,7 +28,7 @@ import orjson
 from detection_assets.domain import formats, layout
 from detection_assets.domain.formats.frame_names import stem_of
 from detection_assets.domain.labels import Batch
-from detection_assets.domain.problems import Problem
+from detection_assets.domain.problems import Problem, Told
 from resources.findings import Finding
 from resources.labeling.base import Finished, Handed, Labeling, LabelingError, gone, proposed
 
@@ -134,7 +134,8 @@ class FolderLabeling(Labeling):
         """Makes the batch's folder as a whole, unless it is there.
 
         Raises:
-            LabelingError: A picture is gone, or the folder cannot be written.
+            LabelingError: The folder cannot be written.
+            FileNotFoundError: A picture is gone from the lake.
         """
         target = self.root / batch.id
         try:
@@ -143,12 +144,9 @@ class FolderLabeling(Labeling):
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not target.is_dir():
                     self._make(batch, pictures, target)
-        except FileNotFoundError as error:
-            raise LabelingError(
-                f"{batch.id}: a picture is gone from the lake ({error}); ask for a new batch with "
-                f"`detection label {self.detector}`"
-            ) from None
         except OSError as error:
+            if isinstance(error, FileNotFoundError | Told):
+                raise  # of the lake
             raise LabelingError(
                 f"{error.filename or target}: {error.strerror or error}; correct it and run again"
             ) from None

@@ -14,6 +14,7 @@ from contract.test_labeling import APPLE, CLASSES, CLIP, COLA, World, opened, pu
 from detection_assets.domain import formats
 from resources import label_batches, profiles
 from resources.labeling import local
+from resources.labeling.base import LabelingError
 from resources.labeling.local import FolderLabeling
 
 
@@ -90,6 +91,12 @@ def test_an_archive_is_read_and_leads_nowhere_else(world: World, tmp_path: Path)
     assert world.boxes(CLIP) == {world.names[0]: [COLA]}
     assert sorted(problem.place for problem in collected.problems) == ["", "../../../evil.xml", "/etc/evil.xml"]
     assert not list(tmp_path.rglob("evil.xml"))
+
+
+def test_a_picture_that_is_gone_from_the_lake_is_told_with_what_to_do(world: World) -> None:
+    world.storage.remove([f"frames/{CLIP}/v1/000000.jpg"])
+    with pytest.raises(LabelingError, match=r"gone from the lake \(.*000000\.jpg.*put it back, or ask for others with"):
+        world.labeling.request(world.batch.id)
 
 
 @pytest.mark.parametrize(("ada", "ben", "last"), [(30, 60, "ada"), (60, 30, "ben")])
