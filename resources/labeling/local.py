@@ -93,9 +93,10 @@ class _Done:
         elif layout.suffix(name) == ".zip":
             self.take(_unpack(path, scratch, self), name, changed)
         elif layout.is_annotation(name):
-            # All below one folder, in which messages name files and readers look for what belongs to them.
+            # All below one folder, in which messages name files and readers look for what belongs to them. No links:
+            # readers do not follow what leads out of it.
             scratch.parent.mkdir(parents=True, exist_ok=True)
-            scratch.symlink_to(path)
+            shutil.copyfile(path, scratch)
             self.take([scratch], name, changed)
         elif layout.suffix(name) not in layout.IMAGE_SUFFIXES:
             self.tell(name, "is no annotation file", "left out")
@@ -226,6 +227,8 @@ class FolderLabeling(Labeling):
             except FileNotFoundError:
                 # Tools write a file beside and rename it. The stamp has the old name, so it is looked again.
                 found.tell(name, "it went away while it was read", "left for the next time")
+            except PermissionError:
+                found.tell(name, "may not be read", "left out; give yourself the right, and save it again")
         return found
 
     def _listing(self, batch: str, place: str) -> list[tuple[str, int, int]]:

@@ -67,6 +67,18 @@ def test_every_format_goes_out_and_comes_back(world: World, name: str, monkeypat
     assert world.boxes(CLIP) == {world.names[0]: [COLA]}
 
 
+def test_an_mltable_and_its_lines_are_one_data_set(world: World) -> None:
+    done = Path(world.hand_over()) / "done"
+    formats.azureml.save(table(world.names[0], [COLA]), CLASSES, done)
+    (done / "annotations.jsonl").rename(done / "lines.txt")
+    (done / "MLTable").write_text("paths: [{file: ./lines.txt}]\n")
+    for path in done.iterdir():
+        old(path)
+    collected = world.collect()
+    assert world.boxes(CLIP) == {world.names[0]: [COLA]}
+    assert not collected.problems
+
+
 def test_the_newer_of_two_files_speaks(world: World) -> None:
     done = Path(world.hand_over()) / "done"
     for name, box, age in (("b-first", APPLE, 90), ("a-second", COLA, 30)):
@@ -144,6 +156,24 @@ def test_a_file_that_goes_away_while_it_is_read_loses_nothing_else(
     collected = world.collect()
     assert collected.fresh == [world.names[0]]
     assert "went away" in str(collected.problems[0])
+
+
+def test_a_file_that_may_not_be_read_loses_nothing_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Path(world.hand_over())
+    world.people.submit(str(place), world.names[0], [COLA])
+    formats.coco.save(table(world.names[1], [APPLE]), CLASSES, place / "done" / "locked.json")
+    old(place / "done" / "locked.json")
+    plain = Path.read_bytes
+
+    def read(self: Path) -> bytes:  # whoever runs the tests may read all
+        if self.name == "locked.json":
+            raise PermissionError(13, "Permission denied", str(self))
+        return plain(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    collected = world.collect()
+    assert collected.fresh == [world.names[0]]
+    assert "done/locked.json: may not be read" in str(collected.problems[0])
 
 
 def test_a_batch_that_cannot_be_looked_at_does_not_keep_the_others(world: World) -> None:
