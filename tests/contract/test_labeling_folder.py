@@ -7,6 +7,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from contract.annotators import SIZE, InAFolder, table
 from contract.test_labeling import APPLE, CLASSES, CLIP, COLA, World, opened, publish
@@ -257,6 +258,22 @@ def test_a_batch_that_was_given_up_and_is_chosen_again_is_looked_for_again(world
     assert [*world.labeling.changed()[0]] == [world.batch.id]
     world.collect()
     assert world.boxes(CLIP) == {world.names[0]: [COLA]}
+
+
+def test_two_people_may_draw_on_copies_of_different_sizes(world: World) -> None:
+    done = Path(world.hand_over()) / "done"
+    half = table(world.names[0], [("apple", 2.0, 3.0, 10.0, 15.0)]).assign(width=SIZE[0] // 2, height=SIZE[1] // 2)
+    square = table(world.names[1], [APPLE]).assign(width=99, height=99)
+    formats.coco.save(pd.concat([half, square]), CLASSES, done / "by-ada" / "half.json")
+    formats.coco.save(table(world.names[0], [COLA]), CLASSES, done / "by-ben" / "whole.json")
+    formats.coco.save(table(world.names[1], [COLA]), CLASSES, done / "by-ben" / "more.json")
+    for path in done.rglob("*.json"):
+        old(path)
+    collected = world.collect()
+    said = world.lake(CLIP)
+    assert set(said["width"]) == {SIZE[0]}
+    assert world.boxes(CLIP) == {world.names[0]: [APPLE, COLA], world.names[1]: [COLA]}
+    assert "as 99x99, another shape than its own" in str(collected.problems[0])
 
 
 def test_settings_that_cannot_work_are_refused_with_what_to_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
