@@ -148,7 +148,7 @@ def test_a_file_that_goes_away_while_it_is_read_loses_nothing_else(
     formats.coco.save(table(world.names[1], [APPLE]), CLASSES, mine)
     seen = old(mine).stat()
     mine.unlink()
-    listing = FolderLabeling._listing
+    listing = FolderLabeling._listing  # pyright: ignore[reportPrivateUsage]
 
     def earlier(self: FolderLabeling, batch: str, place: str) -> list[tuple[str, int, int]]:
         return [*listing(self, batch, place), (mine.name, seen.st_size, seen.st_mtime_ns)]
