@@ -44,6 +44,11 @@ class Taken:
     digests: Mapping[str, str]
     problems: Sequence[Problem]
 
+    def of(self, names: Collection[str]) -> Taken:
+        """What it says of some pictures."""
+        known = {name: digest for name, digest in self.digests.items() if name in names}
+        return Taken(self.boxes[self.boxes["name"].isin(known.keys())], known, ())
+
 
 def take(
     files: Sequence[Path],

@@ -226,9 +226,11 @@ class Labeling(dg.ConfigurableResource, ABC):
             taken = finished_labels.take(told.files, Path(scratch), found, told.done, told.skipped, told.annotators)
         fresh = [name for name, digest in taken.digests.items() if before.digests.get(name) != digest]
         written: list[str] = []
+        # Of what has not changed in the tool, the lake's word stands: somebody may have corrected it there.
+        new = taken.of(set(fresh))
         for video, rows in labels.by_video(fresh, found.frames).items():
             written += self._pictures(batch, rows[~rows["name"].isin(set(told.skipped))], keys)
-            written += self._annotations(found, video, taken)
+            written += self._annotations(found, video, new)
         digests = {**before.digests, **taken.digests}
         at = time.time() if fresh or not before.at else before.at
         label_batches.note(self.storage, batch, COLLECTED, {"stamp": stamp, "at": at, "digests": digests})
@@ -252,8 +254,12 @@ class Labeling(dg.ConfigurableResource, ABC):
             if self.storage.exists(key):
                 there = self.storage.get(key)
                 file.write_bytes(there)
-            earlier = formats.load([file] if there else [], Path(scratch)).boxes
-            rows = finished_labels.of_video(taken, earlier, of_video)
+            earlier = formats.load([file] if there else [], Path(scratch))
+            if there and earlier.problems and earlier.boxes.empty:
+                # Written over, it would lose what it says of pictures that the tool does not have any more.
+                why = f"{self.storage.uri_of(key)} cannot be read: {earlier.problems[0].what}"
+                raise LabelingError(f"{batch.id}: {why}; mend it, or delete it to begin anew")
+            rows = finished_labels.of_video(taken, earlier.boxes, of_video)
             if there is None and rows.empty:
                 return  # nothing but pictures that were skipped
             classes = [*batch.classes, *sorted({*rows["class"].dropna()} - {*batch.classes})]

@@ -12,7 +12,7 @@ import pytest
 from contract.annotators import SIZE, InAFolder, table
 from contract.test_labeling import APPLE, CLASSES, CLIP, COLA, World, opened, publish
 
-from detection_assets.domain import formats
+from detection_assets.domain import formats, labels
 from resources import label_batches, profiles
 from resources.labeling import local
 from resources.labeling.base import LabelingError
@@ -274,6 +274,34 @@ def test_two_people_may_draw_on_copies_of_different_sizes(world: World) -> None:
     assert set(said["width"]) == {SIZE[0]}
     assert world.boxes(CLIP) == {world.names[0]: [APPLE, COLA], world.names[1]: [COLA]}
     assert "as 99x99, another shape than its own" in str(collected.problems[0])
+
+
+def test_what_was_corrected_in_the_lake_stands_until_the_tool_says_something_else(world: World, tmp_path: Path) -> None:
+    place, key = world.hand_over(), labels.annotations_key(world.batch.id, CLIP)
+    world.people.submit(place, world.names[0], [APPLE])
+    world.collect()
+    formats.coco.save(table(world.names[0], [COLA]), CLASSES, tmp_path / "by-hand.json")
+    world.storage.put(key, tmp_path / "by-hand.json")
+    world.people.submit(place, world.names[1], [APPLE])
+    world.collect()
+    assert world.boxes(CLIP) == {world.names[0]: [COLA], world.names[1]: [APPLE]}
+    world.storage.remove([key])
+    world.people.submit(place, world.names[1], [COLA])
+    world.collect()
+    assert world.boxes(CLIP) == {world.names[1]: [COLA]}
+
+
+def test_labels_in_the_lake_that_cannot_be_read_are_not_written_over(world: World) -> None:
+    place, key = world.hand_over(), labels.annotations_key(world.batch.id, CLIP)
+    world.people.submit(place, world.names[0], [APPLE])
+    world.collect()
+    world.storage.put(key, b'{"images": [')
+    world.people.submit(place, world.names[1], [APPLE])
+    (collected,) = world.labeling.collect()
+    assert "cannot be read: not JSON" in collected.failed
+    assert world.storage.get(key) == b'{"images": ['
+    world.storage.remove([key])
+    assert world.collect().fresh == [world.names[1]]
 
 
 def test_settings_that_cannot_work_are_refused_with_what_to_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
