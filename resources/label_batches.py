@@ -126,6 +126,11 @@ def note(storage: Storage, batch: str, what: str, told: Mapping[str, object]) ->
     storage.put(layout.label_state(batch, what), orjson.dumps(dict(told)))
 
 
+def reopen(storage: Storage, batch: str) -> None:
+    """Forgets that nobody looks for more of a batch."""
+    storage.remove([layout.label_state(batch, CLOSED)])
+
+
 def watched(storage: Storage) -> list[str]:
     """The batches that a tool has and of which somebody looks for more, in order; it costs one listing."""
     noted: dict[str, set[str]] = {}
@@ -152,14 +157,3 @@ def progress(storage: Storage, batch: str) -> Progress:
         collected.get("digests", {}),
         closed.get("why", ""),
     )
-
-
-def asked(storage: Storage) -> frozenset[str]:
-    """The frames that are not to be asked for: they are in a batch, and finished, skipped or still open there."""
-    found: set[str] = set()
-    for batch in known(storage):
-        frames, far = read(storage, batch)[0].frames, progress(storage, batch)
-        if far.closed:
-            frames = frames[frames["name"].isin(far.finished)]
-        found.update(frames["frame"].astype(str))
-    return frozenset(found)

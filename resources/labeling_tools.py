@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import dagster as dg
 
@@ -19,7 +18,7 @@ from resources.labeling.base import Labeling
 from resources.labeling.cvat import CvatLabeling
 from resources.labeling.label_studio import LabelStudioLabeling
 from resources.labeling.local import NOT_FOR_PICTURES, FolderLabeling
-from resources.settings import SettingsError, given
+from resources.settings import SettingsError, azure_workspace, given, needed
 from resources.storage import Storage
 
 
@@ -82,7 +81,7 @@ def _cvat(detector: str, storage: Storage) -> Labeling:
     return CvatLabeling(
         storage=storage,
         detector=detector,
-        url=_of_tool("cvat", "DETECTION_CVAT_URL", "the server's address, as http://localhost:8080"),
+        url=needed("DETECTION_LABELING is cvat", "DETECTION_CVAT_URL", "the server's address, as http://localhost:8080"),
         **{field: dg.EnvVar(name) for field, name in who.items()},
         **given(
             organization="DETECTION_CVAT_ORG", pictures="DETECTION_CVAT_JOB_PICTURES", stage="DETECTION_CVAT_STAGE",
@@ -93,11 +92,12 @@ def _cvat(detector: str, storage: Storage) -> Labeling:
 
 def _ground_truth(detector: str, storage: Storage) -> Labeling:
     _in_lake("ground_truth", storage, "s3://")
+    whom = "DETECTION_LABELING is ground_truth"
     return GroundTruthLabeling(
         storage=storage,
         detector=detector,
-        role=_of_tool("ground_truth", "DETECTION_AWS_ROLE", "the ARN of the role that labeling jobs have"),
-        workteam=_of_tool("ground_truth", "DETECTION_AWS_WORKTEAM", "the ARN of the team of people who label"),
+        role=needed(whom, "DETECTION_AWS_ROLE", "the ARN of the role that labeling jobs have"),
+        workteam=needed(whom, "DETECTION_AWS_WORKTEAM", "the ARN of the team of people who label"),
         **given(
             workers="DETECTION_AWS_LABELING_WORKERS", minutes="DETECTION_AWS_LABELING_MINUTES",
             days="DETECTION_AWS_LABELING_DAYS", account="DETECTION_AWS_LABELING_ACCOUNT",
@@ -110,12 +110,7 @@ def _azure_ml(detector: str, storage: Storage) -> Labeling:
     return AzureLabeling(
         storage=storage,
         detector=detector,
-        subscription=_of_tool("azure_ml", "DETECTION_AZURE_SUBSCRIPTION", "the id of the subscription"),
-        group=_of_tool("azure_ml", "DETECTION_AZURE_RESOURCE_GROUP", "the resource group of the workspace"),
-        workspace=_of_tool("azure_ml", "DETECTION_AZURE_WORKSPACE", "the name of the Azure ML workspace"),
-        datastore=_of_tool(
-            "azure_ml", "DETECTION_AZURE_DATASTORE", "the workspace's datastore of the lake's container"
-        ),
+        **azure_workspace("DETECTION_LABELING is azure_ml"),
         **given(exports="DETECTION_AZURE_LABELING_EXPORTS"),
     )
 
@@ -129,12 +124,6 @@ def _in_lake(tool: str, storage: Storage, scheme: str) -> None:
             f"DETECTION_LABELING is {tool}: it shows people the lake's own pictures, so the lake has to be at "
             f"{scheme}..., and it is at {given}; move it there, or set DETECTION_LABELING to another tool"
         )
-
-
-def _of_tool(tool: str, name: str, what: str) -> Any:
-    if not os.environ.get(name):
-        raise SettingsError(f"DETECTION_LABELING is {tool}: {name} is not set; set it to {what}")
-    return dg.EnvVar(name)
 
 
 TOOLS: Mapping[str, Callable[[str, Storage], Labeling]] = {

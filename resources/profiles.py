@@ -35,7 +35,7 @@ from resources.microsoft_tracking import uri_of
 from resources.registry.aws import SageMakerRegistry
 from resources.registry.azure import AzureRegistry
 from resources.registry.local import LocalRegistry
-from resources.settings import SettingsError, given
+from resources.settings import SettingsError, azure_workspace, given, needed
 from resources.storage import Storage
 from resources.tables import TableIOManager
 from resources.tracking import Tracking
@@ -111,14 +111,14 @@ def aws(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | Non
     queue = _queue("aws", "https://sqs.eu-central-1.amazonaws.com/123456789012/detection-{detector}-videos")
     common = {
         "storage": here["storage"],
-        "role": _needed("aws", "DETECTION_AWS_ROLE", "the ARN of the role that jobs and servers have"),
+        "role": needed("platform aws", "DETECTION_AWS_ROLE", "the ARN of the role that jobs and servers have"),
         "subnets": _list("DETECTION_AWS_SUBNETS"),
         "security_groups": _list("DETECTION_AWS_SECURITY_GROUPS"),
         "poll_s": float(os.environ.get("DETECTION_POLL_S", "3")),
         "detector": detector,
     }
-    programs = _needed("aws", "DETECTION_AWS_PROGRAMS_IMAGE", "the address of the image that jobs run")
-    serving = _needed("aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image that serves")
+    programs = needed("platform aws", "DETECTION_AWS_PROGRAMS_IMAGE", "the address of the image that jobs run")
+    serving = needed("platform aws", "DETECTION_AWS_SERVING_IMAGE", "the address of the image that serves")
     return {
         **here,
         "arrivals": SqsArrivals(storage=here["storage"], queue=queue.replace("{detector}", detector))
@@ -172,20 +172,14 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
             f"container, with AZURE_STORAGE_ACCOUNT_KEY or another way in (.env.example), or set {CONNECTION}"
         )
     here = local(detector, host=host, port=port, capture=capture, platform="azure")
-    studio = {
-        "storage": here["storage"],
-        "subscription": _needed("azure", "DETECTION_AZURE_SUBSCRIPTION", "the id of the subscription"),
-        "group": _needed("azure", "DETECTION_AZURE_RESOURCE_GROUP", "the resource group of the workspace"),
-        "workspace": _needed("azure", "DETECTION_AZURE_WORKSPACE", "the name of the Azure ML workspace"),
-        "datastore": _needed("azure", "DETECTION_AZURE_DATASTORE", "the workspace's datastore of the lake's container"),
-    }
+    studio = {"storage": here["storage"], **azure_workspace("platform azure")}
     common = {**studio, "detector": detector, "poll_s": float(os.environ.get("DETECTION_POLL_S", "3"))}
     compute = AzureCompute(
         **common,
         here=here["compute"],
-        image=_needed("azure", "DETECTION_AZURE_PROGRAMS_IMAGE", "the address of the image that jobs run"),
-        cpu=_needed("azure", "DETECTION_AZURE_CPU", "the compute cluster for `hardware: cpu`"),
-        gpu=_needed("azure", "DETECTION_AZURE_GPU", "the compute cluster for `hardware: gpu`"),
+        image=needed("platform azure", "DETECTION_AZURE_PROGRAMS_IMAGE", "the address of the image that jobs run"),
+        cpu=needed("platform azure", "DETECTION_AZURE_CPU", "the compute cluster for `hardware: cpu`"),
+        gpu=needed("platform azure", "DETECTION_AZURE_GPU", "the compute cluster for `hardware: gpu`"),
         **given(
             spot="DETECTION_AZURE_SPOT", count="DETECTION_AZURE_TRAINING_INSTANCES",
             identity="DETECTION_AZURE_IDENTITY", jobs="DETECTION_AZURE_JOBS",
@@ -199,15 +193,17 @@ def azure(detector: str, *, host: str, port: int, capture: Mapping[str, Any] | N
             detector=detector,
             compute=compute,
             cluster=_setting("DETECTION_AZURE_BATCH", ""),
-            image=_needed("azure", "DETECTION_AZURE_BATCH_IMAGE", image),
+            image=needed("platform azure", "DETECTION_AZURE_BATCH_IMAGE", image),
             poll_s=compute.poll_s,
             **given(count="DETECTION_AZURE_BATCH_INSTANCES"),
         )
     endpoints = AzureEndpoints(
         **common,
-        image=_needed("azure", "DETECTION_AZURE_SERVING_IMAGE", "the address of the image that serves"),
-        identity=_needed(
-            "azure", "DETECTION_AZURE_ENDPOINT_IDENTITY", "the resource id of the servers' user-assigned identity"
+        image=needed("platform azure", "DETECTION_AZURE_SERVING_IMAGE", "the address of the image that serves"),
+        identity=needed(
+            "platform azure",
+            "DETECTION_AZURE_ENDPOINT_IDENTITY",
+            "the resource id of the servers' user-assigned identity",
         ),
         capture=dict(capture) if capture else None,
         **given(
@@ -289,12 +285,6 @@ def _lake(platform: str, scheme: str, what: str) -> None:
 def _setting(name: str, default: str) -> Any:
     # An EnvVar shows in the UI by its name alone, so that a secret inside a URI does not.
     return dg.EnvVar(name) if os.environ.get(name) else default
-
-
-def _needed(platform: str, name: str, what: str) -> Any:
-    if not os.environ.get(name):
-        raise SettingsError(f"platform {platform}: {name} is not set; set it to {what}")
-    return dg.EnvVar(name)
 
 
 def _queue(platform: str, example: str) -> str:

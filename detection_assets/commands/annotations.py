@@ -13,6 +13,7 @@ from rich.table import Table
 
 from detection_assets.annotation_reports import COUNTED, REPORTS, WORST, agreement_table
 from detection_assets.commands.context import Project
+from detection_assets.commands.written import whole
 from detection_assets.domain import agreement, problem_report
 from detection_assets.domain.annotation_diff import COLUMNS, SIDES, Diff, diff
 from detection_assets.domain.problems import InputError
@@ -213,5 +214,6 @@ def _cell(value: Any) -> str:
 
 
 def _write(out: Console, path: Path, rows: pd.DataFrame) -> None:
-    path.write_bytes(problem_report.to_csv(rows))
+    with whole(path, "--csv") as part:
+        part.write_bytes(problem_report.to_csv(rows))
     out.print(f"{path}: {len(rows):,} rows", markup=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import Literal
 from rich.console import Console
 
 from detection_assets.commands.context import Project
+from detection_assets.commands.written import whole
 from detection_assets.domain import croissant, model_card
 from detection_assets.domain.problems import InputError
 
@@ -61,8 +62,6 @@ def show(out: Console, name: str, version: str | None, what: Kind, to: Path | No
         # As it is: a terminal's width or colours have no business in a document.
         sys.stdout.write(data.decode())
         return
-    try:
-        to.write_bytes(data)
-    except OSError as error:
-        raise InputError(f"{to}: {error.strerror}; name a file in a folder that you may write to") from None
+    with whole(to, "--to") as part:
+        part.write_bytes(data)
     out.print(f"{to}: {storage.uri_of(key)}", markup=False, soft_wrap=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +16,9 @@ from rich.console import Console
 
 from detection_assets.commands.context import Project
 from detection_assets.commands.labels import finished
+from detection_assets.commands.written import whole
 from detection_assets.domain import cost, layout, report_html
-from detection_assets.domain.problems import InputError, Told
+from detection_assets.domain.problems import InputError
 from detection_assets.domain.report_html import ALL, MOST_DAYS, Report, columns_of
 from resources import costs, label_batches, lake, overrides, tables
 from resources.deployments import Deployments
@@ -53,18 +53,8 @@ def report(out: Console, name: str, file: Path | None, ui: str) -> None:
     if target.is_dir():
         raise InputError(f"--out {target}: is a folder; name a file in it")
     page = report_html.page(gather(project, time.time(), ui))
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_text(page, encoding="utf-8", errors="replace")
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        if isinstance(error, Told):
-            raise  # of the lake
-        raise InputError(f"{target}: cannot be written: {error.strerror}; name another file with --out") from error
+    with whole(target, "--out") as part:
+        part.write_text(page, encoding="utf-8", errors="replace")
     out.print(str(target), markup=False, soft_wrap=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,10 @@ import pandas as pd
 from rich.console import Console
 
 from detection_assets.commands.context import Project
+from detection_assets.commands.written import whole
 from detection_assets.domain import contact_html, contact_sheet, disagreements, layout
 from detection_assets.domain.previews import over_videos
-from detection_assets.domain.problems import InputError, Told
+from detection_assets.domain.problems import InputError
 from detection_assets.domain.tiles import Tile, laid_out
 from resources import lake, tables
 from resources.home import home
@@ -272,27 +272,16 @@ def _write(
     classes: Sequence[str],
     both: bool,
 ) -> None:
-    """Writes the sheet beside its place and moves it there when it is whole."""
     from detection_assets.pictures import tiles
 
     pictures: Iterator[Tile] = tiles(project.storage, wanted)
     kind = ENDINGS[target.suffix.lower()]
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            if kind:
-                shape = contact_sheet.shape_of(tile.size for tile, _ in wanted)
-                told = f"{heading}. {notes[0]}"
-                sheet = contact_sheet.sheet(pictures, len(wanted), told, classes, both=both, shape=shape)
-                part.write_bytes(contact_sheet.encoded(sheet, kind))
-            else:
-                with part.open("w", encoding="utf-8", errors="replace") as file:
-                    file.writelines(contact_html.page(pictures, heading, notes, classes, both=both))
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        if isinstance(error, Told):
-            raise  # of the lake
-        raise InputError(f"{target}: cannot be written: {error.strerror}; name another file with --out") from error
+    with whole(target, "--out") as part:
+        if kind:
+            shape = contact_sheet.shape_of(tile.size for tile, _ in wanted)
+            told = f"{heading}. {notes[0]}"
+            sheet = contact_sheet.sheet(pictures, len(wanted), told, classes, both=both, shape=shape)
+            part.write_bytes(contact_sheet.encoded(sheet, kind))
+        else:
+            with part.open("w", encoding="utf-8", errors="replace") as file:
+                file.writelines(contact_html.page(pictures, heading, notes, classes, both=both))

@@ -18,6 +18,7 @@ from detection_assets.domain import formats
 from detection_assets.domain.formats.frame_names import Images, Names
 from detection_assets.domain.formats.parsed import FLAGS, join, relative_name
 from detection_assets.domain.labels import Batch
+from detection_assets.domain.matching import ASPECT
 from detection_assets.domain.problems import Problem
 
 SKIPPED = "skipped"
@@ -42,6 +43,11 @@ class Taken:
     boxes: pd.DataFrame
     digests: Mapping[str, str]
     problems: Sequence[Problem]
+
+    def of(self, names: Collection[str]) -> Taken:
+        """What it says of some pictures."""
+        known = {name: digest for name, digest in self.digests.items() if name in names}
+        return Taken(self.boxes[self.boxes["name"].isin(known.keys())], known, ())
 
 
 def take(
@@ -78,7 +84,8 @@ def take(
     boxes = boxes[~boxes["name"].isin(set(skipped))]
     boxes = _latest(boxes, [relative_name(path, root) for path in files])
     boxes, sizeless = _on_frames(boxes, batch.frames)
-    problems += sizeless
+    boxes, misshapen = _of_one_size(boxes, batch.frames)
+    problems += [*sizeless, *misshapen]
     digests = {**_digests(boxes), **dict.fromkeys(sorted(skipped), SKIPPED)}
     for name in sorted(set(done or ()) - digests.keys()):
         what = "it is finished, but nothing usable was read of it"
@@ -124,10 +131,12 @@ def _named(boxes: pd.DataFrame, names: Sequence[str]) -> tuple[pd.DataFrame, lis
 
 
 def _latest(boxes: pd.DataFrame, files: Sequence[str]) -> pd.DataFrame:
-    """Of each picture, what its annotators said last."""
+    """Of each picture, what its annotators said last; who spoke last comes last, for it is he who may count alone."""
     age = boxes["file"].map({file: place for place, file in enumerate(files)}).fillna(-1)
     by = [boxes["name"], boxes["annotator"].fillna("")]
-    return boxes[age == age.groupby(by).transform("max")]
+    last = boxes[age == age.groupby(by).transform("max")]
+    # The files were read format by format.
+    return last.iloc[np.argsort(age.loc[last.index].to_numpy(), kind="stable")]
 
 
 def _on_frames(boxes: pd.DataFrame, frames: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
@@ -160,6 +169,32 @@ def _on_frames(boxes: pd.DataFrame, frames: pd.DataFrame) -> tuple[pd.DataFrame,
         for file, name in boxes.loc[nowhere, ["file", "name"]].drop_duplicates().itertuples(index=False)
     }
     return boxes[~boxes["name"].isin({name for _, name in told})], list(told.values())
+
+
+def _of_one_size(boxes: pd.DataFrame, frames: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    """The rows, those of pictures that were drawn on in several sizes in pixels of the picture itself.
+
+    A file says one size of a picture, so what one annotator drew on a copy would be scaled like what others did not.
+    """
+    sides = ["width", "height"]
+    drawn = boxes[sides].to_numpy(dtype=np.float64, na_value=np.nan)
+    of_picture = frames.set_index(frames["name"].astype(str))[sides].astype("Float64").loc[boxes["name"].tolist()]
+    own = of_picture.to_numpy(dtype=np.float64, na_value=np.nan)
+    several = boxes[sides].groupby(boxes["name"]).transform("nunique").gt(1).any(axis=1).to_numpy(dtype=bool)
+    other = several & np.isfinite(own).all(axis=1) & (own != drawn).any(axis=1)
+    if not other.any():
+        return boxes, []
+    factor = np.where(other[:, None], own / drawn, 1.0)
+    misfit = np.abs(factor[:, 0] / factor[:, 1] - 1) > ASPECT
+    columns = {name: boxes[name].to_numpy(dtype=np.float64) * factor[:, i % 2] for i, name in enumerate(_CORNERS)}
+    columns |= {side: boxes[side].mask(other, of_picture[side].astype("Int64").array) for side in sides}
+    told = {
+        (str(row.file), str(row.name)): Problem(
+            str(row.file), "", f"draws '{row.name}' as {row.width}x{row.height}, another shape than its own", "left out"
+        )
+        for row in boxes.loc[misfit, ["file", "name", *sides]].itertuples(index=False)
+    }
+    return boxes.assign(**columns)[~misfit], list(told.values())
 
 
 def _in_lake(frames: pd.DataFrame) -> list[str]:

@@ -5,7 +5,8 @@ holds in every copy of the video, then the number, then what the name says, as `
 they disagree the first of them is taken, and the disagreement is told. A name that leads to another video is that
 video's, whatever else is said.
 
-Images of a folder have no times, and their numbers change when one is added: their name goes before their number.
+Images of a folder have no times, and their numbers change when one is added: their number goes only where there is no
+name.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ def find(rows: pd.DataFrame, frames: pd.DataFrame, video: str, frame_count: int 
         images = Images(suffixes, names)
         # The last one answers for rows without a name, whose code is -1.
         target = np.array([*map(images.position, called), UNKNOWN], dtype=np.int64)[name_codes]
+        # A name that no image has is not made good by a number: it would be another image's.
+        said = np.where(name_codes < 0, said, _NOTHING)
         numbers = np.where((target == UNKNOWN) & (said >= 0), said, _NOTHING)
         way = np.where(numbers >= 0, WAYS.index("index"), WAYS.index("name"))
     else:

@@ -22,7 +22,7 @@ from detection_assets.domain.problems import Problem
 from resources import amazon, amazon_account, amazon_labeling
 from resources.amazon_labeling import BOXES, FRAME, PROPOSALS
 from resources.findings import Finding
-from resources.labeling.base import Finished, Handed, Labeling, LabelingError
+from resources.labeling.base import Finished, Handed, Labeling, LabelingError, UnreachableError
 
 TOOL = "ground_truth"
 LONGEST = 36
@@ -292,7 +292,7 @@ class GroundTruthLabeling(Labeling):
             why = amazon.refusal(error) + (" (correct DETECTION_AWS_WORKTEAM)" if team else "")
             raise LabelingError(f"{name}: SageMaker refuses it: {why}") from error
         except BotoCoreError as error:
-            raise LabelingError(f"{name}: SageMaker was not reached: {error}; run again") from error
+            raise UnreachableError(f"{name}: SageMaker was not reached: {error}; run again") from error
 
     def check(self) -> Iterator[Finding]:
         """Looks whether there is such a team, and whether its browsers may load the lake's pictures."""

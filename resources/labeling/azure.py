@@ -22,8 +22,7 @@ from detection_assets.domain.labels import Batch
 from detection_assets.domain.layout import Stored
 from resources import microsoft
 from resources.findings import Finding
-from resources.labeling.base import Finished, Handed, Labeling, LabelingError
-from resources.labeling.local import proposed
+from resources.labeling.base import Finished, Handed, Labeling, LabelingError, proposed
 from resources.storage import Storage
 
 TOOL = "azure_ml"

@@ -125,18 +125,30 @@ class Labeling(dg.ConfigurableResource, ABC):
     def request(self, batch: str) -> Handed:
         """Hands a published batch to the tool; what it has of it already stays as it is.
 
+        A batch that was given up is looked for again: the same pictures were chosen once more.
+
         Raises:
             InputError: There is no such batch.
-            LabelingError: The tool refuses or does not answer, or another tool has the batch.
+            LabelingError: The tool refuses or does not answer, another tool has the batch, or a picture is gone.
         """
         found, keys = label_batches.read(self.storage, batch)
-        before = label_batches.state(self.storage, batch, HANDED)
+        given_up = label_batches.state(self.storage, batch, CLOSED)
+        # What was given up in one tool may be asked for anew in another.
+        before = None if given_up else label_batches.state(self.storage, batch, HANDED)
         if before:
             self._is_ours(batch, before)
-        handed = self.hand_over(found, keys)
+        try:
+            handed = self.hand_over(found, keys)
+        except FileNotFoundError as error:
+            how = f"put it back, or ask for others with `detection label {self.detector} --more`"
+            why = str(error).partition("\n")[0]
+            raise LabelingError(f"{batch}: a picture is gone from the lake ({why}); {how}") from None
         label_batches.note(
             self.storage, batch, HANDED, {**asdict(handed), "at": before["at"] if before else time.time()}
         )
+        if given_up:
+            # Last, so that whoever is killed before leaves a batch that is chosen and handed over again.
+            label_batches.reopen(self.storage, batch)
         return handed
 
     def collect(self, batches: Sequence[str] | None = None) -> Iterator[Collected]:
@@ -214,9 +226,11 @@ class Labeling(dg.ConfigurableResource, ABC):
             taken = finished_labels.take(told.files, Path(scratch), found, told.done, told.skipped, told.annotators)
         fresh = [name for name, digest in taken.digests.items() if before.digests.get(name) != digest]
         written: list[str] = []
+        # Of what has not changed in the tool, the lake's word stands: somebody may have corrected it there.
+        new = taken.of(set(fresh))
         for video, rows in labels.by_video(fresh, found.frames).items():
             written += self._pictures(batch, rows[~rows["name"].isin(set(told.skipped))], keys)
-            written += self._annotations(found, video, taken)
+            written += self._annotations(found, video, new)
         digests = {**before.digests, **taken.digests}
         at = time.time() if fresh or not before.at else before.at
         label_batches.note(self.storage, batch, COLLECTED, {"stamp": stamp, "at": at, "digests": digests})
@@ -240,8 +254,12 @@ class Labeling(dg.ConfigurableResource, ABC):
             if self.storage.exists(key):
                 there = self.storage.get(key)
                 file.write_bytes(there)
-            earlier = formats.load([file] if there else [], Path(scratch)).boxes
-            rows = finished_labels.of_video(taken, earlier, of_video)
+            earlier = formats.load([file] if there else [], Path(scratch))
+            if there and earlier.problems and earlier.boxes.empty:
+                # Written over, it would lose what it says of pictures that the tool does not have any more.
+                why = f"{self.storage.uri_of(key)} cannot be read: {earlier.problems[0].what}"
+                raise LabelingError(f"{batch.id}: {why}; mend it, or delete it to begin anew")
+            rows = finished_labels.of_video(taken, earlier.boxes, of_video)
             if there is None and rows.empty:
                 return  # nothing but pictures that were skipped
             classes = [*batch.classes, *sorted({*rows["class"].dropna()} - {*batch.classes})]
@@ -260,6 +278,7 @@ class Labeling(dg.ConfigurableResource, ABC):
 
         Raises:
             LabelingError: The tool refuses or does not answer.
+            FileNotFoundError: A picture is gone from the lake.
         """
 
     @abstractmethod

@@ -18,9 +18,9 @@ from pydantic import Field
 
 from detection_assets.domain.formats import coco, cvat
 from detection_assets.domain.labels import Batch
-from detection_assets.domain.problems import Problem
+from detection_assets.domain.problems import Problem, Told
 from resources.findings import Finding
-from resources.labeling.base import Finished, Handed, Labeling, LabelingError
+from resources.labeling.base import Finished, Handed, Labeling, LabelingError, UnreachableError
 
 TOOL = "cvat"
 FORMAT = "CVAT for images 1.1"
@@ -230,8 +230,10 @@ class CvatLabeling(Labeling):
         except (CvatSdkException, exceptions.OpenApiException) as error:
             raise LabelingError(f"{what}: CVAT at {self.url} did not do it: {_short(error)}; run again") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
+            if isinstance(error, FileNotFoundError | Told):
+                raise  # of the lake
             remedy = "correct DETECTION_CVAT_URL or the network, and run again"
-            raise LabelingError(f"{what}: CVAT at {self.url} was not reached: {_short(error)}; {remedy}") from error
+            raise UnreachableError(f"{what}: CVAT at {self.url} was not reached: {_short(error)}; {remedy}") from error
 
     def _refusal(self, error: Any, what: str, place: str) -> str:
         said = _short(error.body if isinstance(error.body, str) else error.reason or error)

@@ -63,13 +63,15 @@ class LabelStudioLabeling(Labeling):
         """Makes the batch's project and the tasks that it has not.
 
         Raises:
-            LabelingError: The server refuses or does not answer, or a picture is gone.
+            LabelingError: The server refuses or does not answer.
+            FileNotFoundError: A picture is gone from the lake.
         """
         server = self.server
         project = self._project(server, batch)
         drawn = {frame.name: frame for frame in frames_to_save(proposed(batch), batch.classes)}
         for attempt in range(ROUNDS):
-            missing = [name for name in drawn if name not in self._tasks(server, project)]
+            there = self._tasks(server, project)
+            missing = [name for name in drawn if name not in there]
             try:
                 for names in chunks(missing, AT_ONCE):
                     urls = self._urls(server, project, {name: pictures[name] for name in names})
@@ -148,9 +150,7 @@ class LabelStudioLabeling(Labeling):
             files = {name: data for name, data in zip(missing, found, strict=True) if data is not None}
             if len(files) < len(missing):
                 lost = sorted(set(missing) - set(files))
-                raise LabelingError(
-                    f"{missing[lost[0]]} and {len(lost) - 1} more are gone from the lake; ask for a new batch"
-                )
+                raise FileNotFoundError(f"{missing[lost[0]]}{f' and {len(lost) - 1} more' if lost[1:] else ''}")
             server.upload(f"/api/projects/{project}/import", files, commit_to_project="false")
             there = self._uploaded(server, project)
         return {name: f"/data/{there[short[name]]}" for name in keys}
@@ -239,13 +239,14 @@ class LabelStudioLabeling(Labeling):
         skipped -= done
         if not said:
             return Finished((), sorted(skipped), sorted(skipped), problems)
+        # Who spoke last comes last, for it is he who may count alone.
         found = [
             {
                 "id": task["id"],
                 "data": task["data"],
                 "annotations": [{**annotation, "completed_by": people.get(by, by)}],
             }
-            for (_, by), (task, annotation) in said.items()
+            for (_, by), (task, annotation) in sorted(said.items(), key=lambda one: one[1][1]["updated_at"])
         ]
         file = folder / f"project-{place}.json"
         file.write_text(json.dumps(found))

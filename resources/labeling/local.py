@@ -11,11 +11,15 @@ has looked at them; who finds them right says so in `done/accepted.txt`.
 
 import fcntl
 import hashlib
+import lzma
 import os
 import shutil
+import struct
 import time
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +28,7 @@ import orjson
 from detection_assets.domain import formats, layout
 from detection_assets.domain.formats.frame_names import stem_of
 from detection_assets.domain.labels import Batch
-from detection_assets.domain.problems import Problem
+from detection_assets.domain.problems import Problem, Told
 from resources.findings import Finding
 from resources.labeling.base import Finished, Handed, Labeling, LabelingError, gone, proposed
 
@@ -42,6 +46,11 @@ FILE_OF = {
 NOT_FOR_PICTURES = frozenset({"mot"})
 """Formats that call a picture by nothing but its number in one video."""
 
+_NO_ARCHIVE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, NotImplementedError),
+    *(RuntimeError, ValueError),
+)
+"""What `zipfile` raises at what is cut off, damaged, locked or made to do harm."""
 _HANDED = ".handed.json"
 _ACCEPTED, _SKIPPED = "accepted.txt", "skipped.txt"
 _COMPANIONS = ("data.yaml", "classes.txt", "class-descriptions-boxable.csv", "MLTable")
@@ -71,6 +80,26 @@ class _Done:
     by: dict[Path, str] = field(default_factory=dict)
     lists: dict[str, set[str]] = field(default_factory=lambda: {_ACCEPTED: set(), _SKIPPED: set()})
     problems: list[Problem] = field(default_factory=list)
+
+    def tell(self, name: str, what: str, done: str, place: str = "") -> None:
+        """Tells a problem of a file in `done/`."""
+        self.problems.append(Problem(f"done/{name}", place, what, done))
+
+    def read(self, path: Path, name: str, changed: float, scratch: Path) -> None:
+        """Reads a list, unpacks an archive, takes an annotation file; tells of what is none of these."""
+        if name in self.lists:
+            text = path.read_text("utf-8-sig", "replace")
+            self.lists[name] = {line.strip() for line in text.splitlines() if line.strip()}
+        elif layout.suffix(name) == ".zip":
+            self.take(_unpack(path, scratch, self), name, changed)
+        elif layout.is_annotation(name):
+            # All below one folder, in which messages name files and readers look for what belongs to them. No links:
+            # readers do not follow what leads out of it.
+            scratch.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, scratch)
+            self.take([scratch], name, changed)
+        elif layout.suffix(name) not in layout.IMAGE_SUFFIXES:
+            self.tell(name, "is no annotation file", "left out")
 
     def take(self, files: Iterable[Path], name: str, changed: float) -> None:
         """Takes annotation files that came by a file in `done/`; its folder may say who made them."""
@@ -106,7 +135,8 @@ class FolderLabeling(Labeling):
         """Makes the batch's folder as a whole, unless it is there.
 
         Raises:
-            LabelingError: A picture is gone, or the folder cannot be written.
+            LabelingError: The folder cannot be written.
+            FileNotFoundError: A picture is gone from the lake.
         """
         target = self.root / batch.id
         try:
@@ -115,12 +145,9 @@ class FolderLabeling(Labeling):
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not target.is_dir():
                     self._make(batch, pictures, target)
-        except FileNotFoundError as error:
-            raise LabelingError(
-                f"{batch.id}: a picture is gone from the lake ({error}); ask for a new batch with "
-                f"`detection label {self.detector}`"
-            ) from None
         except OSError as error:
+            if isinstance(error, FileNotFoundError | Told):
+                raise  # of the lake
             raise LabelingError(
                 f"{error.filename or target}: {error.strerror or error}; correct it and run again"
             ) from None
@@ -134,7 +161,7 @@ class FolderLabeling(Labeling):
         self.storage.download({key: part / "pictures" / name for name, key in pictures.items()})
         named = FILE_OF.get(self.format, "prelabels")
         saved = formats.FORMATS[self.format].save(proposed(batch), batch.classes, part / named)
-        handed = [_mark(path.name, path.read_bytes()) for path in saved.files if path.name not in _COMPANIONS]
+        handed = [_mark_of(path) for path in saved.files if path.name not in _COMPANIONS]
         (part / _HANDED).write_bytes(orjson.dumps({"prelabels": handed}))
         where = f"{named}/" if (part / named).is_dir() else named
         told = _README.format(
@@ -146,12 +173,14 @@ class FolderLabeling(Labeling):
 
     def stamp(self, batch: str, place: str) -> str:
         """A digest of the listing of `done/`."""
-        lines = [f"{path}\0{size}\0{changed}" for path, size, changed in self._listing(batch, place)]
+        with self._looking(batch, place):
+            lines = [f"{path}\0{size}\0{changed}" for path, size, changed in self._listing(batch, place)]
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
     def finished(self, batch: Batch, place: str, folder: Path) -> Finished:
         """What lies in `done/` and has stopped changing."""
-        found = self._settled(batch, place, folder)
+        with self._looking(batch.id, place):
+            found = self._settled(batch, place, folder)
         names = {str(name): str(name) for name in batch.frames["name"]}
         names |= {stem_of(name): name for name in names}
         listed: dict[str, set[str]] = {}
@@ -169,6 +198,15 @@ class FolderLabeling(Labeling):
             files = [*formats.coco.save(right, batch.classes, folder / "accepted.json").files, *files]
         return Finished(files, None, sorted(listed[_SKIPPED]), found.problems, found.by)
 
+    @contextmanager
+    def _looking(self, batch: str, place: str) -> Iterator[None]:
+        """Says which file kept a batch from being looked at; the others are looked at all the same."""
+        try:
+            yield
+        except OSError as error:
+            where, why = error.filename or place, error.strerror or error
+            raise LabelingError(f"{batch}: {where} cannot be read: {why}; correct it, and run again") from None
+
     def _settled(self, batch: Batch, place: str, folder: Path) -> _Done:
         listing = self._listing(batch.id, place)
         if any(abs(time.time() - changed / 1e9) < SETTLE_S for _, _, changed in listing):
@@ -178,27 +216,19 @@ class FolderLabeling(Labeling):
         handed = set(orjson.loads((Path(place) / _HANDED).read_bytes())["prelabels"])
         found = _Done()
         for name, size, changed in listing:
-            path = done / name
-            if (name, size, changed) not in before and abs(time.time() - changed / 1e9) < SETTLE_S:
-                found.problems.append(Problem(f"done/{name}", "", "it is still changing", "left for the next time"))
-            elif name in found.lists:
-                text = path.read_text("utf-8-sig", "replace")
-                found.lists[name] = {line.strip() for line in text.splitlines() if line.strip()}
-            elif layout.suffix(name) == ".zip":
-                found.take(_unpack(path, folder / "done" / name, found), name, changed)
-            elif layout.is_annotation(name):
-                if size < MOST_HANDED and _mark(path.name, path.read_bytes()) in handed:
-                    what = "it is what was handed over, unchanged"
+            try:
+                if (name, size, changed) not in before and abs(time.time() - changed / 1e9) < SETTLE_S:
+                    found.tell(name, "it is still changing", "left for the next time")
+                elif layout.is_annotation(name) and size < MOST_HANDED and _mark_of(done / name) in handed:
                     told = f"left out; if its boxes are right, name the pictures in done/{_ACCEPTED}"
-                    found.problems.append(Problem(f"done/{name}", "", what, told))
-                    continue
-                # All below one folder, in which messages name files and readers look for what belongs to them.
-                link = folder / "done" / name
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(path)
-                found.take([link], name, changed)
-            elif layout.suffix(name) not in layout.IMAGE_SUFFIXES:
-                found.problems.append(Problem(f"done/{name}", "", "is no annotation file", "left out"))
+                    found.tell(name, "it is what was handed over, unchanged", told)
+                else:
+                    found.read(done / name, name, changed, folder / "done" / name)
+            except FileNotFoundError:
+                # Tools write a file beside and rename it. The stamp has the old name, so it is looked again.
+                found.tell(name, "it went away while it was read", "left for the next time")
+            except PermissionError:
+                found.tell(name, "may not be read", "left out; give yourself the right, and save it again")
         return found
 
     def _listing(self, batch: str, place: str) -> list[tuple[str, int, int]]:
@@ -222,21 +252,23 @@ class FolderLabeling(Labeling):
         yield Finding("labeling", "good", f"{self.root}: can be written")
 
 
-def _mark(name: str, data: bytes) -> str:
+def _mark_of(path: Path) -> str:
     # With its name: an empty file says of one picture that nothing was found, and of another that all boxes were wrong.
-    return f"{hashlib.sha256(data).hexdigest()} {name}"
+    return f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.name}"
 
 
 def _walk(folder: Path, below: str) -> Iterator[tuple[str, int, int]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = f"{below}{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                if not entry.name.startswith("."):
-                    yield from _walk(Path(entry.path), f"{name}/")
-            elif entry.is_file(follow_symlinks=False) and not layout.is_transient(name):
-                told = entry.stat(follow_symlinks=False)
-                yield name, told.st_size, told.st_mtime_ns
+            # What goes away meanwhile is not there.
+            with suppress(FileNotFoundError):
+                if entry.is_dir(follow_symlinks=False):
+                    if not entry.name.startswith("."):
+                        yield from _walk(Path(entry.path), f"{name}/")
+                elif entry.is_file(follow_symlinks=False) and not layout.is_transient(name):
+                    told = entry.stat(follow_symlinks=False)
+                    yield name, told.st_size, told.st_mtime_ns
 
 
 def _unpack(path: Path, folder: Path, found: _Done) -> Iterator[Path]:
@@ -249,15 +281,12 @@ def _unpack(path: Path, folder: Path, found: _Done) -> Iterator[Path]:
                 if item.is_dir() or not layout.is_annotation(parts[-1]):
                     continue
                 if not {"", ".", ".."}.isdisjoint(parts) or ":" in parts[0]:
-                    told = Problem(f"done/{path.name}", item.filename, "its path leads elsewhere", "left out")
-                    found.problems.append(told)
+                    found.tell(path.name, "its path leads elsewhere", "left out", item.filename)
                     continue
                 left -= item.file_size
                 if left < 0:
                     what = f"holds more than {MOST_UNPACKED >> 20} MiB of annotations"
-                    found.problems.append(
-                        Problem(f"done/{path.name}", "", what, "the rest is left out; unpack it there")
-                    )
+                    found.tell(path.name, what, "the rest is left out; unpack it there")
                     return
                 target = folder.joinpath(*parts)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -265,6 +294,5 @@ def _unpack(path: Path, folder: Path, found: _Done) -> Iterator[Path]:
                     # What a member says of its size is checked as it is read.
                     shutil.copyfileobj(packed, out)
                 yield target
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-        told = Problem(f"done/{path.name}", "", f"cannot be unpacked: {error}", "left out; export it again")
-        found.problems.append(told)
+    except _NO_ARCHIVE as error:
+        found.tell(path.name, f"cannot be unpacked: {error}", "left out; export it again")

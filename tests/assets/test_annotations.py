@@ -123,6 +123,8 @@ def test_reports_come_by_command_and_say_whether_work_was_lost(annotated: Annota
     assert "1 problems in the annotations of 2 videos, 0 of them dropped" in told
     annotated.annotate(other, [box(0, 10, width=0)])
     annotated.run("annotations")
+    code, told = detection("problems", NAME, other, "--csv", str(tmp_path))
+    assert (code, "is a folder; name a file in it" in told) == (2, True), told
     code, told = detection("problems", NAME, other, "--csv", str(tmp_path / "problems.csv"))
     assert code == 1, told
     assert [row["kind"] for row in rows_of((tmp_path / "problems.csv").read_bytes())] == ["flat", "no area"]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -105,6 +106,19 @@ def test_what_an_annotator_says_twice_of_a_picture_counts_once(world: World) -> 
     people.server.ask("POST", f"/api/tasks/{task}/annotations/", {"result": []})
     world.collect()
     assert world.boxes(CLIP) == {name: []}
+
+
+def test_what_is_there_is_not_listed_for_each_picture(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[int] = []
+    tasks = Server.tasks
+
+    def counted(self: Server, project: int, fields: str) -> Iterator[dict[str, Any]]:
+        listed.append(project)
+        return tasks(self, project, fields)
+
+    monkeypatch.setattr(Server, "tasks", counted)
+    world.hand_over()
+    assert len(listed) == 2, "before and after"
 
 
 def test_an_answer_that_got_lost_doubles_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,6 +253,11 @@ def test_two_people_are_told_apart(world: World) -> None:
         (world.people.known_as("ada"), "apple"),
         (world.people.known_as("ben"), "cola & ice"),
     ]
+    if world.people.corrects:
+        world.people.submit(place, name, [COLA], "ada")
+        world.collect()
+        assert world.lake(CLIP)["annotator"].tolist()[-1] == world.people.known_as("ada"), "she spoke last"
+        world.people.submit(place, name, [APPLE], "ada")
     # One changes his mind: that he saw nothing is as much said as what the other drew.
     world.people.submit(place, name, [], "ben")
     world.collect()

@@ -153,6 +153,19 @@ def test_a_picture_that_is_none_is_named(labeling: CvatLabeling, batch: Batch, s
         hand_over(labeling, batch)
 
 
+def test_a_picture_that_is_gone_from_the_lake_is_told_as_such(labeling: CvatLabeling, batch: Batch) -> None:
+    labeling.storage.remove([f"frames/{CLIP}/v1/000000.jpg"])
+    with pytest.raises(LabelingError, match=rf"{batch.id}: a picture is gone from the lake \(.*000000\.jpg.*--more"):
+        labeling.request(batch.id)
+
+
+def test_a_server_that_is_not_reached_is_asked_once_about_all_batches(labeling: CvatLabeling, batch: Batch) -> None:
+    labeling.request(batch.id)
+    labeling.request(publish(labeling.storage, first=60).id)
+    silent = labeling.model_copy(update={"url": "http://127.0.0.1:9"})
+    assert len(silent.changed()[1]) == 1
+
+
 def test_a_label_that_cvat_does_not_take_is_told_before_anything_is_made(
     labeling: CvatLabeling, batch: Batch, server: cvat.Cvat
 ) -> None:
@@ -165,7 +178,7 @@ def test_a_label_that_cvat_does_not_take_is_told_before_anything_is_made(
 def test_more_tasks_than_a_page_has_are_looked_through(labeling: CvatLabeling, batch: Batch, server: cvat.Cvat) -> None:
     place = hand_over(labeling, batch)
     title = server.tasks[int(place)].name
-    for number in range(100, 125):  # somebody copied it, later
+    for number in range(int(place) + 1, int(place) + 26):  # somebody copied it, later
         server.tasks[number] = cvat.Task(number, title, "", {}, 0)
     assert hand_over(labeling, batch) == place
 

@@ -7,13 +7,16 @@ import time
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from contract.annotators import SIZE, InAFolder, table
 from contract.test_labeling import APPLE, CLASSES, CLIP, COLA, World, opened, publish
 
-from detection_assets.domain import formats
-from resources import profiles
+from detection_assets.domain import formats, labels
+from resources import label_batches, profiles
 from resources.labeling import local
+from resources.labeling.base import LabelingError
+from resources.labeling.local import FolderLabeling
 
 
 @pytest.fixture
@@ -65,6 +68,18 @@ def test_every_format_goes_out_and_comes_back(world: World, name: str, monkeypat
     assert world.boxes(CLIP) == {world.names[0]: [COLA]}
 
 
+def test_an_mltable_and_its_lines_are_one_data_set(world: World) -> None:
+    done = Path(world.hand_over()) / "done"
+    formats.azureml.save(table(world.names[0], [COLA]), CLASSES, done)
+    (done / "annotations.jsonl").rename(done / "lines.txt")
+    (done / "MLTable").write_text("paths: [{file: ./lines.txt}]\n")
+    for path in done.iterdir():
+        old(path)
+    collected = world.collect()
+    assert world.boxes(CLIP) == {world.names[0]: [COLA]}
+    assert not collected.problems
+
+
 def test_the_newer_of_two_files_speaks(world: World) -> None:
     done = Path(world.hand_over()) / "done"
     for name, box, age in (("b-first", APPLE, 90), ("a-second", COLA, 30)):
@@ -89,6 +104,87 @@ def test_an_archive_is_read_and_leads_nowhere_else(world: World, tmp_path: Path)
     assert world.boxes(CLIP) == {world.names[0]: [COLA]}
     assert sorted(problem.place for problem in collected.problems) == ["", "../../../evil.xml", "/etc/evil.xml"]
     assert not list(tmp_path.rglob("evil.xml"))
+
+
+def test_a_picture_that_is_gone_from_the_lake_is_told_with_what_to_do(world: World) -> None:
+    world.storage.remove([f"frames/{CLIP}/v1/000000.jpg"])
+    with pytest.raises(LabelingError, match=r"gone from the lake \(.*000000\.jpg.*put it back, or ask for others with"):
+        world.labeling.request(world.batch.id)
+
+
+@pytest.mark.parametrize(("ada", "ben", "last"), [(30, 60, "ada"), (60, 30, "ben")])
+def test_who_spoke_last_comes_last_whatever_the_formats(world: World, ada: float, ben: float, last: str) -> None:
+    done = Path(world.hand_over()) / "done"
+    formats.coco.save(table(world.names[0], [APPLE]), CLASSES, done / "by-ada" / "labels.json")
+    (path,) = formats.pascal_voc.save(table(world.names[0], [COLA]), CLASSES, done / "by-ben").files
+    old(done / "by-ada" / "labels.json", ada)
+    old(path, ben)
+    world.collect()
+    assert world.lake(CLIP)["annotator"].tolist()[-1] == last
+
+
+@pytest.mark.parametrize("damage", ["data", "name"])
+def test_a_damaged_archive_loses_nothing_else(world: World, damage: str) -> None:
+    place = Path(world.hand_over())
+    world.people.submit(str(place), world.names[0], [COLA])
+    path = place / "done" / "damaged.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("é.json" if damage == "name" else "a.json", "[1, 2, 3]" * 100)
+    whole = path.read_bytes()
+    # No packed data begins with ones alone; half of a letter is none.
+    path.write_bytes(whole.replace("é".encode(), b"\xc3a") if damage == "name" else whole[:36] + b"\xff" + whole[37:])
+    old(path)
+    collected = world.collect()
+    assert collected.fresh == [world.names[0]]
+    assert ["cannot be unpacked" in str(problem) for problem in collected.problems] == [True]
+
+
+def test_a_file_that_goes_away_while_it_is_read_loses_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Path(world.hand_over())
+    world.people.submit(str(place), world.names[0], [COLA])
+    mine = place / "done" / "mine.json"
+    formats.coco.save(table(world.names[1], [APPLE]), CLASSES, mine)
+    seen = old(mine).stat()
+    mine.unlink()
+    listing = FolderLabeling._listing  # pyright: ignore[reportPrivateUsage]
+
+    def earlier(self: FolderLabeling, batch: str, place: str) -> list[tuple[str, int, int]]:
+        return [*listing(self, batch, place), (mine.name, seen.st_size, seen.st_mtime_ns)]
+
+    monkeypatch.setattr(FolderLabeling, "_listing", earlier)
+    collected = world.collect()
+    assert collected.fresh == [world.names[0]]
+    assert "went away" in str(collected.problems[0])
+
+
+def test_a_file_that_may_not_be_read_loses_nothing_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Path(world.hand_over())
+    world.people.submit(str(place), world.names[0], [COLA])
+    formats.coco.save(table(world.names[1], [APPLE]), CLASSES, place / "done" / "locked.json")
+    old(place / "done" / "locked.json")
+    plain = Path.read_bytes
+
+    def read(self: Path) -> bytes:  # whoever runs the tests may read all
+        if self.name == "locked.json":
+            raise PermissionError(13, "Permission denied", str(self))
+        return plain(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    collected = world.collect()
+    assert collected.fresh == [world.names[0]]
+    assert "done/locked.json: may not be read" in str(collected.problems[0])
+
+
+def test_a_batch_that_cannot_be_looked_at_does_not_keep_the_others(world: World) -> None:
+    place, other = Path(world.hand_over()), publish(world.storage, first=60)
+    second = world.labeling.request(other.id).place
+    world.people.submit(second, str(other.frames["name"].iloc[0]), [COLA])
+    (place / ".handed.json").unlink()
+    found = {item.batch: item for item in world.labeling.collect()}
+    assert ".handed.json cannot be read: No such file" in found[world.batch.id].failed
+    assert found[other.id].finished == 1
 
 
 def test_what_cannot_be_used_is_told_and_loses_nothing_else(world: World) -> None:
@@ -147,6 +243,65 @@ def test_boxes_drawn_on_a_smaller_copy_and_shares_of_a_picture_are_both_understo
     said = world.lake(CLIP)
     assert said["width"].tolist() == [SIZE[0] // 2, SIZE[0]]
     assert world.boxes(CLIP)[world.names[1]] == [COLA]
+
+
+@pytest.mark.parametrize("tool", ["folder", "cvat"])
+def test_a_batch_that_was_given_up_and_is_chosen_again_is_looked_for_again(world: World, tool: str) -> None:
+    world.hand_over()
+    handed = label_batches.state(world.storage, world.batch.id, label_batches.HANDED) or {}
+    label_batches.note(world.storage, world.batch.id, label_batches.HANDED, {**handed, "tool": tool})
+    world.labeling.close(world.batch.id, "given up")
+    # The same pictures are chosen, so it is the same batch.
+    assert publish(world.storage).id == world.batch.id
+    world.people.submit(world.hand_over(), world.names[0], [COLA])
+    assert world.far(world.batch.id).closed == ""
+    assert [*world.labeling.changed()[0]] == [world.batch.id]
+    world.collect()
+    assert world.boxes(CLIP) == {world.names[0]: [COLA]}
+
+
+def test_two_people_may_draw_on_copies_of_different_sizes(world: World) -> None:
+    done = Path(world.hand_over()) / "done"
+    half = table(world.names[0], [("apple", 2.0, 3.0, 10.0, 15.0)]).assign(width=SIZE[0] // 2, height=SIZE[1] // 2)
+    square = table(world.names[1], [APPLE]).assign(width=99, height=99)
+    formats.coco.save(pd.concat([half, square]), CLASSES, done / "by-ada" / "half.json")
+    formats.coco.save(table(world.names[0], [COLA]), CLASSES, done / "by-ben" / "whole.json")
+    formats.coco.save(table(world.names[1], [COLA]), CLASSES, done / "by-ben" / "more.json")
+    for path in done.rglob("*.json"):
+        old(path)
+    collected = world.collect()
+    said = world.lake(CLIP)
+    assert set(said["width"]) == {SIZE[0]}
+    assert world.boxes(CLIP) == {world.names[0]: [APPLE, COLA], world.names[1]: [COLA]}
+    assert "as 99x99, another shape than its own" in str(collected.problems[0])
+
+
+def test_what_was_corrected_in_the_lake_stands_until_the_tool_says_something_else(world: World, tmp_path: Path) -> None:
+    place, key = world.hand_over(), labels.annotations_key(world.batch.id, CLIP)
+    world.people.submit(place, world.names[0], [APPLE])
+    world.collect()
+    formats.coco.save(table(world.names[0], [COLA]), CLASSES, tmp_path / "by-hand.json")
+    world.storage.put(key, tmp_path / "by-hand.json")
+    world.people.submit(place, world.names[1], [APPLE])
+    world.collect()
+    assert world.boxes(CLIP) == {world.names[0]: [COLA], world.names[1]: [APPLE]}
+    world.storage.remove([key])
+    world.people.submit(place, world.names[1], [COLA])
+    world.collect()
+    assert world.boxes(CLIP) == {world.names[1]: [COLA]}
+
+
+def test_labels_in_the_lake_that_cannot_be_read_are_not_written_over(world: World) -> None:
+    place, key = world.hand_over(), labels.annotations_key(world.batch.id, CLIP)
+    world.people.submit(place, world.names[0], [APPLE])
+    world.collect()
+    world.storage.put(key, b'{"images": [')
+    world.people.submit(place, world.names[1], [APPLE])
+    (collected,) = world.labeling.collect()
+    assert "cannot be read: not JSON" in collected.failed
+    assert world.storage.get(key) == b'{"images": ['
+    world.storage.remove([key])
+    assert world.collect().fresh == [world.names[1]]
 
 
 def test_settings_that_cannot_work_are_refused_with_what_to_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,7 @@ def test_tasks_of_a_project_are_told_apart(tmp_path: Path) -> None:
         ('<polygon label="a" points="1,2;5,3;2.5,9"/>', (1, 2, 5, 9)),
         ('<mask label="a" left="1" top="2" width="3" height="4" rle="1"/>', (1, 2, 4, 6)),
         ('<ellipse label="a" cx="5" cy="5" rx="2" ry="3"/>', (3, 2, 7, 8)),
+        ('<ellipse label="a" cx="5" cy="5" rx="2" ry="3" rotation="90"/>', (2, 3, 8, 7)),
     ],
 )
 def test_shapes_by_their_extremes(tmp_path: Path, shape: str, corners: tuple[float, ...]) -> None:
@@ -134,6 +136,26 @@ def test_shapes_by_their_extremes(tmp_path: Path, shape: str, corners: tuple[flo
     told = [] if 'xtl="1"' in shape else ["image a.jpg, shape 1"]
     assert [problem.place for problem in parsed.problems] == told
     np.testing.assert_allclose(parsed.boxes.loc[0, CORNERS].to_numpy(dtype=float), corners)
+
+
+@pytest.mark.parametrize("text", ["x" * 9_000, "line\n" * 9_000])
+def test_a_long_attribute_comes_back_whole(tmp_path: Path, text: str) -> None:
+    row = {
+        "frame_name": "a.jpg",
+        "class": "cat",
+        **dict.fromkeys(CORNERS, 1.0),
+        "attributes": json.dumps({"note": text}),
+    }
+    formats.cvat.save(pd.DataFrame([row]), ["cat"], tmp_path / "a.xml")
+    parsed = formats.load([tmp_path / "a.xml"], tmp_path)
+    assert json.loads(parsed.boxes["attributes"][0]) == {"note": text}
+
+
+def test_an_attribute_without_end_is_cut_and_told(tmp_path: Path) -> None:
+    box = f'<box label="a" xtl="1" ytl="2" xbr="3" ybr="6"><attribute name="note">{"x" * 70_000}</attribute></box>'
+    parsed = read(tmp_path, f'<image id="0" name="a.jpg">{box}</image>')
+    assert len(json.loads(parsed.boxes["attributes"][0])["note"]) == 2**16
+    assert "image a.jpg: the attribute 'note' has 70,000 characters" in str(parsed.problems[0])
 
 
 def test_what_is_wrong_is_named_and_its_frame_not_called_empty(tmp_path: Path) -> None:

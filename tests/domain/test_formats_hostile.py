@@ -335,6 +335,16 @@ def test_what_goes_on_and_on_is_told(tmp_path: Path, name: str) -> None:
     assert parsed.problems or name == "polygon.txt", "nobody says how many corners a polygon has"
 
 
+def test_tracks_that_each_name_a_task_of_their_own_are_told(tmp_path: Path) -> None:
+    box = '<box frame="0" outside="0" xtl="1" ytl="1" xbr="2" ybr="2"/>'
+    tracks = "".join(f'<track id="{i}" label="a" task_id="{i}">{box}</track>' for i in range(2000))
+    (tmp_path / "a.xml").write_text(f"<annotations>{tracks}</annotations>")
+    start = time.process_time()
+    (problem,) = formats.load([tmp_path / "a.xml"], tmp_path).problems
+    assert time.process_time() - start < 5
+    assert "2,000 tasks" in problem.what
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", list(ENDLESS))
 @pytest.mark.parametrize("size", [2**22 - 1, 2**23, 100 * 10**6])

@@ -306,7 +306,7 @@ def tracks_come_back(seen: list[list[dict[str, Any] | None]], step: int) -> None
     boxes["x2"] = boxes["x1"] + 5
     with TemporaryDirectory() as folder:
         saved = label_studio.save(boxes, ["c0", "c1", "c2"], Path(folder) / "a.json", video=True)
-        assert saved.problems == []
+        assert {problem.kind for problem in saved.problems} <= {"frames between"}
         # Of the frames between those of the table nobody said anything; there the tool draws straight lines.
         parsed = formats.load(saved.files, Path(folder), set(boxes["frame_index"]))
     assert parsed.problems == []

@@ -280,7 +280,7 @@ def tracks_come_back(seen: list[list[dict[str, Any] | None]], root: Path) -> Non
     kinds = {name: formats.COLUMNS[name] for name in (*OPTIONAL, "class") if name in rows[0]}
     boxes = pd.DataFrame(rows).astype(kinds).assign(width=640, height=480)
     saved = formats.cvat.save(boxes, CLASSES, root / "a.xml", video=True)
-    assert saved.problems == []
+    assert {problem.kind for problem in saved.problems} <= {"frames between"}
     got = formats.load(saved.files, root).boxes.dropna(subset=["class"])
     got, boxes = (t.sort_values(["track", "frame_index"]).reset_index(drop=True) for t in (got, boxes))
     boxes["occluded"] = boxes["occluded"].fillna(False)

@@ -240,3 +240,17 @@ def test_who_found_a_picture_empty_is_kept_beside_what_others_drew(tmp_path: Pat
 @pytest.mark.parametrize("people", [None, "ada", {"a": 1}, [1, None, [2], " "], []])
 def test_people_who_are_none_found_nothing(tmp_path: Path, people: Any) -> None:
     assert coco(tmp_path, {}, found_empty_by=people).boxes["annotator"].tolist() == [None]
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "covered"), [(formats.cvat.save, "a.xml", 4), (formats.label_studio.save, "a.json", 7)]
+)
+def test_a_videos_file_that_speaks_for_frames_between_says_so(
+    tmp_path: Path, write: Any, name: str, covered: int
+) -> None:
+    track = pd.concat([table(frame_index=frame, track="1") for frame in (0, 2, 6)])
+    (told,) = write(track, ["cat"], tmp_path / name, video=True).problems
+    assert f"here {covered}, and the table has 3 of them" in told.what
+    assert told.number == covered - 3
+    gapless = track.assign(frame_index=range(3))
+    assert not write(gapless, ["cat"], tmp_path / name, video=True).problems

@@ -196,6 +196,13 @@ def test_an_image_goes_by_its_name_before_its_number() -> None:
     assert ways(matched) == (0, 1, 1)
 
 
+def test_a_name_that_no_image_has_is_not_made_good_by_its_number() -> None:
+    parsed = boxes({"frame_index": 1, "frame_name": "removed.jpg"}, {"frame_index": 1, "frame_name": "renamed.jpg"})
+    matched = run(parsed, image_frames("a.jpg", "c.jpg"), None, "store-1/photos")
+    assert changed(matched) == {"boxes_elsewhere": 2, "frames_unknown": 2}
+    assert [problem.frame for problem in matched.problems] == ["removed.jpg", "renamed.jpg"]
+
+
 def test_any_number_is_believed_if_the_length_is_unknown() -> None:
     matched = run(boxes({"frame_index": 5000}), video_frames(0), count=None)
     assert changed(matched) == {"boxes_elsewhere": 1, "frames_not_extracted": 1}

@@ -143,8 +143,8 @@ def test_there_is_one_daemon() -> None:
 
 
 def test_what_the_platform_needs_is_told() -> None:
-    profiles = (ROOT / "resources" / "profiles.py").read_text()
-    needed = set(re.findall(r'_needed\(\s*"azure", "(\w+)"', profiles))
+    asked = "".join((ROOT / "resources" / name).read_text() for name in ("profiles.py", "settings.py"))
+    needed = set(re.findall(r'needed\(\s*(?:"platform azure"|whom),\s*"(\w+)"', asked))
     assert len(needed) >= 7
     assert needed | {"DETECTION_LAKE", "DETECTION_PLATFORM", "AZURE_STORAGE_ACCOUNT_NAME"} <= told("code").keys()
 

@@ -16,13 +16,16 @@ import pandas as pd
 
 from detection_assets.domain.formats import cvat_write
 from detection_assets.domain.formats.cvat_said import beside
-from detection_assets.domain.formats.cvat_stream import Reader, Task
+from detection_assets.domain.formats.cvat_stream import Reader, Task, Track
 from detection_assets.domain.formats.cvat_tracks import covered_frames, positions
 from detection_assets.domain.formats.parsed import Parsed, ProblemLog, Unreadable, each_file, join, table
 from detection_assets.domain.formats.xml import stream
 
 MAX_ROWS = 5_000_000
 """Most boxes one file may spread out to. A short file can claim a track over a century of video."""
+
+MAX_TASKS = 1000
+"""Most tasks of one file. Each makes a table of its own, and a track can name a task in a dozen characters."""
 
 HOLDS = cvat_write.HOLDS
 VIDEO_HOLDS = cvat_write.VIDEO_HOLDS
@@ -54,9 +57,14 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
         stream(path, reader)
         parts = [_images(reader, file)]
         tasks = reader.tasks_by_id()
+        if len(tasks) > MAX_TASKS:
+            raise Unreadable(f"tells of {len(tasks):,} tasks, more than {MAX_TASKS:,}", "export fewer of them at once")
+        tracks: dict[str, list[Track]] = {}
+        for track in reader.tracks:
+            tracks.setdefault(track.task, []).append(track)
         for key, task in tasks.items():
-            if task.is_video(any(track.task == key for track in reader.tracks), bool(reader.images)):
-                parts.append(_video(reader, key, task, len(tasks) > 1, wanted, file, log))
+            if task.is_video(key in tracks, bool(reader.images)):
+                parts.append(_video(reader, key, task, tracks.get(key, []), len(tasks) > 1, wanted, file, log))
         if not reader.images and not reader.tracks and len(parts) == 1:
             raise Unreadable("holds neither <image> nor <track>", "export it as CVAT for images or CVAT for video")
         return join(parts)
@@ -99,9 +107,15 @@ def _images(reader: Reader, file: str) -> pd.DataFrame:
 
 
 def _video(
-    reader: Reader, key: str, task: Task, several: bool, wanted: Collection[int] | None, file: str, log: ProblemLog
+    reader: Reader,
+    key: str,
+    task: Task,
+    tracks: Sequence[Track],
+    several: bool,
+    wanted: Collection[int] | None,
+    file: str,
+    log: ProblemLog,
 ) -> pd.DataFrame:
-    tracks = [track for track in reader.tracks if track.task == key]
     covered = covered_frames(task, tracks, wanted, MAX_ROWS)
     if covered is None:
         what = f"the task claims more than {MAX_ROWS:,} frames"
@@ -153,4 +167,4 @@ def _video(
         "frame_index": empty,
         "place": [f"frame {frame}" for frame in empty],
     }
-    return join([boxes, table(len(empty), nothing)])
+    return join([boxes, table(len(empty), nothing)]) if empty else boxes

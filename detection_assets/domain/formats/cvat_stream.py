@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from array import array
 from collections.abc import Callable
@@ -17,7 +18,8 @@ _SHAPES = ("box", "polygon", "mask", "ellipse", "polyline", "points", "skeleton"
 _TASK_TEXTS = ("id", "name", "size", "mode", "start_frame", "stop_frame", "frame_filter", "source")
 _PEOPLE = ("assignee", "reviewer")
 _STEP = re.compile(r"step\s*=\s*([0-9]{1,9})")
-_MAX_TEXT = 4096
+MAX_TEXT = 2**16
+"""Characters of an attribute's value, or of a text of `<meta>`; what goes on is cut, which is told."""
 
 
 @dataclass
@@ -124,6 +126,7 @@ class Reader:
     sayings: Sayings = field(default_factory=Sayings)
     _path: list[str] = field(default_factory=list[str])
     _text: list[str] = field(default_factory=list[str])
+    _length: int = 0
     _common: dict[str, str] = field(default_factory=dict[str, str])
     _image: dict[str, str] | None = None
     _image_sound: bool = True
@@ -143,7 +146,7 @@ class Reader:
         self._path.append(tag)
         check_depth(len(self._path))
         if self._in_meta:
-            self._text.clear()
+            self._begin_text()
             if tag in ("task", "job") and self._path[2:-1] in ([], ["project", "tasks"]):
                 self.tasks.append(Task())
         elif len(self._path) == 2:
@@ -157,24 +160,27 @@ class Reader:
             self._shape_tag, self._shape_has, self._shape_says = tag, attributes, []
         elif len(self._path) == 4 and tag == "attribute" and self._shape_tag:
             self._saying = attributes.get("name", "")
-            self._text.clear()
+            self._begin_text()
 
     def data(self, text: str) -> None:
         """Text of an element; only that of `<meta>` and of boxes' attributes says anything to us."""
-        if (self._in_meta or self._saying is not None) and len(self._text) < _MAX_TEXT:
-            self._text.append(text[:_MAX_TEXT])
+        if self._in_meta or self._saying is not None:
+            if self._length < MAX_TEXT:
+                self._text.append(text[: MAX_TEXT - self._length])
+            self._length += len(text)
 
     def end(self, tag: str) -> None:
         """An element ends."""
         if self._in_meta:
             self._end_meta("".join(self._text).strip())
-            self._text.clear()
+            self._begin_text()
             self._in_meta = len(self._path) > 2
         elif len(self._path) == 4 and self._saying is not None:
             if self._saying:
                 self._shape_says.append((self._saying, "".join(self._text)))
+                self._tell_length(self._saying)
             self._saying = None
-            self._text.clear()
+            self._begin_text()
         elif len(self._path) == 3 and self._shape_tag:
             self._shape(self._shape_tag, self._shape_has)
             self._shape_tag = ""
@@ -184,6 +190,16 @@ class Reader:
         elif len(self._path) == 2:
             self._track = None
         self._path.pop()
+
+    def _begin_text(self) -> None:
+        self._text.clear()
+        self._length = 0
+
+    def _tell_length(self, name: str) -> None:
+        if self._length > MAX_TEXT:
+            whose = f"track {self._track.name}" if self._track else f"image {(self._image or {}).get('name', '')[:200]}"
+            what = f"the attribute '{name[:100]}' has {self._length:,} characters"
+            self.log.add("attribute", self.file, whose, what, f"kept the first {MAX_TEXT:,}")
 
     def close(self) -> None:
         """The file ends; tells what was passed over."""
@@ -309,7 +325,10 @@ def _mask(attributes: dict[str, str]) -> Corners:
 
 def _ellipse(attributes: dict[str, str]) -> Corners:
     cx, cy, rx, ry = (float(attributes[key]) for key in ("cx", "cy", "rx", "ry"))
-    return cx - rx, cy - ry, cx + rx, cy + ry
+    angle = math.radians(float(attributes.get("rotation", "0")))
+    cos, sin = math.cos(angle), math.sin(angle)
+    across, down = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
+    return cx - across, cy - down, cx + across, cy + down
 
 
 _EXTREMES: dict[str, Callable[[dict[str, str]], Corners]] = {

@@ -20,7 +20,7 @@ from detection_assets.domain.formats.attributes import NAMES, as_text, is_plain,
 from detection_assets.domain.formats.parsed import FLAGS
 from detection_assets.domain.formats.saving import Saved, check_classes, frames_to_save, lost, xml_text
 from detection_assets.domain.formats.shapes import Corners
-from detection_assets.domain.formats.track_objects import marks, objects
+from detection_assets.domain.formats.track_objects import marks, objects, unseen
 from detection_assets.domain.problems import InputError, Problem
 
 HOLDS = ("track", "annotator", "reviewed", "confidence", *FLAGS, "attributes")
@@ -65,15 +65,17 @@ def save(boxes: pd.DataFrame, classes: Sequence[str], out: Path, *, video: bool 
     if source:
         ElementTree.SubElement(root[-1], "source").text = xml_text(source)
     declared = _Declared(mutable=video)
+    between: list[Problem] = []
     if video:
-        _tracks(root, task, boxes, classes, declared)
+        between = unseen(boxes, _tracks(root, task, boxes, classes, declared), out.name)
     else:
         _images(root, boxes, classes, declared)
     declared.describe(labels, classes)
     out.parent.mkdir(parents=True, exist_ok=True)
     ElementTree.indent(root)
     ElementTree.ElementTree(root).write(out, encoding="utf-8", xml_declaration=True)
-    return Saved([out], [*lost(boxes, VIDEO_HOLDS if video else HOLDS, out.name), *declared.problems(out.name)])
+    left_out = lost(boxes, VIDEO_HOLDS if video else HOLDS, out.name)
+    return Saved([out], [*between, *left_out, *declared.problems(out.name)])
 
 
 @dataclass
@@ -165,14 +167,16 @@ def _tracks(
     boxes: pd.DataFrame,
     classes: Sequence[str],
     declared: _Declared,
-) -> None:
+) -> int:
+    """Writes the tracks; gives the number of frames that the task covers."""
     check_classes(boxes, classes)
     if bool(boxes["frame_index"].isna().to_numpy().any()):
         raise InputError("CVAT for video needs frame_index in every row")
     frames = sorted(set(boxes["frame_index"].astype("int64").tolist()))
     step = reduce(math.gcd, (b - a for a, b in pairwise(frames)), 0) or 1
+    covered = (frames[-1] - frames[0]) // step + 1 if frames else 0
     if frames:
-        meta = {"size": (frames[-1] - frames[0]) // step + 1, "start_frame": frames[0], "stop_frame": frames[-1]}
+        meta = {"size": covered, "start_frame": frames[0], "stop_frame": frames[-1]}
         for name, value in meta.items():
             ElementTree.SubElement(task, name).text = str(value)
         ElementTree.SubElement(task, "frame_filter").text = f"step={step}" if step > 1 else ""
@@ -192,6 +196,7 @@ def _tracks(
                     has["source"] = own.get("source", "manual")
                 declared.add(one.label, attributes, f"track {one.name}, frame {frame}")
                 _box(track, has, one.corners[i], attributes)
+    return covered
 
 
 def _original_size(task: ElementTree.Element, boxes: pd.DataFrame) -> None:

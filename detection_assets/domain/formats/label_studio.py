@@ -182,9 +182,7 @@ class _Reader:
         if not name and not address:
             self._log.add("data", self._file, at, "'data' names no picture", "dropped the annotation")
             return
-        size = next(
-            (size for region in found if region.shape and (size := tasks.size_of(region.shape))), None
-        ) or tasks.size_of(data)
+        size = tasks.size_in(found, data)
         common = {
             "frame_name": name,
             "frame_index": whole(data.get("frame_index")),
@@ -252,9 +250,7 @@ class _Reader:
         broken: int,
         default: Mapping[str, Any],
     ) -> None:
-        size = next(
-            (size for region in found if region.shape and (size := tasks.size_of(region.shape))), None
-        ) or tasks.size_of(data)
+        size = tasks.size_in(found, data)
         tracks: list[Track] = []
         turns: list[list[tuple[int, float]]] = []
         sayings: list[dict[str, Any]] = []

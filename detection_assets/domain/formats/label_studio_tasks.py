@@ -45,6 +45,12 @@ def size_of(about: Mapping[str, Any]) -> tuple[int, int] | None:
     return (width, height) if width and height else None
 
 
+def size_in(found: Sequence[Region], data: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The width and height of a task's picture: as its first region that says so has it, else as its data says."""
+    of_regions = (size for region in found if region.shape and (size := size_of(region.shape)))
+    return next(of_regions, None) or size_of(data)
+
+
 def is_video(data: Mapping[str, Any], found: Sequence[Region]) -> bool:
     """Whether a task is of a video and not of a picture."""
     shaped = [region for region in found if region.shape]

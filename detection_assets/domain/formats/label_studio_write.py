@@ -30,8 +30,8 @@ from detection_assets.domain.formats.saving import (
     xml_text,
 )
 from detection_assets.domain.formats.shapes import Corners
-from detection_assets.domain.formats.track_objects import marks, objects
-from detection_assets.domain.problems import InputError
+from detection_assets.domain.formats.track_objects import marks, objects, unseen
+from detection_assets.domain.problems import InputError, Problem
 
 HOLDS = OPTIONAL
 """The columns of `saving.OPTIONAL` that are written of pictures."""
@@ -260,9 +260,11 @@ def save(
         InputError: A class that is not in `classes`, a frame with neither name nor number, boxes without a size, or
             what `video_task` refuses.
     """
+    between: list[Problem] = []
     if video:
         check_classes(boxes, classes)
         tasks = [video_task(boxes, source or out.stem, fps=fps, model_version=model_version)]
+        between = unseen(boxes, tasks[0]["data"]["frames"], out.name)
     else:
         frames = frames_to_save(boxes, classes)
         tasks = [task(frame, (urls or {}).get(frame.name, ""), model_version=model_version) for frame in frames]
@@ -272,4 +274,4 @@ def save(
     except TypeError:  # whole numbers of more than 64 bits among the attributes
         content = json.dumps(tasks).encode()
     out.write_bytes(content)
-    return Saved([out], lost(boxes, VIDEO_HOLDS if video else HOLDS, out.name))
+    return Saved([out], [*between, *lost(boxes, VIDEO_HOLDS if video else HOLDS, out.name)])

@@ -12,7 +12,7 @@ import pandas as pd
 
 from detection_assets.domain.formats.saving import said
 from detection_assets.domain.formats.shapes import Corners
-from detection_assets.domain.problems import InputError
+from detection_assets.domain.problems import InputError, Problem
 
 _XY = ("x1", "y1", "x2", "y2")
 
@@ -64,6 +64,22 @@ def objects(boxes: pd.DataFrame) -> Iterator[Object]:
             raise InputError(f"track '{name}' has boxes of several classes; give each object a track of its own")
         keys = [bool(one.get("keyframe", True)) for one in says[a:b]]
         yield Object(name, labels[a], numbers[a:b], corners[a:b], keys, says[a:b])
+
+
+def unseen(boxes: pd.DataFrame, covered: int, file: str) -> list[Problem]:
+    """Tells that a file of a video speaks for frames that the table does not have: none is left out of a track.
+
+    Args:
+        boxes: The table that is written, each row with a `frame_index`.
+        covered: How many frames the file speaks for.
+        file: The file, as messages name it.
+    """
+    seen = boxes["frame_index"].nunique()
+    if covered <= seen:
+        return []
+    what = f"a video's file speaks for all of its frames, here {covered}, and the table has {seen} of them"
+    done = "written so that others have boxes in a straight line between, or none; export pictures to leave them out"
+    return [Problem(file, "frame_index", what, done, "frames between", number=covered - seen)]
 
 
 def marks(one: Object, step: int, other: Callable[[int, int], bool]) -> Iterator[tuple[int, bool]]:
