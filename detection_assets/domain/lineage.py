@@ -130,6 +130,20 @@ def left_out(frames: pd.DataFrame, annotated: set[str], taken: set[str] | None) 
     return answer("dropped", table.sort_values(["video", "index"]))
 
 
+def judged_by_video(frames: pd.DataFrame) -> pd.DataFrame:
+    """Which version of which video's annotations the truth of an evaluation is from, a row a video.
+
+    Args:
+        frames: A row a test frame: video, frame, annotations (the version; null if nobody noted it), boxes.
+
+    Returns:
+        video, annotations, frames, boxes (how many of each).
+    """
+    known = frames.assign(annotations=frames["annotations"].fillna("unknown"))
+    each = known.groupby(["video", "annotations"])
+    return each.agg(frames=("frame", "size"), boxes=("boxes", "sum")).reset_index()
+
+
 def deployed_again(log: Sequence[Entry]) -> list[dict[str, Any]]:
     """The versions that a rollout had rolled back and that somebody had deployed again, as rows of `overridden`."""
     found: list[dict[str, Any]] = []
