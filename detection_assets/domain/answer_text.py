@@ -45,12 +45,13 @@ def markdown(question: Question, detector: str, found: pd.DataFrame, **known: st
     """
     said, shown = condensed(found)
     first = shown.head(MOST)
-    times = {name: first[name].map(text) for name in first if isinstance(first[name].dtype, pd.DatetimeTZDtype)}
+    times = [name for name in first if isinstance(first[name].dtype, pd.DatetimeTZDtype)]
+    first = first.assign(**{str(name): [text(value) or None for value in first[name]] for name in times})
     parts = [f"**{question.title}**", card.escape(said)]
     if found.empty:
         parts.append(card.escape(question.nothing(**known)))
     elif len(shown.columns):
-        parts.append(card.frame_table(first.assign(**times)))
+        parts.append(card.frame_table(first))
     if len(found) > MOST:
         parts.append(f"The first {MOST} of {len(found):,}.")
     return "\n\n".join(part for part in [*parts, ways(question, detector, **known)] if part)
