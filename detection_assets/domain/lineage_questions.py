@@ -123,7 +123,7 @@ _ALL = (
     Question(
         6,
         "Why does a version score otherwise than another: data, labels, code, parameters, base weights?",
-        {"why({version}, {earlier})": "why {version} {earlier}"},
+        {"why({version})": "why {version}", "why({version}, {earlier})": "why {version} {earlier}"},
         ("evaluation", "registered_model"),
         "they differ in nothing that is known",
     ),
@@ -133,7 +133,7 @@ _ALL = (
         {"stale()": "stale"},
         MADE,
         "nothing is stale",
-        "Dagster marks it itself, on this page and in the graph",
+        "Dagster says it, too: `Unsynced`, beside the name of the asset",
     ),
     Question(
         8,

@@ -39,7 +39,8 @@ def picture(title: str, command: str, output: str) -> str:
     """A window with a title, and in it a command and what it said, as SVG."""
     screen = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     screen.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
-    screen.print(Text.from_ansi(output.rstrip()), soft_wrap=True)
+    screen.print(Text.from_ansi(output.rstrip()), overflow="fold")
+    screen.print()  # or what is below the line of the last letters would be cut
     svg = screen.export_svg(title=title, theme=MONOKAI)
     svg = re.sub(r"\s*@font-face \{[^}]*\}", "", svg).replace("Fira Code, monospace", "Menlo, Consolas, monospace")
     return "".join(f"{line.strip()}\n" for line in svg.splitlines() if line.strip())
