@@ -6,6 +6,7 @@ On its way there the run is killed several times. What all tests look at is what
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -319,6 +320,9 @@ def test_a_version_says_what_it_took_asset_by_asset(world: World) -> None:
     assert all(float(row[-1]) > 0 for row in rows.values())
     shown = detection("cost", "fridge")
     assert all(name in shown for name in rows)
+    assert "fridge version 1 is the first" in metadata["unlike the version before"].value
+    for answered, video in itertools.product(("taught by", "judged on"), world.videos):
+        assert f"| {video} |" in metadata[answered].value, "each video is in each split"
     assert "no step was run" in detection("cost", "fridge", "--days", "0")
 
 
