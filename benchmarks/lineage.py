@@ -102,7 +102,7 @@ def generate(known: int) -> dict[str, float]:
     import pandas as pd
 
     from detection_assets.commands.context import Project
-    from detection_assets.domain import layout, schemas
+    from detection_assets.domain import layout, schemas, snapshot
     from detection_assets.domain.history import Entry, Held
     from resources import overrides, tables
     from resources.deployments import Deployments
@@ -130,9 +130,9 @@ def generate(known: int) -> dict[str, float]:
             version = f"ds-{number:012x}"
             drawn = boxes.iloc[: len(images) * BOXES_A_VIDEO // FRAMES_A_VIDEO]
             _publish(storage, version, images, drawn)
-            table = images.assign(
-                dataset_version=version, key="frames/" + images["file"], boxes=BOXES_A_VIDEO // FRAMES_A_VIDEO
-            )
+            labels = snapshot.labels(images["frame"].tolist(), drawn)
+            table = images.assign(dataset_version=version, key="frames/" + images["file"], labels=labels)
+            table = table.assign(boxes=BOXES_A_VIDEO // FRAMES_A_VIDEO)
             table = table.assign(annotations=[_digest(video)[:16] for video in table["video"]])
             pointer = tables.write(storage, "detection_dataset", None, table.drop(columns=["file", "phash"]), "run")
             events.add("detection_dataset", None, version)
@@ -303,8 +303,10 @@ def _publish(storage: Any, version: str, images: Any, boxes: Any) -> None:
 
     from detection_assets.domain import layout, snapshot
 
+    counts = {str(name): int(count) for name, count in boxes["class"].value_counts().items()}
     with tempfile.TemporaryDirectory() as scratch:
-        snapshot.write(images, boxes, {"version": version, "classes": list(CLASSES)}, Path(scratch) / "d")
+        meta = {"version": version, "classes": list(CLASSES), "counts": {"all": {"boxes": counts}}}
+        snapshot.write(images, boxes, meta, Path(scratch) / "d")
         storage.publish(Path(scratch) / "d", layout.dataset(version), {})
 
 

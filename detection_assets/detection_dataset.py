@@ -83,6 +83,7 @@ def detection_dataset(
         key=layout.FRAMES + "/" + made.images["file"],
         boxes=made.images["frame"].map(made.boxes["frame"].value_counts()).fillna(0),
         annotations=made.images["video"].map(drawn),
+        labels=snapshot.labels(made.images["frame"].tolist(), made.boxes),
     ).drop(columns=["file", "phash"])
     described = standards.describe_dataset(
         storage,

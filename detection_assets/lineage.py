@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
     from detection_assets.commands.context import Project
-    from detection_assets.domain import lineage_changes
     from resources.registry.base import ModelVersion
     from resources.storage import Storage
 
@@ -173,11 +172,12 @@ class Lineage:
             later: The registered version; None: the one with most of the traffic.
             earlier: The other; None: the one registered before it.
         """
-        from detection_assets.domain import lineage_changes
+        from resources import answers
 
         one = self.model(later)
-        other = self.model(earlier) if earlier is not None else self._before(one)
-        return lineage_changes.why(self._made(other), self._made(one))
+        known = self._history() if earlier is None else []
+        other = self.model(earlier) if earlier is not None else answers.before(self.name, known, one.version)
+        return answers.why(self.storage, self.instance, other, one)
 
     def stale(self) -> pd.DataFrame:
         """What is not what it would be if it were made now, and which change made it so: a row a change.
@@ -312,16 +312,6 @@ class Lineage:
         if found is None:
             raise InputError(f"{self.name}: there is no version {version}; there are {_names(known)}")
         return found
-
-    def _before(self, model: ModelVersion) -> ModelVersion:
-        from resources import answers
-
-        return answers.before(self.name, self._history(), model.version)
-
-    def _made(self, model: ModelVersion) -> lineage_changes.Made:
-        from resources.model_facts import made
-
-        return made(self.storage, self.instance, model)
 
 
 def _names(known: list[ModelVersion]) -> str:

@@ -21,20 +21,18 @@ if TYPE_CHECKING:
 def stale(of: Lineage) -> pd.DataFrame:
     """The answer `stale`."""
     instance, assets = of.instance, update.assets_of(of.project.definitions, of.name)
-    videos = instance.get_dynamic_partitions(f"{of.name}_videos")
+    seen = update.look(instance, of.name, of.storage)
+    found = update.stale(instance, of.project.definitions, of.name, of.storage, seen)
     ingested = set(jobs.keys(of.name, jobs.INGEST))
     rows: list[dict[str, Any]] = []
     above: dict[str, set[str]] = {}
     for stage in jobs.STAGES:
         asset = assets[stage]
         if stage in jobs.INGEST:
-            changes = staleness.of_videos(instance, asset, videos)
-            known = {change.partition for change in changes}
-            what = f"the files below {stage.removeprefix('raw_')}/ are others than those taken in"
-            touched = [video for video in update.changed_files(of.storage, stage, videos) if video not in known]
-            changes += [staleness.Change(video, "changed in the lake", what) for video in touched]
+            changes = staleness.of_videos(instance, asset, {str(video): why for video, why in found[stage].items()})
         else:
-            changes = staleness.of_asset(instance, asset, asset.asset_deps[asset.key] & ingested, videos)
+            partitioned = asset.asset_deps[asset.key] & ingested
+            changes = staleness.of_asset(instance, asset, partitioned, seen.videos, found[stage].get(None))
         for change in changes:
             told = {"why": change.why, "change": change.change, "since": change.at, "run": change.run}
             rows.append({"asset": stage, "partition": change.partition, **told, "direct": True})

@@ -15,7 +15,7 @@ from dagster import DagsterInstance
 
 from detection_assets.domain import inbox, layout
 from jobs import jobs, openlineage, runs, sensors
-from resources import lake, versions
+from resources import lake, staleness, versions
 from resources.storage import Storage
 
 SETTLE_S = 2.0
@@ -52,24 +52,26 @@ class Seen:
         added: Those that are new.
         removed: Those that are gone.
         refused: Paths that are left out for now, with the reason: no videos, or still being written.
+        fingerprints: Of each video's file, whatever Dagster knows of it.
     """
 
     videos: Sequence[str]
     added: Sequence[str]
     removed: Sequence[str]
     refused: Mapping[str, str]
+    fingerprints: Mapping[str, str]
 
 
 def look(instance: DagsterInstance, detector: str, storage: Storage) -> Seen:
     """What the lake holds, beside the video partitions that there are; changes nothing."""
     found, refused = settled_sources(storage)
-    now = {source.video for source in found}
+    now = {source.video: source.fingerprint for source in found}
     before = instance.get_dynamic_partitions(f"{detector}_videos")
-    added = sorted(now - set(before))
+    added = sorted(set(now) - set(before))
     # What is still being written is there: its partition stays, with what was taken in before.
     removed = [video for video in before if video not in now and video not in refused]
     gone = set(removed)
-    return Seen([*(video for video in before if video not in gone), *added], added, removed, refused)
+    return Seen([*(video for video in before if video not in gone), *added], added, removed, refused, now)
 
 
 def sync_partitions(instance: DagsterInstance, detector: str, storage: Storage) -> Seen:
@@ -130,8 +132,8 @@ def stale(
     found: dict[str, dict[str | None, str]] = {}
     for stage in jobs.INGEST:
         why: dict[str | None, str] = {**versions.stale_videos(instance, assets[stage], seen.videos)}
-        for video in changed_files(storage, stage, seen.videos):
-            why.setdefault(video, "changed in the lake")
+        for video in changed_files(storage, stage, seen):
+            why.setdefault(video, staleness.IN_THE_LAKE)
         found[stage] = {video: reason for video, reason in why.items() if video not in seen.refused}
     ingested = set(jobs.keys(detector, jobs.INGEST))
     for stage in jobs.TRAIN + jobs.DEPLOY:
@@ -166,19 +168,17 @@ def plan_ingest(found: Mapping[str, Mapping[str | None, str]], detector: str, se
     return planned
 
 
-def changed_files(storage: Storage, stage: str, videos: Sequence[str]) -> list[str]:
+def changed_files(storage: Storage, stage: str, seen: Seen) -> list[str]:
     """Videos whose files in the lake are not those that the stage last took in."""
     if stage == "raw_videos":
-        known = lake.remembered(storage, "videos")
-        now = {source.video: source.fingerprint for source in lake.list_sources(storage)[0]}
+        known, now = lake.remembered(storage, "videos"), seen.fingerprints
     elif stage == "annotations":
         known = lake.remembered(storage, "annotations")
-        now = {
-            video: inbox.fingerprint(files) for video, files in lake.annotation_files(storage, videos, videos).items()
-        }
+        files = lake.annotation_files(storage, seen.videos, [*seen.videos, *known])
+        now = {video: inbox.fingerprint(of_video) for video, of_video in files.items()}
     else:
         return []
-    return [video for video in videos if video in now and known.get(video) != now[video]]
+    return [video for video in seen.videos if video in now and known.get(video) != now[video]]
 
 
 def plan_build(found: Mapping[str, Mapping[str | None, str]], detector: str, until: str) -> Planned | None:

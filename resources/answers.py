@@ -74,7 +74,8 @@ def taught(storage: Storage, detector: str, model: ModelVersion) -> pd.DataFrame
     found = version_index.videos(storage, dataset)
     if found.empty:
         raise InputError(f"{detector} version {model.version}: its dataset {dataset or '(not said)'} has no table")
-    return answer("taught", found.assign(version=model.version, dataset_version=dataset))
+    told = found.drop(columns="content", errors="ignore")
+    return answer("taught", told.assign(version=model.version, dataset_version=dataset))
 
 
 def judged(storage: Storage, evaluation: str) -> pd.DataFrame:
@@ -105,8 +106,7 @@ def before(detector: str, known: Sequence[ModelVersion], version: str) -> ModelV
 
 def why(storage: Storage, instance: DagsterInstance, earlier: ModelVersion, later: ModelVersion) -> pd.DataFrame:
     """What differs between what two versions were made of: the answer `why`."""
-    one, other = (model_facts.made(storage, instance, model) for model in (earlier, later))
-    return lineage_changes.why(one, other)
+    return lineage_changes.why(*model_facts.pair(storage, instance, earlier, later))
 
 
 def spent(instance: DagsterInstance, detector: str, version: str, *, now: bool = False) -> pd.DataFrame:

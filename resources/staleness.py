@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import dagster as dg
-from dagster import DagsterEventType, DagsterInstance
+from dagster import DagsterInstance
 
-from resources import versions
-from resources.versions import CHUNK, CODE, DATA, INPUT, POINTER
+from resources import event_notes
+from resources.event_notes import Noted
+from resources.versions import CODE, DATA, INPUT, POINTER
 
-MADE = DagsterEventType.ASSET_MATERIALIZATION
+IN_THE_LAKE = "changed in the lake"
+"""Why a partition is stale whose file is another than the one that was taken in, which Dagster cannot know."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +39,32 @@ class Change:
     run: str = ""
 
 
-def of_videos(instance: DagsterInstance, assets: dg.AssetsDefinition, videos: Sequence[str]) -> list[Change]:
-    """What made which partition of an asset stale, in the order of `videos`."""
-    stale = versions.stale_videos(instance, assets, videos)
-    if not stale:
-        return []
-    made = versions.latest(instance, assets.key, list(stale))
+def of_videos(instance: DagsterInstance, assets: dg.AssetsDefinition, stale: Mapping[str, str]) -> list[Change]:
+    """What made partitions of an asset stale.
+
+    Args:
+        instance: The Dagster instance.
+        assets: The definition of the asset.
+        stale: Why, by partition, as of `versions.stale_videos`, or `IN_THE_LAKE`.
+
+    Returns:
+        A change a partition, in their order.
+    """
+    made = event_notes.latest(instance, assets.key, list(stale)) if stale else {}
     found: list[Change] = []
     for why in sorted(set(stale.values())):
         those = [video for video, reason in stale.items() if reason == why]
-        if why == "missing":
-            found += [Change(video, why, "never made") for video in those]
+        dep = next((key for key in assets.asset_deps[assets.key] if why == f"{key.path[-1]} changed"), None)
+        if dep is not None:
+            found += _upstream(instance, dep, why, {video: made[video].tags for video in those})
         elif why == "new code or settings":
             now = assets.code_versions_by_key[assets.key] or ""
-            found += [Change(video, why, _code(assets, (made[video].tags or {}).get(CODE, ""), now)) for video in those]
+            found += [Change(video, why, _code(assets, made[video].tags.get(CODE, ""), now)) for video in those]
         else:
-            key = next(key for key in assets.asset_deps[assets.key] if why == f"{key.path[-1]} changed")
-            found += _upstream(instance, key, why, {video: made[video].tags or {} for video in those})
-    order = {video: at for at, video in enumerate(videos)}
+            lake = f"the files below {assets.key.path[-1].removeprefix('raw_')}/ are others than those taken in"
+            what = {"missing": "never made", IN_THE_LAKE: lake}.get(why, why)
+            found += [Change(video, why, what) for video in those]
+    order = {video: at for at, video in enumerate(stale)}
     return sorted(found, key=lambda change: order.get(change.partition or "", -1))
 
 
@@ -70,40 +80,33 @@ def _upstream(
     instance: DagsterInstance, key: dg.AssetKey, why: str, tags: Mapping[str, Mapping[str, str]]
 ) -> Iterator[Change]:
     name, stage = key.to_user_string(), key.path[-1]
+    now = event_notes.latest(instance, key, list(tags))
     read = {video: of.get(POINTER + name, "") for video, of in tags.items()}
-    ids = instance.event_log_storage.get_latest_storage_id_by_partition(
-        key, MADE, set(tags) if len(tags) <= CHUNK else None
-    )
-    wanted = {int(pointer) for pointer in read.values() if pointer.isdigit()} | {
-        ids[video] for video in tags if video in ids
-    }
-    records = _records(instance, key, sorted(wanted))
+    then = {str(one.id): one for one in event_notes.read(instance, key, _numbers(read.values()))}
     for video in tags:
-        now = records.get(ids.get(video, -1))
-        then = records.get(int(read[video])) if read[video].isdigit() else None
-        change = f"{stage}: {_version(then) or 'another version'} to {_version(now) or 'none'}"
-        yield Change(video, why, change, _time(now), now.run_id if now else "")
+        before, after = then.get(read[video]), now.get(video)
+        change = f"{stage}: {_version(before) or 'another version'} to {_version(after) or 'none'}"
+        yield Change(video, why, change, _time(after), after.run if after else "")
 
 
-def _records(instance: DagsterInstance, key: dg.AssetKey, ids: Sequence[int]) -> dict[int, dg.EventLogRecord]:
-    found: dict[int, dg.EventLogRecord] = {}
-    for first in range(0, len(ids), CHUNK):
-        asked = dg.AssetRecordsFilter(asset_key=key, storage_ids=ids[first : first + CHUNK])
-        found |= {one.storage_id: one for one in instance.fetch_materializations(asked, limit=CHUNK).records}
-    return found
+def _numbers(pointers: Iterable[str]) -> list[int]:
+    return sorted({int(pointer) for pointer in pointers if pointer.isdigit()})
 
 
-def _version(record: dg.EventLogRecord | None) -> str:
-    event = record.asset_materialization if record else None
-    return (event.tags or {}).get(DATA, "") if event else ""
+def _version(event: Noted | None) -> str:
+    return event.tags.get(DATA, "") if event else ""
 
 
-def _time(record: dg.EventLogRecord | None) -> datetime | None:
-    return datetime.fromtimestamp(record.timestamp, timezone.utc) if record else None
+def _time(event: Noted | None) -> datetime | None:
+    return datetime.fromtimestamp(event.at, timezone.utc) if event else None
 
 
 def of_asset(
-    instance: DagsterInstance, assets: dg.AssetsDefinition, partitioned: Iterable[dg.AssetKey], videos: Sequence[str]
+    instance: DagsterInstance,
+    assets: dg.AssetsDefinition,
+    partitioned: Iterable[dg.AssetKey],
+    videos: Sequence[str],
+    why: str | None,
 ) -> list[Change]:
     """What made an asset without partitions stale: a change a video, where it was videos that changed.
 
@@ -112,41 +115,40 @@ def of_asset(
         assets: The definition of the asset.
         partitioned: Those of its dependencies that have partitions.
         videos: The partitions that there are.
+        why: As `versions.stale_asset` says it; None if it is not stale.
     """
-    key, partitioned = assets.key, list(partitioned)
-    why = versions.stale_asset(instance, assets, partitioned, videos)
+    key = assets.key
     if why is None:
         return []
-    last = next(iter(instance.fetch_materializations(key, limit=1).records), None)
-    event = last.asset_materialization if last else None
-    if last is None or event is None:
+    last = _last(instance, key)
+    if last is None:
         return [Change(None, why, "never made")]
-    tags = event.tags or {}
     if why == "new code or settings":
-        return [Change(None, why, _code(assets, tags.get(CODE, ""), assets.code_versions_by_key[key] or ""))]
+        return [Change(None, why, _code(assets, last.tags.get(CODE, ""), assets.code_versions_by_key[key] or ""))]
     dep = next((dep for dep in assets.asset_deps[key] if why == f"{dep.path[-1]} changed"), None)
     if dep is None:
-        changes = [change for of in partitioned for change in _since(instance, of, why, last.storage_id, videos)]
+        changes = [change for of in partitioned for change in _since(instance, of, why, last.id, videos)]
         return changes or [Change(None, why, "videos came or went")]
-    now = next(iter(instance.fetch_materializations(dep, limit=1).records), None)
-    then = tags.get(INPUT + dep.to_user_string(), "none")
+    now = _last(instance, dep)
+    then = last.tags.get(INPUT + dep.to_user_string(), "none")
     change = f"{dep.path[-1]}: {then} to {_version(now) or 'none'}"
-    return [Change(None, why, change, _time(now), now.run_id if now else "")]
+    return [Change(None, why, change, _time(now), now.run if now else "")]
+
+
+def _last(instance: DagsterInstance, key: dg.AssetKey) -> Noted | None:
+    record = next(iter(instance.fetch_materializations(key, limit=1).records), None)
+    return event_notes.noted(record) if record is not None else None
 
 
 def _since(instance: DagsterInstance, key: dg.AssetKey, why: str, made: int, videos: Sequence[str]) -> Iterator[Change]:
     """The partitions of a dependency whose version is another than it was at an event."""
-    storage, stage = instance.event_log_storage, key.path[-1]
-    then = storage.get_latest_tags_by_partition(key, MADE, [DATA], before_cursor=made)
-    now = storage.get_latest_tags_by_partition(key, MADE, [DATA])
-    there = set(videos)
+    stage, there = key.path[-1], set(videos)
+    then = instance.event_log_storage.get_latest_tags_by_partition(key, event_notes.MADE, [DATA], before_cursor=made)
+    now = {video: one for video, one in event_notes.latest(instance, key).items() if video in there}
     before = {video: tags.get(DATA, "") for video, tags in then.items()}
-    after = {video: tags.get(DATA, "") for video, tags in now.items() if video in there}
-    changed = [video for video in after if before.get(video) != after[video]]
-    ids = storage.get_latest_storage_id_by_partition(key, MADE, set(changed) if len(changed) <= CHUNK else None)
-    records = _records(instance, key, sorted(ids[video] for video in changed))
-    for video in sorted(changed):
-        record = records.get(ids[video])
-        change = f"{stage} of {video}: {before.get(video, 'none')} to {after[video]}"
-        yield Change(None, why, change, _time(record), record.run_id if record else "")
+    for video in sorted(video for video, one in now.items() if before.get(video) != _version(one)):
+        one = now[video]
+        yield Change(
+            None, why, f"{stage} of {video}: {before.get(video, 'none')} to {_version(one)}", _time(one), one.run
+        )
     # A video that went away stays in the log for ever: whether the asset knew it, only its digest could say.

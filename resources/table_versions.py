@@ -19,8 +19,9 @@ from dagster import DagsterInstance
 from detection_assets.domain import layout, schemas
 from detection_assets.domain.problems import InputError
 from resources import tables
+from resources.event_notes import CHUNK
 from resources.storage import Storage
-from resources.versions import CHUNK, DATA
+from resources.versions import DATA
 
 FEW = 20
 """Up to this many partitions are looked up one by one; for more, one listing of everything is cheaper."""

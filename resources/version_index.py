@@ -7,11 +7,14 @@ made before such notes are found by reading the tables that there are.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 import pandas as pd
 
@@ -33,7 +36,7 @@ class Made:
     """The first table that told of a version.
 
     Attributes:
-        table: Its storage key.
+        table: Its storage key; where rows of it were erased, that of what is left.
         run: The run that wrote it; "" if nobody noted it.
         at: When, ISO 8601, UTC; "" likewise.
     """
@@ -68,7 +71,7 @@ def made(storage: Storage, asset: str, version: str) -> Made | None:
     """The first table that told of a version, or None if none does."""
     try:
         told = orjson.loads(storage.get(layout.first_table(asset, version)))
-        return Made(told["table"], told["run_id"], told["written_at"])
+        return Made(left_of(storage, told["table"]), told["run_id"], told["written_at"])
     except FileNotFoundError:
         return _searched(storage, asset, version)
 
@@ -128,21 +131,36 @@ def by_video(images: pd.DataFrame) -> pd.DataFrame:
     """What a dataset has of each video.
 
     Args:
-        images: A row an image: video, group, split, boxes, and annotations (a version) if it is known.
+        images: A row an image: video, group, split, boxes, and where it is known annotations (a version) and frame,
+            sha256, labels.
 
     Returns:
-        Rows in order of video: `video, group, annotations, train, val, test` (frames of each split), `boxes`.
+        Rows in order of video: `video, group, annotations, train, val, test` (frames of each split), `boxes`, and
+        `content`, a digest of its frames, their pictures, splits and labels; null where these are not known.
     """
     known = images if "annotations" in images else images.assign(annotations=None)
-    each = known.assign(**{split: known["split"] == split for split in ("train", "val", "test")}).groupby("video")
-    return each.agg(
+    splits = {split: known["split"] == split for split in ("train", "val", "test")}
+    each = known.assign(**splits, content=_contents(images)).groupby("video")
+    found = each.agg(
         group=("group", "first"),
         annotations=("annotations", "first"),
         train=("train", "sum"),
         val=("val", "sum"),
         test=("test", "sum"),
         boxes=("boxes", "sum"),
+        content=("content", "sum"),
     ).reset_index()
+    digests = [f"{one:016x}" for one in found["content"].tolist()] if "labels" in images else None
+    return found.assign(content=pd.Series(digests, index=found.index, dtype=object))
+
+
+def _contents(images: pd.DataFrame) -> npt.NDArray[np.uint64]:
+    """A number for each image that tells what it is; a video's are added up, so that their order does not count."""
+    if "labels" not in images:
+        return np.zeros(len(images), np.uint64)
+    of = [images[name].astype(object) for name in ("frame", "split", "sha256", "labels")]
+    told = ["\0".join(map(str, one)).encode() for one in zip(*of, strict=True)]
+    return np.frombuffer(b"".join(hashlib.sha256(one).digest()[:8] for one in told), "<u8").astype(np.uint64)
 
 
 def _put_videos(storage: Storage, version: str, table: pd.DataFrame) -> None:
@@ -164,7 +182,23 @@ def videos(storage: Storage, dataset: str, only: str | None = None) -> pd.DataFr
     return by_video(read(storage, found.table, ["video", "group", "split", "boxes", "annotations"], where))
 
 
-VIDEO_COLUMNS = ("video", "group", "annotations", "train", "val", "test", "boxes")
+def differing(earlier: pd.DataFrame, later: pd.DataFrame) -> list[str] | None:
+    """The videos of which two datasets do not have the same frames, splits and labels; None if that was not noted.
+
+    Args:
+        earlier: What one has of each video, as of `videos`.
+        later: What the other has.
+    """
+    for one in (earlier, later):
+        if len(one) and ("content" not in one or one["content"].isna().any()):
+            return None
+    both = earlier[["video"]].assign(was=earlier.get("content")).merge(
+        later[["video"]].assign(now=later.get("content")), on="video", how="outer"
+    )  # fmt: skip
+    return both.loc[both["was"].fillna("") != both["now"].fillna(""), "video"].tolist()
+
+
+VIDEO_COLUMNS = ("video", "group", "annotations", "train", "val", "test", "boxes", "content")
 
 
 def datasets(storage: Storage) -> list[str]:

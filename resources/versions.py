@@ -18,7 +18,7 @@ import dagster as dg
 import pandas as pd
 from dagster import DagsterEventType, DagsterInstance
 
-from resources import tables
+from resources import event_notes, tables
 from resources.storage import Storage
 
 DATA = "dagster/data_version"
@@ -31,9 +31,6 @@ INPUTS = "detection/inputs"
 
 HALF = "left half-way"
 """Code version of the first event of a run over many videos: it counts only until the video's own event follows."""
-
-CHUNK = 2000
-"""Events fetched in one query."""
 
 
 def combined(versions: Mapping[str, str]) -> str:
@@ -100,7 +97,7 @@ def _provenance(context: dg.AssetExecutionContext, videos: list[str]) -> dict[st
             for tags in found.values():
                 tags |= {tag: noted[tag] for tag in (INPUT + name, POINTER + name) if tag in noted}
             continue
-        read, at = data_versions(instance, key, videos), dict(_latest_ids(instance, key, set(videos)))
+        read, at = data_versions(instance, key, videos), event_notes.latest_ids(instance, key, videos)
         began = int(noted[POINTER + name]) if noted.get(POINTER + name, "").isdigit() else 0
         for video in [video for video, made in at.items() if video in found and made > began]:
             before = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[video], before_storage_id=began + 1)
@@ -129,17 +126,10 @@ def _as_input(version: str) -> str:
     return hashlib.sha256(version.encode()).hexdigest()
 
 
-def _latest_ids(instance: DagsterInstance, key: dg.AssetKey, videos: set[str] | None) -> Mapping[str, int]:
-    storage = instance.event_log_storage
-    if videos is not None and len(videos) > CHUNK:
-        videos = None
-    return storage.get_latest_storage_id_by_partition(key, DagsterEventType.ASSET_MATERIALIZATION, videos)
-
-
 def data_versions(instance: DagsterInstance, key: dg.AssetKey, videos: Sequence[str]) -> dict[str, str]:
     """Today's data version of each of these videos that has one, in one query."""
     found = instance.event_log_storage.get_latest_tags_by_partition(
-        key, DagsterEventType.ASSET_MATERIALIZATION, [DATA], list(videos) if len(videos) <= CHUNK else None
+        key, DagsterEventType.ASSET_MATERIALIZATION, [DATA], list(videos) if len(videos) <= event_notes.CHUNK else None
     )
     wanted = set(videos)
     return {video: tags[DATA] for video, tags in found.items() if video in wanted and DATA in tags}
@@ -160,10 +150,10 @@ def latest(
     instance: DagsterInstance, key: dg.AssetKey, videos: Sequence[str] | None = None
 ) -> dict[str, dg.AssetMaterialization]:
     """The last materialization of each partition that has one; of these videos, or of all."""
-    ids = list(_latest_ids(instance, key, None if videos is None else set(videos)).values())
+    ids = list(event_notes.latest_ids(instance, key, videos).values())
     found: dict[str, dg.AssetMaterialization] = {}
-    for first in range(0, len(ids), CHUNK):
-        chunk = ids[first : first + CHUNK]
+    for first in range(0, len(ids), event_notes.CHUNK):
+        chunk = ids[first : first + event_notes.CHUNK]
         records = instance.fetch_materializations(
             dg.AssetRecordsFilter(asset_key=key, storage_ids=chunk), limit=len(chunk)
         ).records
@@ -193,11 +183,11 @@ def stale_videos(instance: DagsterInstance, assets: dg.AssetsDefinition, videos:
         upstream[dep.to_user_string()] = {
             video: whole[0] if whole else _as_input(each.get(video, "")) for video in videos
         }
-    known = latest(instance, key)
+    known = event_notes.latest(instance, key)
     stale: dict[str, str] = {}
     for video in videos:
         made = known.get(video)
-        tags = (made.tags or {}) if made else {}
+        tags = made.tags if made else {}
         if made is None:
             stale[video] = "missing"
         elif tags.get(CODE) == HALF:

@@ -15,8 +15,6 @@ import pandas as pd
 
 from detection_assets.domain.lineage_answers import answer
 
-SIDES = ["x1", "y1", "x2", "y2"]
-
 
 @dataclass(frozen=True)
 class Made:
@@ -24,8 +22,10 @@ class Made:
 
     Attributes:
         version: The registered version.
-        images: A row an image of its dataset: frame, video, split.
-        boxes: A row a box: frame, class, x1, y1, x2, y2.
+        images: A row an image of its dataset: frame, video, split, labels (a digest of its boxes). Videos that both
+            versions have alike may be left out.
+        frames: How many images each split has.
+        boxes: How many boxes of each class there are.
         metrics: The table of its evaluation.
         sha256: Digest of the model.
         settings: What it was trained with, by name, parts of parts as `a.b`.
@@ -36,7 +36,8 @@ class Made:
 
     version: str
     images: pd.DataFrame
-    boxes: pd.DataFrame
+    frames: Mapping[str, int]
+    boxes: Mapping[str, int]
     metrics: pd.DataFrame
     sha256: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -53,7 +54,7 @@ def why(earlier: Made, later: Made) -> pd.DataFrame:
     """
     rows = [
         *_scores(earlier, later),
-        *_data(earlier.images, later.images),
+        *_data(earlier, later),
         *_labels(earlier, later),
         *_differing("parameters", earlier.settings, later.settings),
         *_differing("base weights", {"model": earlier.base}, {"model": later.base}),
@@ -97,18 +98,17 @@ def _by_slice(metrics: pd.DataFrame) -> pd.Series:
     return values[~values.index.duplicated()]
 
 
-def _data(earlier: pd.DataFrame, later: pd.DataFrame) -> Iterable[dict[str, Any]]:
+def _data(earlier: Made, later: Made) -> Iterable[dict[str, Any]]:
     for split in ("train", "val", "test"):
-        counts = [int((images["split"] == split).sum()) for images in (earlier, later)]
+        counts = [made.frames.get(split, 0) for made in (earlier, later)]
         if counts[0] != counts[1]:
             yield _row("data" if split != "test" else "judged on", f"frames in {split}", *counts)
-    before, after = (pd.Index(images["frame"].astype(object)) for images in (earlier, later))
-    place, back = before.get_indexer(after), after.get_indexer(before)
-    moved = later["split"].to_numpy(object)[place >= 0] != earlier["split"].to_numpy(object)[place[place >= 0]]
+    place, back = _places(earlier, later), _places(later, earlier)
+    moved = later.images["split"].to_numpy(object)[place >= 0] != earlier.images["split"].to_numpy(object)[_met(place)]
     for what, images, chosen in (
-        ("frames added", later, place < 0),
-        ("frames removed", earlier, back < 0),
-        ("frames of another split", later[place >= 0], moved),
+        ("frames added", later.images, place < 0),
+        ("frames removed", earlier.images, back < 0),
+        ("frames of another split", later.images[place >= 0], moved),
     ):
         for (video, split), count in images[chosen].groupby(["video", "split"], observed=True).size().items():
             yield _row("data" if split != "test" else "judged on", f"{what}, {split}: {video}", None, int(count))
@@ -116,36 +116,24 @@ def _data(earlier: pd.DataFrame, later: pd.DataFrame) -> Iterable[dict[str, Any]
 
 def _labels(earlier: Made, later: Made) -> Iterable[dict[str, Any]]:
     """Boxes by class in all, and the frames that both have with other boxes on them, by video."""
-    counts = [made.boxes["class"].value_counts() for made in (earlier, later)]
-    for name in sorted({str(key) for one in counts for key in one.index}):
-        before, after = (int(one.get(name, 0)) for one in counts)
+    for name in sorted({*earlier.boxes, *later.boxes}):
+        before, after = (made.boxes.get(name, 0) for made in (earlier, later))
         if before != after:
             yield _row("data", f"boxes of {name}", before, after)
-    both = pd.Index(earlier.images["frame"].astype(object)).intersection(pd.Index(later.images["frame"].astype(object)))
-    changed = both[_digests(earlier.boxes, both) != _digests(later.boxes, both)]
-    of = later.images[later.images["frame"].isin(changed)]
-    for (video, split), count in of.groupby(["video", "split"], observed=True).size().items():
+    place = _places(earlier, later)
+    both = later.images[place >= 0]
+    changed = both["labels"].to_numpy(object) != earlier.images["labels"].to_numpy(object)[_met(place)]
+    for (video, split), count in both[changed].groupby(["video", "split"], observed=True).size().items():
         yield _row("labels", f"frames re-labelled, {split}: {video}", None, int(count))
 
 
-def _digests(boxes: pd.DataFrame, frames: pd.Index) -> np.ndarray:
-    """For each frame a number that tells its boxes, whatever their order."""
-    codes, names = pd.factorize(boxes["frame"])
-    place = frames.get_indexer(pd.Index(names.astype(object)))[codes]
-    kind, kinds = pd.factorize(boxes["class"])
-    # The class by its name, not its place: two tables need not meet their classes in the same order.
-    named = (
-        pd.util.hash_array(np.array([str(name) for name in kinds], dtype=object))[kind]
-        if len(boxes)
-        else np.zeros(0, np.uint64)
-    )
-    cells = np.rint(boxes[SIDES].to_numpy(np.float64) * 100).astype(np.int64)
-    value = named.astype(np.uint64)
-    for column in cells.T:
-        value = pd.util.hash_array(column) + value * np.uint64(0x9E3779B97F4A7C15)
-    total = np.zeros(len(frames), dtype=np.uint64)
-    np.add.at(total, place[place >= 0], pd.util.hash_array(value)[place >= 0])
-    return total
+def _places(among: Made, of: Made) -> np.ndarray:
+    """Where each image of one version is among those of the other; -1 if it is not."""
+    return pd.Index(among.images["frame"].astype(object)).get_indexer(pd.Index(of.images["frame"].astype(object)))
+
+
+def _met(places: np.ndarray) -> np.ndarray:
+    return places[places >= 0]
 
 
 def _differing(subject: str, earlier: Mapping[str, Any], later: Mapping[str, Any]) -> Iterable[dict[str, Any]]:

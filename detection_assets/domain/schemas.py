@@ -108,6 +108,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         **columns(
             optional=True,
             annotations=("string", "Version of the video's annotations that the boxes are from."),
+            labels=("string", "Digest of the boxes on it, by class and place: of two versions, it says what changed."),
         ),
     },
     "tuned_hyperparameters": columns(

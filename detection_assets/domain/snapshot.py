@@ -192,6 +192,39 @@ def version(images: pd.DataFrame, boxes: pd.DataFrame, classes: Sequence[str]) -
     return f"ds-{digest.hexdigest()[:12]}"
 
 
+def labels(frames: Sequence[str], boxes: pd.DataFrame) -> list[str]:
+    """A digest of the boxes on each image: alike where class and place are, whatever the boxes' order and tracks.
+
+    Each box is mixed to 64 bits (the finalizer of SplitMix64; Steele, Lea and Flood, "Fast Splittable Pseudorandom
+    Number Generators", OOPSLA 2014), and those of an image are added up.
+
+    Args:
+        frames: The images.
+        boxes: Columns frame, class, x1, y1, x2, y2 (pixels); of other images, they do not count.
+
+    Returns:
+        16 hex digits for each image, zeros for one without boxes.
+    """
+    codes, names = pd.factorize(boxes["frame"])
+    place = _codes(frames, pd.Series(names))[codes] if len(boxes) else np.zeros(0, np.int64)
+    kind, kinds = pd.factorize(boxes["class"])
+    # The class by its name, not its place: two tables need not meet their classes in the same order.
+    named = [int.from_bytes(hashlib.sha256(str(name).encode()).digest()[:8], "little") for name in kinds]
+    value = np.array(named, dtype=np.uint64)[kind] if len(boxes) else np.zeros(0, np.uint64)
+    for column in np.rint(boxes[SIDES].to_numpy(np.float64) * PER_PIXEL).astype(np.int64).T:
+        value = _mixed(value + column.astype(np.uint64))
+    total = np.zeros(len(frames), dtype=np.uint64)
+    np.add.at(total, place[place >= 0], value[place >= 0])
+    return [f"{one:016x}" for one in total.tolist()]
+
+
+def _mixed(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
 def write(images: pd.DataFrame, boxes: pd.DataFrame, meta: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes a snapshot: the same content gives the same bytes. `dataset.json` comes last and says that it is whole.
 

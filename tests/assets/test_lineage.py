@@ -24,7 +24,7 @@ from detection_assets.domain.history import Entry, Held
 from detection_assets.domain.lineage_questions import QUESTIONS
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.rollout import Rollout
-from resources import answers, overrides, tables, version_index, versions
+from resources import answers, lake, overrides, tables, version_index, versions
 from resources.deployments import Deployments
 from resources.instance import open_instance
 
@@ -37,6 +37,10 @@ class Told(Annotated):
 
     def build(self) -> None:
         self.project = Project.of(NAME)
+        for video in VIDEOS:
+            self.storage.put(f"videos/{video}", b"taken in")
+        sources, _ = lake.list_sources(self.storage)
+        lake.remember(self.storage, "videos", {source.video: source.fingerprint for source in sources})
         with open_instance() as instance:
             for stage in ("raw_videos", "extracted_frames"):
                 for video in VIDEOS:

@@ -149,7 +149,7 @@ def test_a_full_disk_fails_nobody(server: Server, model: Path, tmp_path: Path) -
         server.until(lambda: server.status()["capture"]["failed"] >= 5, "counted", 10)
         # What is counted is told a moment later.
         server.until(lambda: "No space left" in (server.status()["capture"]["error"] or ""), "told", 10)
-        assert not [path for path in disk.rglob(".*")]
+        server.until(lambda: not list(disk.rglob(".*")), "cleared away", 10)
     finally:
         configure(server, model, tmp_path / "elsewhere")
         # A file of a request that was under way may be open a moment longer.

@@ -1,0 +1,123 @@
+"""What the last event of each partition said of versions, noted beside Dagster's log, so that it is read once.
+
+Dagster indexes an event's data version. What the event was made of stands in the event itself, between pictures and
+tables: to read one takes a millisecond, and there is one for each video and stage. An event never changes, so its tags
+are noted under its number, in the key-value store of the same database. They are gone when that is gone, and may be
+deleted at any time: what is not noted is read.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import orjson
+from dagster import DagsterEventType, DagsterInstance
+
+MADE = DagsterEventType.ASSET_MATERIALIZATION
+CHUNK = 2000
+"""Events fetched, and partitions asked for by name, in one query."""
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A materialization of a partition.
+
+    Attributes:
+        id: Its number in the log.
+        at: When, seconds since 1970.
+        run: The run's id.
+        tags: All of its tags: data version, code version, what it read.
+    """
+
+    id: int
+    at: float
+    run: str
+    tags: Mapping[str, str]
+
+
+def latest(instance: DagsterInstance, key: dg.AssetKey, partitions: Sequence[str] | None = None) -> dict[str, Noted]:
+    """The last materialization of each partition that has one; of these partitions, or of all."""
+    ids = latest_ids(instance, key, partitions)
+    known = _recall(instance, key)
+    found = {partition: known[partition] for partition, at in ids.items() if _is(known, partition, at)}
+    missing = {at: partition for partition, at in ids.items() if partition not in found}
+    if missing:
+        fresh = {missing[one.id]: one for one in read(instance, key, list(missing))}
+        found |= fresh
+        _keep(instance, key, {**known, **fresh})
+    return found
+
+
+def latest_ids(instance: DagsterInstance, key: dg.AssetKey, partitions: Sequence[str] | None = None) -> dict[str, int]:
+    """The number of the last materialization of each partition that has one; of these partitions, or of all."""
+    wanted = None if partitions is None else set(partitions)
+    asked = wanted if wanted is not None and len(wanted) <= CHUNK else None
+    found = instance.event_log_storage.get_latest_storage_id_by_partition(key, MADE, asked)
+    return {partition: at for partition, at in found.items() if wanted is None or partition in wanted}
+
+
+def read(instance: DagsterInstance, key: dg.AssetKey, ids: Sequence[int]) -> list[Noted]:
+    """Reads events by their numbers; those that are gone are left out."""
+    found: list[Noted] = []
+    for first in range(0, len(ids), CHUNK):
+        asked = dg.AssetRecordsFilter(asset_key=key, storage_ids=list(ids[first : first + CHUNK]))
+        found += map(noted, instance.fetch_materializations(asked, limit=CHUNK).records)
+    return found
+
+
+def noted(record: dg.EventLogRecord) -> Noted:
+    """What is noted of an event."""
+    event = record.asset_materialization
+    return Noted(record.storage_id, record.timestamp, record.run_id, dict((event.tags if event else None) or {}))
+
+
+def _is(known: Mapping[str, Noted], partition: str, at: int) -> bool:
+    return partition in known and known[partition].id == at
+
+
+def _place(key: dg.AssetKey) -> str:
+    return f"detection/event_notes/{key.to_user_string()}"
+
+
+def _recall(instance: DagsterInstance, key: dg.AssetKey) -> dict[str, Noted]:
+    """What was noted; nothing if it is of another log that counts from 1 again, or cannot be read."""
+    place = _place(key)
+    text = instance.daemon_cursor_storage.get_cursor_values({place}).get(place)
+    if text is None:
+        return {}
+    try:
+        told: dict[str, Any] = orjson.loads(zlib.decompress(base64.b64decode(text)))
+        if told["format"] != FORMAT:
+            return {}
+        known = {
+            partition: Noted(at, time, run, _tags(told["names"], values))
+            for partition, at, time, run, values in told["events"]
+        }
+    except (ValueError, KeyError, TypeError, zlib.error):
+        return {}
+    newest = max(known.values(), key=lambda one: one.id, default=None)
+    there = read(instance, key, [newest.id]) if newest is not None else []
+    same = bool(there) and newest is not None and (there[0].run, there[0].at) == (newest.run, newest.at)
+    return known if same else {}
+
+
+def _tags(names: Sequence[str], values: Sequence[str | None]) -> dict[str, str]:
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+
+def _keep(instance: DagsterInstance, key: dg.AssetKey, known: Mapping[str, Noted]) -> None:
+    names = sorted({name for one in known.values() for name in one.tags})
+    events = [
+        [partition, one.id, one.at, one.run, [one.tags.get(name) for name in names]] for partition, one in known.items()
+    ]
+    data = zlib.compress(orjson.dumps({"format": FORMAT, "names": names, "events": events}), 1)
+    # Who may only read asks all the same, and reads the events again.
+    with suppress(Exception):
+        instance.daemon_cursor_storage.set_cursor_values({_place(key): base64.b64encode(data).decode()})
