@@ -382,7 +382,7 @@ def test_what_of_videos_was_dropped_is_told_with_their_frames() -> None:
         | {"kept": at < 4, "reason": "" if at < 4 else "blurred" if at < 7 else "corrupt: no end"}
         for at in range(8)
     ]
-    table = pd.DataFrame(rows)
+    table = schemas.conform("extracted_frames", pd.DataFrame(rows))
     one = table[table["video"] == "1.mp4"]
     with dg.build_asset_context() as context:
         of_one = str(extracted_frames.dropped(context, NAME, one, ["1.mp4"]).value)
