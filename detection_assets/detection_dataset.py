@@ -14,7 +14,7 @@ from detection_assets.detector import Detector
 from detection_assets.domain import card, croissant, layout, near_duplicates, snapshot, splitting, withdrawal
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import legend, thumbnails
-from resources import lake, standards, tables, versions
+from resources import event_notes, lake, standards, tables, versions
 from resources.registry.base import Registry
 from resources.storage import Storage
 from resources.withdrawal import withdrawals
@@ -85,15 +85,19 @@ def detection_dataset(
         annotations=made.images["video"].map(drawn),
         labels=snapshot.labels(made.images["frame"].tolist(), made.boxes),
     ).drop(columns=["file", "phash"])
+    videos = dg.AssetKey([*context.asset_key.path[:-1], "raw_videos"])
     described = standards.describe_dataset(
         storage,
         made.version,
         croissant.About.of(detector.name, detector.said, context.assets_def.code_versions_by_key[context.asset_key]),
-        versions.data_versions(context.instance, dg.AssetKey([*context.asset_key.path[:-1], "raw_videos"]), known),
+        versions.data_versions(context.instance, videos, known),
         drawn,
     )
     test = table[table["split"] == "test"]
     shown = test if len(test) else table
+    # Of what came since the last dataset, or who asks later what is stale reads the events of all videos.
+    for key in (videos, *deps):
+        event_notes.latest(context.instance, key)
     pictures = f"{thumbnails(storage, shown, 6, made.boxes, detector.classes)}\n\n{legend(detector.classes)}"
     return dg.MaterializeResult(
         value=table,

@@ -9,30 +9,34 @@ import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
+from detection_assets.domain.formats.parsed import collector_paused
 from detection_assets.domain.lineage_answers import answer
 from detection_assets.domain.problems import InputError
 from jobs import jobs, update
 from resources import estimates, staleness
+from resources.event_notes import Log
 
 if TYPE_CHECKING:
     from detection_assets.lineage import Lineage
 
 
+@collector_paused()
 def stale(of: Lineage) -> pd.DataFrame:
     """The answer `stale`."""
     instance, assets = of.instance, update.assets_of(of.project.definitions, of.name)
     seen = update.look(instance, of.name, of.storage)
-    found = update.stale(instance, of.project.definitions, of.name, of.storage, seen)
+    log = Log(instance)
+    found = update.stale(instance, of.project.definitions, of.name, of.storage, seen, log)
     ingested = set(jobs.keys(of.name, jobs.INGEST))
     rows: list[dict[str, Any]] = []
     above: dict[str, set[str]] = {}
     for stage in jobs.STAGES:
         asset = assets[stage]
         if stage in jobs.INGEST:
-            changes = staleness.of_videos(instance, asset, {str(video): why for video, why in found[stage].items()})
+            changes = staleness.of_videos(log, asset, {str(video): why for video, why in found[stage].items()})
         else:
             partitioned = asset.asset_deps[asset.key] & ingested
-            changes = staleness.of_asset(instance, asset, partitioned, seen.videos, found[stage].get(None))
+            changes = staleness.of_asset(log, asset, partitioned, seen.videos, found[stage].get(None))
         for change in changes:
             told = {"why": change.why, "change": change.change, "since": change.at, "run": change.run}
             rows.append({"asset": stage, "partition": change.partition, **told, "direct": True})

@@ -6,7 +6,8 @@ The runs are those of the same jobs that the UI and the sensors start, over the 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from dagster import DagsterInstance
 from detection_assets.domain import inbox, layout
 from jobs import jobs, openlineage, runs, sensors
 from resources import lake, staleness, versions
+from resources.event_notes import Log
 from resources.storage import Storage
 
 SETTLE_S = 2.0
@@ -112,7 +114,12 @@ def _touched_lately(root: Path, found: Iterable[inbox.Source]) -> bool:
 
 
 def stale(
-    instance: DagsterInstance, defs: dg.Definitions, detector: str, storage: Storage, seen: Seen
+    instance: DagsterInstance,
+    defs: dg.Definitions,
+    detector: str,
+    storage: Storage,
+    seen: Seen,
+    log: Log | None = None,
 ) -> dict[str, dict[str | None, str]]:
     """What is not what it would be if it were made now, by what is known now.
 
@@ -124,23 +131,55 @@ def stale(
         detector: The detector's name.
         storage: Its lake.
         seen: What the lake holds.
+        log: What the instance's log says, if it was asked already.
 
     Returns:
         By stage, for each stale video why; the key of a stage without partitions is None.
     """
-    assets = assets_of(defs, detector)
+    assets, log = assets_of(defs, detector), log or Log(instance)
     found: dict[str, dict[str | None, str]] = {}
-    for stage in jobs.INGEST:
-        why: dict[str | None, str] = {**versions.stale_videos(instance, assets[stage], seen.videos)}
-        for video in changed_files(storage, stage, seen):
-            why.setdefault(video, staleness.IN_THE_LAKE)
-        found[stage] = {video: reason for video, reason in why.items() if video not in seen.refused}
+    with ThreadPoolExecutor(3) as pool:
+        touched = changed_files(storage, seen, pool)
+        for stage in jobs.INGEST:
+            found[stage] = {**versions.stale_videos(log, assets[stage], seen.videos)}
+        for stage, videos in touched().items():
+            for video in videos:
+                found[stage].setdefault(video, staleness.IN_THE_LAKE)
+    found = {
+        stage: {video: why for video, why in of.items() if video not in seen.refused} for stage, of in found.items()
+    }
     ingested = set(jobs.keys(detector, jobs.INGEST))
     for stage in jobs.TRAIN + jobs.DEPLOY:
         partitioned = assets[stage].asset_deps[assets[stage].key] & ingested
-        reason = versions.stale_asset(instance, assets[stage], partitioned, seen.videos)
+        reason = versions.stale_asset(log, assets[stage], partitioned, seen.videos)
         found[stage] = {None: reason} if reason else {}
     return found
+
+
+def changed_files(storage: Storage, seen: Seen, pool: ThreadPoolExecutor) -> Callable[[], dict[str, list[str]]]:
+    """By stage, the videos whose files in the lake are not those that it last took in.
+
+    Args:
+        storage: The detector's lake.
+        seen: What it holds.
+        pool: What lists thousands of objects meanwhile.
+
+    Returns:
+        What waits for the listings, and gives the answer.
+    """
+    videos, known = (pool.submit(lake.remembered, storage, what) for what in ("videos", "annotations"))
+    files = pool.submit(lake.annotation_listing, storage)
+
+    def changed() -> dict[str, list[str]]:
+        speaks = lake.annotation_files(storage, seen.videos, seen.videos, files.result(), known.result())
+        drawn = {video: inbox.fingerprint(of_video) for video, of_video in speaks.items()}
+        each = {"raw_videos": (videos.result(), seen.fingerprints), "annotations": (known.result(), drawn)}
+        return {
+            stage: [video for video in seen.videos if video in now and before.get(video) != now[video]]
+            for stage, (before, now) in each.items()
+        }
+
+    return changed
 
 
 def plan_ingest(found: Mapping[str, Mapping[str | None, str]], detector: str, seen: Seen, until: str) -> list[Planned]:
@@ -166,19 +205,6 @@ def plan_ingest(found: Mapping[str, Mapping[str | None, str]], detector: str, se
             following = tuple(stages[stages.index(stage) :])
             planned.append(Planned(f"{detector}_ingest", following, start, end, len(inside), ", ".join(reasons)))
     return planned
-
-
-def changed_files(storage: Storage, stage: str, seen: Seen) -> list[str]:
-    """Videos whose files in the lake are not those that the stage last took in."""
-    if stage == "raw_videos":
-        known, now = lake.remembered(storage, "videos"), seen.fingerprints
-    elif stage == "annotations":
-        known = lake.remembered(storage, "annotations")
-        files = lake.annotation_files(storage, seen.videos, [*seen.videos, *known])
-        now = {video: inbox.fingerprint(of_video) for video, of_video in files.items()}
-    else:
-        return []
-    return [video for video in seen.videos if video in now and known.get(video) != now[video]]
 
 
 def plan_build(found: Mapping[str, Mapping[str | None, str]], detector: str, until: str) -> Planned | None:

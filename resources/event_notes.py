@@ -33,18 +33,43 @@ class Noted:
         id: Its number in the log.
         at: When, seconds since 1970.
         run: The run's id.
-        tags: All of its tags: data version, code version, what it read.
+        names: Where each tag stands in `values`; one for all events that were noted together.
+        values: Of its tags: data version, code version, what it read; None where it lacks one.
     """
 
     id: int
     at: float
     run: str
-    tags: Mapping[str, str]
+    names: Mapping[str, int]
+    values: Sequence[str | None]
+
+    def tag(self, name: str) -> str:
+        """One of its tags, or ""."""
+        place = self.names.get(name)
+        return (self.values[place] if place is not None else None) or ""
 
 
-def latest(instance: DagsterInstance, key: dg.AssetKey, partitions: Sequence[str] | None = None) -> dict[str, Noted]:
-    """The last materialization of each partition that has one; of these partitions, or of all."""
-    ids = latest_ids(instance, key, partitions)
+class Log:
+    """The log as one question sees it: of each asset it is asked once.
+
+    Attributes:
+        instance: The Dagster instance.
+    """
+
+    def __init__(self, instance: DagsterInstance) -> None:
+        self.instance = instance
+        self._latest: dict[dg.AssetKey, Mapping[str, Noted]] = {}
+
+    def latest(self, key: dg.AssetKey) -> Mapping[str, Noted]:
+        """The last materialization of each partition that has one."""
+        if key not in self._latest:
+            self._latest[key] = latest(self.instance, key)
+        return self._latest[key]
+
+
+def latest(instance: DagsterInstance, key: dg.AssetKey) -> dict[str, Noted]:
+    """The last materialization of each partition that has one."""
+    ids = latest_ids(instance, key)
     known = _recall(instance, key)
     found = {partition: known[partition] for partition, at in ids.items() if _is(known, partition, at)}
     missing = {at: partition for partition, at in ids.items() if partition not in found}
@@ -75,7 +100,9 @@ def read(instance: DagsterInstance, key: dg.AssetKey, ids: Sequence[int]) -> lis
 def noted(record: dg.EventLogRecord) -> Noted:
     """What is noted of an event."""
     event = record.asset_materialization
-    return Noted(record.storage_id, record.timestamp, record.run_id, dict((event.tags if event else None) or {}))
+    tags = (event.tags if event else None) or {}
+    names = {name: place for place, name in enumerate(tags)}
+    return Noted(record.storage_id, record.timestamp, record.run_id, names, list(tags.values()))
 
 
 def _is(known: Mapping[str, Noted], partition: str, at: int) -> bool:
@@ -96,10 +123,8 @@ def _recall(instance: DagsterInstance, key: dg.AssetKey) -> dict[str, Noted]:
         told: dict[str, Any] = orjson.loads(zlib.decompress(base64.b64decode(text)))
         if told["format"] != FORMAT:
             return {}
-        known = {
-            partition: Noted(at, time, run, _tags(told["names"], values))
-            for partition, at, time, run, values in told["events"]
-        }
+        names = {name: place for place, name in enumerate(told["names"])}
+        known = {name: Noted(at, time, run, names, values) for name, at, time, run, values in told["events"]}
     except (ValueError, KeyError, TypeError, zlib.error):
         return {}
     newest = max(known.values(), key=lambda one: one.id, default=None)
@@ -108,14 +133,10 @@ def _recall(instance: DagsterInstance, key: dg.AssetKey) -> dict[str, Noted]:
     return known if same else {}
 
 
-def _tags(names: Sequence[str], values: Sequence[str | None]) -> dict[str, str]:
-    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
-
-
 def _keep(instance: DagsterInstance, key: dg.AssetKey, known: Mapping[str, Noted]) -> None:
-    names = sorted({name for one in known.values() for name in one.tags})
+    names = sorted({name for one in known.values() for name in one.names})
     events = [
-        [partition, one.id, one.at, one.run, [one.tags.get(name) for name in names]] for partition, one in known.items()
+        [partition, one.id, one.at, one.run, [one.tag(name) for name in names]] for partition, one in known.items()
     ]
     data = zlib.compress(orjson.dumps({"format": FORMAT, "names": names, "events": events}), 1)
     # Who may only read asks all the same, and reads the events again.

@@ -64,7 +64,13 @@ def list_sources(storage: Storage) -> tuple[list[Source], dict[str, str]]:
     return [source for source in found if source.video not in gone], {**refused, **why}
 
 
-def annotation_files(storage: Storage, videos: Sequence[str], known: Iterable[str]) -> dict[str, list[Stored]]:
+def annotation_files(
+    storage: Storage,
+    videos: Sequence[str],
+    known: Iterable[str],
+    listing: Iterable[Stored] | None = None,
+    remembers: Iterable[str] | None = None,
+) -> dict[str, list[Stored]]:
     """The annotation files that speak for some videos.
 
     Args:
@@ -72,10 +78,18 @@ def annotation_files(storage: Storage, videos: Sequence[str], known: Iterable[st
         videos: The videos that are asked about.
         known: All videos that there are: a file that names one of them, or a withdrawn one, speaks for no other. Nor
             does one that is left of a video that is gone, which is remembered.
+        listing: The objects below `annotations/`, if they were listed already.
+        remembers: The videos whose annotations are remembered, likewise.
     """
-    named = {*videos, *known, *remembered(storage, "annotations"), *withdrawals.videos(storage)}
-    found = inbox.annotation_files(storage.list(layout.ANNOTATIONS), named)
+    remembers = remembered(storage, "annotations") if remembers is None else remembers
+    named = {*videos, *known, *remembers, *withdrawals.videos(storage)}
+    found = inbox.annotation_files(annotation_listing(storage) if listing is None else listing, named)
     return {video: found[video] for video in videos}
+
+
+def annotation_listing(storage: Storage) -> list[Stored]:
+    """The objects below `annotations/`."""
+    return list(storage.list(layout.ANNOTATIONS))
 
 
 def known_videos(instance: dg.DagsterInstance, detector: str) -> Sequence[str]:

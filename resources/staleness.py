@@ -13,7 +13,7 @@ import dagster as dg
 from dagster import DagsterInstance
 
 from resources import event_notes
-from resources.event_notes import Noted
+from resources.event_notes import Log, Noted
 from resources.versions import CODE, DATA, INPUT, POINTER
 
 IN_THE_LAKE = "changed in the lake"
@@ -39,27 +39,27 @@ class Change:
     run: str = ""
 
 
-def of_videos(instance: DagsterInstance, assets: dg.AssetsDefinition, stale: Mapping[str, str]) -> list[Change]:
+def of_videos(log: Log, assets: dg.AssetsDefinition, stale: Mapping[str, str]) -> list[Change]:
     """What made partitions of an asset stale.
 
     Args:
-        instance: The Dagster instance.
+        log: What Dagster's log says.
         assets: The definition of the asset.
         stale: Why, by partition, as of `versions.stale_videos`, or `IN_THE_LAKE`.
 
     Returns:
         A change a partition, in their order.
     """
-    made = event_notes.latest(instance, assets.key, list(stale)) if stale else {}
+    made = log.latest(assets.key) if stale else {}
     found: list[Change] = []
     for why in sorted(set(stale.values())):
         those = [video for video, reason in stale.items() if reason == why]
         dep = next((key for key in assets.asset_deps[assets.key] if why == f"{key.path[-1]} changed"), None)
         if dep is not None:
-            found += _upstream(instance, dep, why, {video: made[video].tags for video in those})
+            found += _upstream(log, dep, why, {video: made[video] for video in those})
         elif why == "new code or settings":
             now = assets.code_versions_by_key[assets.key] or ""
-            found += [Change(video, why, _code(assets, made[video].tags.get(CODE, ""), now)) for video in those]
+            found += [Change(video, why, _code(assets, made[video].tag(CODE), now)) for video in those]
         else:
             lake = f"the files below {assets.key.path[-1].removeprefix('raw_')}/ are others than those taken in"
             what = {"missing": "never made", IN_THE_LAKE: lake}.get(why, why)
@@ -76,14 +76,12 @@ def _code(assets: dg.AssetsDefinition, then: str, now: str) -> str:
     return f"{what}: {then or 'unknown'} to {now}"
 
 
-def _upstream(
-    instance: DagsterInstance, key: dg.AssetKey, why: str, tags: Mapping[str, Mapping[str, str]]
-) -> Iterator[Change]:
+def _upstream(log: Log, key: dg.AssetKey, why: str, made: Mapping[str, Noted]) -> Iterator[Change]:
     name, stage = key.to_user_string(), key.path[-1]
-    now = event_notes.latest(instance, key, list(tags))
-    read = {video: of.get(POINTER + name, "") for video, of in tags.items()}
-    then = {str(one.id): one for one in event_notes.read(instance, key, _numbers(read.values()))}
-    for video in tags:
+    now = log.latest(key)
+    read = {video: of.tag(POINTER + name) for video, of in made.items()}
+    then = {str(one.id): one for one in event_notes.read(log.instance, key, _numbers(read.values()))}
+    for video in made:
         before, after = then.get(read[video]), now.get(video)
         change = f"{stage}: {_version(before) or 'another version'} to {_version(after) or 'none'}"
         yield Change(video, why, change, _time(after), after.run if after else "")
@@ -94,7 +92,7 @@ def _numbers(pointers: Iterable[str]) -> list[int]:
 
 
 def _version(event: Noted | None) -> str:
-    return event.tags.get(DATA, "") if event else ""
+    return event.tag(DATA) if event else ""
 
 
 def _time(event: Noted | None) -> datetime | None:
@@ -102,7 +100,7 @@ def _time(event: Noted | None) -> datetime | None:
 
 
 def of_asset(
-    instance: DagsterInstance,
+    log: Log,
     assets: dg.AssetsDefinition,
     partitioned: Iterable[dg.AssetKey],
     videos: Sequence[str],
@@ -111,7 +109,7 @@ def of_asset(
     """What made an asset without partitions stale: a change a video, where it was videos that changed.
 
     Args:
-        instance: The Dagster instance.
+        log: What Dagster's log says.
         assets: The definition of the asset.
         partitioned: Those of its dependencies that have partitions.
         videos: The partitions that there are.
@@ -120,17 +118,17 @@ def of_asset(
     key = assets.key
     if why is None:
         return []
-    last = _last(instance, key)
+    last = _last(log.instance, key)
     if last is None:
         return [Change(None, why, "never made")]
     if why == "new code or settings":
-        return [Change(None, why, _code(assets, last.tags.get(CODE, ""), assets.code_versions_by_key[key] or ""))]
+        return [Change(None, why, _code(assets, last.tag(CODE), assets.code_versions_by_key[key] or ""))]
     dep = next((dep for dep in assets.asset_deps[key] if why == f"{dep.path[-1]} changed"), None)
     if dep is None:
-        changes = [change for of in partitioned for change in _since(instance, of, why, last.id, videos)]
+        changes = [change for of in partitioned for change in _since(log, of, why, last.id, videos)]
         return changes or [Change(None, why, "videos came or went")]
-    now = _last(instance, dep)
-    then = last.tags.get(INPUT + dep.to_user_string(), "none")
+    now = _last(log.instance, dep)
+    then = last.tag(INPUT + dep.to_user_string()) or "none"
     change = f"{dep.path[-1]}: {then} to {_version(now) or 'none'}"
     return [Change(None, why, change, _time(now), now.run if now else "")]
 
@@ -140,11 +138,12 @@ def _last(instance: DagsterInstance, key: dg.AssetKey) -> Noted | None:
     return event_notes.noted(record) if record is not None else None
 
 
-def _since(instance: DagsterInstance, key: dg.AssetKey, why: str, made: int, videos: Sequence[str]) -> Iterator[Change]:
+def _since(log: Log, key: dg.AssetKey, why: str, made: int, videos: Sequence[str]) -> Iterator[Change]:
     """The partitions of a dependency whose version is another than it was at an event."""
     stage, there = key.path[-1], set(videos)
-    then = instance.event_log_storage.get_latest_tags_by_partition(key, event_notes.MADE, [DATA], before_cursor=made)
-    now = {video: one for video, one in event_notes.latest(instance, key).items() if video in there}
+    events = log.instance.event_log_storage
+    then = events.get_latest_tags_by_partition(key, event_notes.MADE, [DATA], before_cursor=made)
+    now = {video: one for video, one in log.latest(key).items() if video in there}
     before = {video: tags.get(DATA, "") for video, tags in then.items()}
     for video in sorted(video for video, one in now.items() if before.get(video) != _version(one)):
         one = now[video]

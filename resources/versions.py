@@ -19,6 +19,7 @@ import pandas as pd
 from dagster import DagsterEventType, DagsterInstance
 
 from resources import event_notes, tables
+from resources.event_notes import Log, Noted
 from resources.storage import Storage
 
 DATA = "dagster/data_version"
@@ -137,12 +138,12 @@ def data_versions(instance: DagsterInstance, key: dg.AssetKey, videos: Sequence[
 
 def inputs_digest(instance: DagsterInstance, keys: Iterable[dg.AssetKey], videos: Sequence[str]) -> str:
     """A digest of the versions of every partition of some assets: what an asset without partitions has read."""
+    return _inputs({key: data_versions(instance, key, videos) for key in keys})
+
+
+def _inputs(read: Mapping[dg.AssetKey, Mapping[str, str]]) -> str:
     return combined(
-        {
-            f"{key.to_user_string()}\0{video}": version
-            for key in keys
-            for video, version in data_versions(instance, key, videos).items()
-        }
+        {f"{key.to_user_string()}\0{video}": version for key, of in read.items() for video, version in of.items()}
     )
 
 
@@ -164,11 +165,11 @@ def latest(
     return found if videos is None else {video: found[video] for video in videos if video in found}
 
 
-def stale_videos(instance: DagsterInstance, assets: dg.AssetsDefinition, videos: Sequence[str]) -> dict[str, str]:
+def stale_videos(log: Log, assets: dg.AssetsDefinition, videos: Sequence[str]) -> dict[str, str]:
     """The partitions of an asset that are not what they would be if they were made now.
 
     Args:
-        instance: The Dagster instance.
+        log: What Dagster's log says.
         assets: The definition of one partitioned asset.
         videos: The partitions that there are.
 
@@ -176,43 +177,48 @@ def stale_videos(instance: DagsterInstance, assets: dg.AssetsDefinition, videos:
         For each stale partition, why: missing, new code or settings, or which upstream asset changed.
     """
     key = assets.key
-    code = assets.code_versions_by_key[key]
+    code = assets.code_versions_by_key[key] or ""
     upstream: dict[str, dict[str, str]] = {}
     for dep in assets.asset_deps[key]:
-        whole, each = _without_partitions(instance, dep), data_versions(instance, dep, videos)
+        whole, each = _without_partitions(log.instance, dep), log.latest(dep)
+        nothing = _as_input("")
         upstream[dep.to_user_string()] = {
-            video: whole[0] if whole else _as_input(each.get(video, "")) for video in videos
+            video: whole[0] if whole else _as_input(each[video].tag(DATA)) if video in each else nothing
+            for video in videos
         }
-    known = event_notes.latest(instance, key)
+    known = log.latest(key)
     stale: dict[str, str] = {}
     for video in videos:
         made = known.get(video)
-        tags = made.tags if made else {}
         if made is None:
             stale[video] = "missing"
-        elif tags.get(CODE) == HALF:
+        elif made.tag(CODE) == HALF:
             stale[video] = "a run was killed before it said what it had made"
-        elif tags.get(CODE) != code:
+        elif made.tag(CODE) != code:
             stale[video] = "new code or settings"
         else:
-            changed = [name for name, now in upstream.items() if tags.get(INPUT + name) != now[video]]
+            changed = [name for name, now in upstream.items() if made.tag(INPUT + name) != now[video]]
             if changed:
                 stale[video] = f"{changed[0].rsplit('/', 1)[-1]} changed"
     return stale
 
 
+def _data(latest: Mapping[str, Noted], videos: Sequence[str]) -> dict[str, str]:
+    return {video: latest[video].tag(DATA) for video in videos if video in latest and latest[video].tag(DATA)}
+
+
 def stale_asset(
-    instance: DagsterInstance, assets: dg.AssetsDefinition, partitioned: Iterable[dg.AssetKey], videos: Sequence[str]
+    log: Log, assets: dg.AssetsDefinition, partitioned: Iterable[dg.AssetKey], videos: Sequence[str]
 ) -> str | None:
     """Why an asset without partitions is not what it would be if it were made now, or None if it is.
 
     Args:
-        instance: The Dagster instance.
+        log: What Dagster's log says.
         assets: The definition of the asset.
         partitioned: Those of its dependencies that have partitions.
         videos: The partitions that there are.
     """
-    key = assets.key
+    instance, key = log.instance, assets.key
     event = instance.get_latest_materialization_event(key)
     tags = (event.asset_materialization.tags if event and event.asset_materialization else None) or {}
     if not event:
@@ -220,7 +226,8 @@ def stale_asset(
     if tags.get(CODE) != assets.code_versions_by_key[key]:
         return "new code or settings"
     partitioned = list(partitioned)
-    if partitioned and tags.get(INPUTS) != inputs_digest(instance, partitioned, videos):
+    read = {dep: _data(log.latest(dep), videos) for dep in partitioned}
+    if partitioned and tags.get(INPUTS) != _inputs(read):
         return "its videos, frames or annotations changed"
     for dep in assets.asset_deps[key] - set(partitioned):
         made = instance.get_latest_materialization_event(dep)

@@ -63,6 +63,8 @@ def dev(out: Console, port: int, mlflow_port: int) -> int:
     env = {
         **os.environ,
         "DETECTION_MLFLOW_UI": f"http://127.0.0.1:{mlflow_port}",
+        # Workers that judge answers of language models: four processes that nobody here would give anything to do.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         # Used knowingly, and pinned: no need to tell a person at each start.
         "PYTHONWARNINGS": "ignore:Parameter `backfill_policy`",
     }

@@ -169,7 +169,7 @@ def test_a_new_model_in_service_makes_predictions_stale_and_dagster_agrees(world
     from dagster._core.loader import LoadingContextForTest
 
     from detection_assets import definitions, detector_file
-    from resources import versions
+    from resources import event_notes, versions
 
     def made(asset: str, version: str, partition: str | None = None) -> None:
         key = AssetKey([NAME, asset])
@@ -185,11 +185,11 @@ def test_a_new_model_in_service_makes_predictions_stale_and_dagster_agrees(world
         assert world.predict(videos[0], videos[-1]).success
         with world.instance() as instance:
             graph = definitions.build(detector_file.find(NAME)).resolve_asset_graph()
-            assert versions.stale_videos(instance, graph.get(key).assets_def, videos) == {}
+            assert versions.stale_videos(event_notes.Log(instance), graph.get(key).assets_def, videos) == {}
             resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
             statuses = {video: resolver.get_status(key, video) for video in videos}
             assert statuses == dict.fromkeys(videos, StaleStatus.FRESH)
     made("deployed_endpoint", "second model")
     with world.instance() as instance:
-        found = versions.stale_videos(instance, graph.get(key).assets_def, VIDEOS[:3])
+        found = versions.stale_videos(event_notes.Log(instance), graph.get(key).assets_def, VIDEOS[:3])
     assert found == dict.fromkeys(VIDEOS[:3], "deployed_endpoint changed")

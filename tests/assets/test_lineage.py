@@ -219,6 +219,27 @@ def test_why_two_versions_differ_is_the_difference_of_their_snapshots(told: Told
     assert apples["change"] == counts[1] - counts[0]
 
 
+def test_versions_of_a_release_that_noted_less_are_compared_all_the_same(
+    told: Told, asked: lineage.Lineage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = asked.why("2", "1")
+    read = version_index.read
+
+    def of_old(*args: Any, **named: Any) -> pd.DataFrame:
+        return read(*args, **named).drop(columns=["labels", "content"], errors="ignore")
+
+    monkeypatch.setattr(version_index, "read", of_old)
+    pd.testing.assert_frame_equal(asked.why("2", "1"), wanted)
+
+
+def test_only_videos_in_which_two_datasets_differ_are_read_to_compare_them(told: Told) -> None:
+    one, other = (version_index.videos(told.storage, name) for name in told.datasets)
+    assert version_index.differing(one, other) == [VIDEOS[0]]
+    assert version_index.differing(one, one) == []
+    assert version_index.differing(one[1:], one) == [one["video"].iloc[0]]
+    assert version_index.differing(one.drop(columns="content"), other) is None
+
+
 def test_what_is_dropped_is_what_no_snapshot_has(told: Told, asked: lineage.Lineage) -> None:
     found = asked.dropped(VIDEOS[0])
     every = set(tables.read(told.storage, "extracted_frames", [VIDEOS[0]])["frame"])

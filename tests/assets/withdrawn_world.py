@@ -147,7 +147,8 @@ class World:
             self.storage.publish(Path(scratch) / "d", layout.dataset(self.dataset), {"optimistic": False})
         _, drawn = tables.read_with_versions(self.storage, "annotations", list(KINDS))
         images["annotations"] = images["video"].map(drawn)
-        rows = images.assign(dataset_version=self.dataset, boxes=1)[list(schemas.SCHEMAS["detection_dataset"])]
+        told = images.assign(dataset_version=self.dataset, boxes=1, labels="0" * 16)
+        rows = told[list(schemas.SCHEMAS["detection_dataset"])]
         self.write("detection_dataset", None, rows.to_dict("records"))
         test = images[images["split"] == "test"]
         judged = [

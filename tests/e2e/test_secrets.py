@@ -261,7 +261,8 @@ def tracking_server(folder: Path, port: int) -> Iterator[str]:
         "--artifacts-destination",
         str(folder / "files"),
     ]
-    with running(command, folder, f"http://127.0.0.1:{port}/health", {}) as url:
+    jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with running(command, folder, f"http://127.0.0.1:{port}/health", jobs) as url:
         yield url
 
 

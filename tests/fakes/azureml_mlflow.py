@@ -7,6 +7,7 @@ lie where only its own plugin finds them.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -107,7 +108,7 @@ def begun(folder: Path) -> tuple[str, subprocess.Popen[bytes]]:
             [Path(sys.executable).with_name("mlflow"), "server", "--host", "127.0.0.1", "--port", str(port),
              "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
              "--default-artifact-root", str(folder / "artifacts")],
-            stdout=log, stderr=subprocess.STDOUT,
+            stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )  # fmt: skip
     while True:
         assert server.poll() is None, (folder / "log").read_text()

@@ -1,0 +1,103 @@
+"""What events said is noted once, and believed only of the log that it was read from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster import DagsterInstance
+from project import make_home
+
+from resources import event_notes, versions
+from resources.instance import open_instance
+
+KEY = dg.AssetKey(["tiny", "annotations"])
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
+    make_home(tmp_path / "home", monkeypatch.setenv)
+    with open_instance() as opened:
+        yield opened
+
+
+def make(instance: DagsterInstance, **made: str) -> None:
+    for video, version in made.items():
+        tags = {versions.DATA: version, versions.CODE: "1"}
+        instance.report_runless_asset_event(dg.AssetMaterialization(KEY, partition=video, tags=tags))
+
+
+def said(instance: DagsterInstance) -> Mapping[str, str]:
+    return {video: one.tag(versions.DATA) for video, one in event_notes.latest(instance, KEY).items()}
+
+
+def read(patch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the events that are read from now on."""
+    numbers: list[int] = []
+    real = event_notes.read
+
+    def reading(instance: DagsterInstance, key: dg.AssetKey, ids: Any) -> list[event_notes.Noted]:
+        numbers.extend(ids)
+        return real(instance, key, ids)
+
+    patch.setattr(event_notes, "read", reading)
+    return numbers
+
+
+def test_an_event_is_read_once(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(instance, a="1", b="1", c="1")
+    first = event_notes.latest(instance, KEY)
+    numbers = read(monkeypatch)
+    assert event_notes.latest(instance, KEY) == first
+    assert numbers == [first["c"].id], "the newest, to see that it is the same log"
+    make(instance, b="2")
+    numbers.clear()
+    assert said(instance) == {"a": "1", "b": "2", "c": "1"}
+    assert numbers == [first["c"].id, first["c"].id + 1]
+
+
+def test_what_is_noted_is_what_the_event_says(instance: DagsterInstance) -> None:
+    make(instance, a="1")
+    instance.report_runless_asset_event(dg.AssetMaterialization(KEY, partition="bare"))
+    for _ in range(2):
+        found = event_notes.latest(instance, KEY)
+        assert [found["a"].tag(name) for name in (versions.DATA, versions.CODE, "no such")] == ["1", "1", ""]
+        assert found["bare"].tag(versions.CODE) == ""
+        record = instance.fetch_materializations(dg.AssetRecordsFilter(KEY, asset_partitions=["a"]), limit=1).records[0]
+        assert (found["a"].id, found["a"].at, found["a"].run) == (record.storage_id, record.timestamp, record.run_id)
+
+
+def test_notes_of_another_log_that_counts_from_one_again_are_not_believed(
+    instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(instance, a="1", b="1")
+    event_notes.latest(instance, KEY)
+    place = event_notes._place(KEY)
+    noted = instance.daemon_cursor_storage.get_cursor_values({place})
+    make_home(tmp_path / "another", monkeypatch.setenv)
+    with open_instance() as other:
+        make(other, a="7", b="7")
+        assert event_notes.latest_ids(other, KEY) == event_notes.latest_ids(instance, KEY)
+        other.daemon_cursor_storage.set_cursor_values(noted)
+        assert said(other) == {"a": "7", "b": "7"}
+
+
+@pytest.mark.parametrize("broken", ["", "no base64!", "AAAA", "eJyrVkrLL8pNLFGyUjCtBQAdBgSr"])
+def test_notes_that_are_broken_are_made_anew(instance: DagsterInstance, broken: str) -> None:
+    make(instance, a="1")
+    instance.daemon_cursor_storage.set_cursor_values({event_notes._place(KEY): broken})
+    assert said(instance) == {"a": "1"}
+    assert event_notes._recall(instance, KEY)
+
+
+def test_who_may_not_write_asks_all_the_same(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError("read-only")
+
+    make(instance, a="1")
+    monkeypatch.setattr(type(instance.daemon_cursor_storage), "set_cursor_values", refused)
+    assert said(instance) == {"a": "1"}
+    assert event_notes._recall(instance, KEY) == {}
