@@ -64,8 +64,7 @@ def captured_requests(
             "kept for low confidence": len(table) - drawn,
             "by deployment": dg.MetadataValue.md(card.frame_table(captures.service(table), 50)),
             "what they go back to": dg.MetadataValue.md(
-                f"{card.frame_table(askable(table), answer_text.MOST)}\n\n"
-                f"{answer_text.ways(QUESTIONS['alike'], detector.name)}"
+                f"{answer_text.first(askable(table))}\n\n{answer_text.ways(QUESTIONS['alike'], detector.name)}"
             ),
             "pictures": dg.MetadataValue.md(f"{pictures}\n\n{legend(detector.classes)}"),
         },

@@ -72,7 +72,7 @@ class Lineage:
     def close(self) -> None:
         """Closes what was opened to answer."""
         self._opened.close()
-        self.project._opened.close()
+        self.project.close()
 
     @property
     def name(self) -> str:

@@ -44,17 +44,21 @@ def markdown(question: Question, detector: str, found: pd.DataFrame, **known: st
         known: What is filled in, such as the version.
     """
     said, shown = condensed(found)
-    first = shown.head(MOST)
-    times = [name for name in first if isinstance(first[name].dtype, pd.DatetimeTZDtype)]
-    first = first.assign(**{str(name): [text(value) or None for value in first[name]] for name in times})
     parts = [f"**{question.title}**", card.escape(said)]
     if found.empty:
         parts.append(card.escape(question.nothing(**known)))
     elif len(shown.columns):
-        parts.append(card.frame_table(first))
+        parts.append(first(shown))
     if len(found) > MOST:
         parts.append(f"The first {MOST} of {len(found):,}.")
     return "\n\n".join(part for part in [*parts, ways(question, detector, **known)] if part)
+
+
+def first(found: pd.DataFrame) -> str:
+    """The first rows of a table, in Markdown, times to the second."""
+    rows = found.head(MOST)
+    times = [name for name in rows if isinstance(rows[name].dtype, pd.DatetimeTZDtype)]
+    return card.frame_table(rows.assign(**{str(name): [text(value) or None for value in rows[name]] for name in times}))
 
 
 def ways(question: Question, detector: str, **known: str) -> str:
