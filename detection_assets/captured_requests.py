@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta, timezone
 
 import dagster as dg
+import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import captures, card, layout, schemas
+from detection_assets.domain import answer_text, captures, card, layout, schemas
+from detection_assets.domain.lineage_questions import QUESTIONS
 from detection_assets.domain.problems import Problem, problems_table
 from detection_assets.pictures import legend, thumbnails
 from resources import lake, tables
@@ -61,6 +63,9 @@ def captured_requests(
             "drawn at random": drawn,
             "kept for low confidence": len(table) - drawn,
             "by deployment": dg.MetadataValue.md(card.frame_table(captures.service(table), 50)),
+            "what they go back to": dg.MetadataValue.md(
+                f"{answer_text.first(askable(table))}\n\n{answer_text.ways(QUESTIONS['alike'], detector.name)}"
+            ),
             "pictures": dg.MetadataValue.md(f"{pictures}\n\n{legend(detector.classes)}"),
         },
         check_results=[
@@ -68,6 +73,12 @@ def captured_requests(
             lines_are_whole(problems),
         ],
     )
+
+
+def askable(table: pd.DataFrame) -> pd.DataFrame:
+    """The requests that lead to training frames like them, the newest first: there is a box, and the picture."""
+    there = table[(table["boxes"] > 0) & table["image"].notna()]
+    return there.sort_values("time", ascending=False)[["request_id", "time", "version", "boxes", "why"]]
 
 
 def _parts(storage: Storage, day: str) -> Iterator[tuple[str, bytes]]:

@@ -32,7 +32,7 @@ from detection_assets import (
     tuned_hyperparameters,
 )
 from detection_assets.detector import Detector
-from detection_assets.domain import schemas
+from detection_assets.domain import answer_text, schemas
 from detection_assets.domain.retraining import Limits
 from jobs import deployment, jobs, labeling, openlineage, progress, retraining, schedules, sensors
 from resources import lake, profiles, revision
@@ -77,7 +77,7 @@ def build(of: Detector) -> dg.Definitions:
         settings = spec.metadata["settings"]
         code = f"{spec.code_version}-{of.fingerprint(*settings)}" if settings else spec.code_version
         stage = spec.key.path[-1]
-        columns = schemas.describe(stage)
+        columns, questions = schemas.describe(stage), answer_text.offered(stage, of.name)
         return spec.replace_attributes(
             # Videos are a detector's own; days are the same for all.
             partitions_def=videos if spec.partitions_def == lake.VIDEOS else spec.partitions_def,
@@ -87,6 +87,7 @@ def build(of: Detector) -> dg.Definitions:
             tags={**spec.tags, "detection/detector": of.name, "detection/part": PARTS[stage]},
             metadata={
                 **spec.metadata,
+                **({"questions": dg.MetadataValue.md(questions)} if questions else {}),
                 "dagster/column_schema": dg.TableSchema(
                     [dg.TableColumn(name, column.dtype, column.meaning) for name, column in columns.items()]
                 ),

@@ -5,14 +5,16 @@ gets shares of the traffic step by step, and is watched; if anything fails, the 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
 
 import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, history, provenance_card, rollout
-from resources import standards, tables
+from detection_assets.domain import answer_text, card, history, provenance_card, rollout
+from detection_assets.domain.lineage_questions import QUESTIONS
+from resources import answers, standards, tables
 from resources.compute.base import version_of
 from resources.deployments import Deployments, Overtaken
 from resources.endpoints.base import EndpointError, Endpoints
@@ -87,7 +89,8 @@ def deployed_endpoint(
         notes += [*last.notes, *([failure] if failure else [])]
     saw = nothing_withdrawn(storage, registry, endpoints, refused if failure else None)
     provenance = _provenance(detector, storage, registry, endpoints, log)
-    yield _state(context, detector, endpoints, log, settings, verdict, notes, saw, provenance)
+    told = {"provenance": dg.MetadataValue.md(provenance), **answered(context, detector.name, storage, registry)}
+    yield _state(context, detector, endpoints, log, settings, verdict, notes, saw, told)
     if failure:
         serving = endpoints.status().serving
         still = f"version {serving.version} serves" if serving else "nothing serves"
@@ -172,6 +175,17 @@ def _provenance(
     return provenance_card.markdown(of)
 
 
+def answered(
+    context: dg.AssetExecutionContext, detector: str, storage: Storage, registry: Registry
+) -> Mapping[str, dg.MarkdownMetadataValue]:
+    """What is asked of the endpoint, answered as it is now, by the names that its page shows."""
+    told, known = partial(answers.told, context, detector), cache(lambda: tuple(registry.history()))
+    return {
+        "serving": told("serving", lambda: answers.serving(storage, known())),
+        "overridden": told("overridden", lambda: answers.overridden(storage, known())),
+    }
+
+
 def _state(
     context: dg.AssetExecutionContext,
     detector: Detector,
@@ -181,7 +195,7 @@ def _state(
     verdict: rollout.Verdict,
     notes: list[str],
     saw: dg.AssetCheckResult,
-    provenance: str,
+    told: Mapping[str, dg.MarkdownMetadataValue],
 ) -> dg.MaterializeResult:
     """The endpoint as it is now, with its history."""
     periods = log.write_table()
@@ -197,12 +211,14 @@ def _state(
         ),
         metadata={
             "url": dg.MetadataValue.url(status.url),
-            "provenance": dg.MetadataValue.md(provenance),
+            **told,
             "slots": dg.MetadataValue.md(card.frame_table(table.drop(columns=["sha256", "url"]))),
             "version": serving.version if serving else "none",
             "rollout": dg.MetadataValue.md("\n".join(f"- {card.escape(note)}" for note in notes) or "as before"),
             "shares": dg.MetadataValue.md(history.markdown(periods, time.time())),
-            "history": dg.MetadataValue.md(card.frame_table(history.shown(periods), 30)),
+            "history": dg.MetadataValue.md(
+                f"{card.frame_table(history.shown(periods), 30)}\n\n{answer_text.ways(QUESTIONS['at'], detector.name)}"
+            ),
             "golden frames": verdict.frames,
         },
         check_results=[golden_frames(verdict), saw, latency(verdict, detector.endpoint.p95_ms)],

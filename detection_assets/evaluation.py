@@ -12,9 +12,9 @@ import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, layout, schemas
+from detection_assets.domain import card, layout, lineage, schemas
 from detection_assets.pictures import published_pictures
-from resources import costs, overrides, tables
+from resources import answers, costs, overrides, tables
 from resources.compute.base import Compute, Input, Step, version_of
 from resources.registry.base import CHAMPION, Registry
 from resources.storage import Storage
@@ -105,9 +105,11 @@ def evaluation(
                 f"{drawn.get('confusion', '')} {drawn.get('pr', '')}".strip() or "nothing to draw"
             ),
             "worst frames": dg.MetadataValue.md(drawn.get("worst", "nothing to show")),
-            "judged on": dg.MetadataValue.md(
-                f"{card.frame_table(judged_on(test), 50)}\n\n`detection provenance {detector.name} {version}` "
-                "lists the boxes, also after the annotations have changed."
+            "judged on": answers.told(
+                context, detector.name, "judged", lambda: lineage.judged_by_video(test), evaluation=version
+            ),
+            "true boxes": dg.MetadataValue.md(
+                f"`detection provenance {detector.name} {version}` lists them, also after the annotations have changed."
             ),
             "champion": f"version {champion.version}" if champion else "none",
             **costs.told(result),
@@ -127,12 +129,6 @@ def evaluation(
 def _model(onnx: str) -> Input:
     folder, _, name = onnx.rpartition("/")
     return Input(folder, [name])
-
-
-def judged_on(test: pd.DataFrame) -> pd.DataFrame:
-    """Which version of which video's annotations the truth is from: video, annotations, frames, boxes."""
-    by_video = test.assign(annotations=test["annotations"].fillna("unknown")).groupby(["video", "annotations"])
-    return by_video.agg(frames=("frame", "size"), boxes=("boxes", "sum")).reset_index()
 
 
 def by_slice(table: pd.DataFrame) -> pd.DataFrame:

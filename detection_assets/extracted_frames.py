@@ -12,10 +12,11 @@ import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, layout, schemas
+from detection_assets.domain import card, layout, lineage, schemas
+from detection_assets.domain.lineage_questions import QUESTIONS
 from detection_assets.domain.portions import portions
 from detection_assets.pictures import thumbnails
-from resources import costs, lake, tables, versions
+from resources import answers, costs, lake, tables, versions
 from resources.compute.base import Compute, Input, Step, version_of
 from resources.storage import Published, Storage
 
@@ -63,13 +64,16 @@ def extracted_frames(
     table = read_frames(storage, published)
     unread = [video for video, found in published.items() if found is None]
     gone = {video: "no-frames" for video in raw_videos["video"] if video not in made or video in unread}
+    counts = summary(table)
+    why = {} if len(raw_videos) == 1 else reasons(counts, detector.name)
     yield from versions.materialized(
         context,
         storage,
         table,
         {**made, **gone},
         metadata={
-            "frames": dg.MetadataValue.md(card.frame_table(summary(table), 50)),
+            "frames": dg.MetadataValue.md(card.frame_table(counts, 50)),
+            "dropped": dropped(context, detector.name, table, list(raw_videos["video"])),
             "preview": dg.MetadataValue.md(thumbnails(storage, table[table["kept"]])),
             **costs.told(*ran),
         },
@@ -77,6 +81,7 @@ def extracted_frames(
             str(video): {
                 "kept": int(rows["kept"].sum()),
                 "preview": dg.MetadataValue.md(thumbnails(storage, rows[rows["kept"]], 4)),
+                **({"dropped": why[str(video)]} if why else {}),
             }
             for video, rows in table.groupby("video")
         },
@@ -144,6 +149,33 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     counts = pd.crosstab(table["video"], reasons)
     counts.insert(0, "seen", counts.sum(axis=1))
     return counts.reset_index()
+
+
+def dropped(
+    context: dg.AssetExecutionContext, detector: str, table: pd.DataFrame, videos: Sequence[str]
+) -> dg.MarkdownMetadataValue:
+    """The frames of a run's one video that were dropped; of several videos, how many for which reason."""
+    if len(videos) == 1:
+        return answers.told(
+            context, detector, "dropped", lambda: lineage.left_out(table, set(), None), video=str(videos[0])
+        )
+
+    def by_reason() -> pd.DataFrame:
+        reasons = table.loc[~table["kept"], "reason"].str.split(":").str[0]
+        return reasons.value_counts().rename_axis("reason").reset_index(name="frames")
+
+    return answers.told(context, detector, "dropped", by_reason)
+
+
+def reasons(counts: pd.DataFrame, detector: str) -> dict[str, str]:
+    """In a line for each video what was dropped of it, and how to ask for the frames; `counts` as of `summary`."""
+    return {
+        row["video"]: ", ".join(
+            [f"{row[name]:,} {name}" for name in counts.columns[2:] if name != "kept" and row[name]] or ["none"]
+        )
+        + f"; {QUESTIONS['dropped'].asking(detector, video=row['video'])[0][1]}"
+        for row in counts.to_dict("records")
+    }
 
 
 def enough_kept(table: pd.DataFrame) -> dg.AssetCheckResult:

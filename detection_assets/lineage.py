@@ -72,6 +72,7 @@ class Lineage:
     def close(self) -> None:
         """Closes what was opened to answer."""
         self._opened.close()
+        self.project.close()
 
     @property
     def name(self) -> str:
@@ -94,14 +95,9 @@ class Lineage:
 
     def serving(self) -> pd.DataFrame:
         """What serves now, since when, at what share of the requests, and who approved it: a row a slot."""
-        from detection_assets.domain import lineage
+        from resources import answers
 
-        slots = self._log.last().slots
-        periods = self._periods()
-        return lineage.serving(
-            periods.assign(sha256=[slots[slot].sha256 if slot in slots else "" for slot in periods["slot"]]),
-            self._models(),
-        )
+        return answers.serving(self.storage, self._history())
 
     def taught(self, version: str | None = None) -> pd.DataFrame:
         """Which dataset taught a version, and of which videos, in which versions of annotations: a row a video.
@@ -109,16 +105,9 @@ class Lineage:
         Args:
             version: The registered version; None: the one with most of the traffic.
         """
-        from detection_assets.domain.lineage_answers import answer
-        from resources import version_index
+        from resources import answers
 
-        model = self.model(version)
-        dataset = model.tags.get("dataset_version", "")
-        found = version_index.videos(self.storage, dataset)
-        if found.empty:
-            raise InputError(f"{self.name} version {model.version}: its dataset {dataset or '(not said)'} has no table")
-        told = found.drop(columns="content", errors="ignore")
-        return answer("taught", told.assign(version=model.version, dataset_version=dataset))
+        return answers.taught(self.storage, self.name, self.model(version))
 
     def frames(self, version: str | None = None) -> pd.DataFrame:
         """The frames of the dataset that taught a version, with split and annotations: a row a frame.
@@ -184,12 +173,12 @@ class Lineage:
             later: The registered version; None: the one with most of the traffic.
             earlier: The other; None: the one registered before it.
         """
-        from detection_assets.domain import lineage_changes
-        from resources import model_facts
+        from resources import answers
 
         one = self.model(later)
-        other = self.model(earlier) if earlier is not None else self._before(one)
-        return lineage_changes.why(*model_facts.pair(self.storage, self.instance, other, one))
+        known = self._history() if earlier is None else []
+        other = self.model(earlier) if earlier is not None else answers.before(self.name, known, one.version)
+        return answers.why(self.storage, self.instance, other, one)
 
     def stale(self) -> pd.DataFrame:
         """What is not what it would be if it were made now, and which change made it so: a row a change.
@@ -277,22 +266,15 @@ class Lineage:
         Args:
             version: The registered version; None: the one with most of the traffic.
         """
-        from detection_assets.domain import cost
-        from detection_assets.domain.lineage_answers import answer
-        from resources import costs
+        from resources import answers
 
-        begun, until = self._between(self.model(version).version)
-        spent = cost.table(costs.since(self.instance, [self.name], begun, until))
-        return answer("cost", spent.rename(columns={"ran on": "ran_on", "USD": "usd"}))
+        return answers.spent(self.instance, self.name, self.model(version).version)
 
     def overridden(self) -> pd.DataFrame:
         """Which gates of weights, and which verdicts of rollouts, somebody overrode, when and why."""
-        from dataclasses import asdict
+        from resources import answers
 
-        from detection_assets.domain import lineage
-        from resources import overrides
-
-        return lineage.overridden(map(asdict, overrides.all_of(self.storage)), self._models(), self._log.entries())
+        return answers.overridden(self.storage, self._history())
 
     # What they stand on -----------------------------------------------------------------------------------------------
 
@@ -311,16 +293,9 @@ class Lineage:
         return list(self.project.resources["registry"].history())
 
     def _models(self) -> pd.DataFrame:
-        import pandas as pd
+        from resources import answers
 
-        from detection_assets.domain.lineage import MODEL
-
-        rows = [
-            {**{name: one.tags.get(name) for name in MODEL}, "version": one.version, "sha256": one.sha256}
-            | {"approval": one.approval}
-            for one in self._history()
-        ]
-        return pd.DataFrame(rows, columns=MODEL, dtype=object)
+        return answers.models(self._history())
 
     def model(self, version: str | None) -> ModelVersion:
         """A registered version; None: the one with most of the traffic.
@@ -338,33 +313,6 @@ class Lineage:
         if found is None:
             raise InputError(f"{self.name}: there is no version {version}; there are {_names(known)}")
         return found
-
-    def _before(self, model: ModelVersion) -> ModelVersion:
-        known = self._history()
-        older = known[[one.version for one in known].index(model.version) + 1 :]
-        if not older:
-            raise InputError(f"{self.name} version {model.version} is the first: there is none to compare it with")
-        return older[0]
-
-    def _between(self, version: str) -> tuple[float, float | None]:
-        """When the version before was registered, and when this was: seconds since 1970."""
-        import dagster as dg
-
-        key, first, cursor = dg.AssetKey([self.name, "registered_model"]), dict[str, float](), None
-        while True:
-            page = self.instance.fetch_materializations(key, limit=1000, cursor=cursor, ascending=True)
-            for record in page.records:
-                event = record.asset_materialization
-                told = event.metadata.get("version") if event else None
-                if told is not None:
-                    first.setdefault(str(told.value), record.timestamp)
-            cursor = page.cursor
-            if not page.has_more:
-                break
-        if version not in first:
-            raise InputError(f"{self.name}: Dagster's event log does not tell when version {version} was registered")
-        at = first[version]
-        return max((time for time in first.values() if time < at), default=0.0), at
 
 
 def _names(known: list[ModelVersion]) -> str:

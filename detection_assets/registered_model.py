@@ -7,13 +7,14 @@ the same entry.
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 
 import dagster as dg
 import pandas as pd
 
 from detection_assets.detector import Detector
-from detection_assets.domain import card, cost, model_card, provenance_card, retraining
-from resources import costs, overrides, standards, tables
+from detection_assets.domain import card, model_card, provenance_card, retraining
+from resources import answers, overrides, standards, tables
 from resources.registry.base import (
     APPROVED,
     CHALLENGER,
@@ -104,8 +105,6 @@ def registered_model(
             }
         ]
     )
-    before = context.instance.get_latest_materialization_event(context.asset_key)
-    spent = cost.table(costs.since(context.instance, context.asset_key.path[:-1], before.timestamp if before else 0.0))
     shown = pd.DataFrame(sorted({**lineage, **approval, **cause}.items()), columns=["", "value"])
     state = approval["approval"]
     return dg.MaterializeResult(
@@ -121,16 +120,35 @@ def registered_model(
             ),
             "name": entry.name,
             "version": entry.version,
+            **answered(context, detector.name, storage, registry, tagged),
             "lineage": dg.MetadataValue.md(card.frame_table(shown)),
-            "cost since the version before": dg.MetadataValue.md(
-                card.frame_table(spent) if len(spent) else "nothing had to be run"
-            ),
             "model card": dg.MetadataValue.md(storage.get(told.key(model_card.CARD)).decode().partition("\n---\n")[2]),
             "bill of materials": storage.uri_of(told.key(model_card.BOM)),
             **({"registry page": dg.MetadataValue.url(entry.link)} if entry.link else {}),
         },
         check_results=[digest(storage, entry.onnx, entry.sha256, str(weights["sha256"]))],
     )
+
+
+def answered(
+    context: dg.AssetExecutionContext, detector: str, storage: Storage, registry: Registry, model: ModelVersion
+) -> Mapping[str, dg.MarkdownMetadataValue]:
+    """What is asked of a version, answered as it is now, by the names that its page shows."""
+    version, evaluation = model.version, model.tags.get("evaluation_version", "")
+
+    def why() -> pd.DataFrame:
+        earlier = answers.before(detector, list(registry.history()), version)
+        return answers.why(storage, context.instance, earlier, model)
+
+    told, instance = partial(answers.told, context, detector), context.instance
+    return {
+        "taught by": told("taught", lambda: answers.taught(storage, detector, model), version=version),
+        "judged on": told("judged", lambda: answers.judged(storage, evaluation), evaluation=evaluation),
+        "unlike the version before": told("why", why, version=version),
+        "cost since the version before": told(
+            "cost", lambda: answers.spent(instance, detector, version, now=True), version=version
+        ),
+    }
 
 
 def approved(entry: ModelVersion, manual: bool, override: overrides.Override | None) -> Mapping[str, str]:

@@ -54,6 +54,10 @@ class Project:
         opened = self._opened.enter_context(dg.build_resources(made))
         return {name: getattr(opened, name) for name in made}
 
+    def close(self) -> None:
+        """Closes what the resources hold open."""
+        self._opened.close()
+
     @property
     def storage(self) -> Storage:
         """The detector's part of the lake."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from detection_assets.domain.lineage_questions import QUESTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 
 MOST = 40
 """Rows that are shown at a terminal; --csv and --json have them all."""
-HIDDEN = {"sha256", "key", "run"}
-"""Columns that only programs read."""
 
 app = typer.Typer(
     help="Ask where things come from and where they went: what serves, what taught it, who saw a video.",
@@ -43,7 +43,13 @@ def asked(
     context.obj = name
 
 
-def _tell(context: typer.Context, ask: Callable[[Lineage], pd.DataFrame], csv: bool, json: bool, none: str) -> None:
+def _asks(command: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return app.command(command, help=QUESTIONS[command].title)
+
+
+def _tell(
+    context: typer.Context, command: str, ask: Callable[[Lineage], pd.DataFrame], csv: bool, json: bool, **known: str
+) -> None:
     from detection_assets import lineage
 
     with lineage.of(str(context.obj)) as detector:
@@ -53,7 +59,7 @@ def _tell(context: typer.Context, ask: Callable[[Lineage], pd.DataFrame], csv: b
     elif json:
         found.to_json(sys.stdout, orient="records", lines=True, date_format="iso", force_ascii=False)
     elif found.empty:
-        out.print(f"{context.obj}: {none}", markup=False)
+        out.print(f"{context.obj}: {QUESTIONS[command].nothing(**known)}", markup=False)
     else:
         show(found)
 
@@ -62,76 +68,60 @@ def show(found: pd.DataFrame) -> None:
     """Prints an answer: what is the same in all rows once above the table, empty columns not at all."""
     from rich.markup import escape
 
-    shown = found.drop(columns=[name for name in HIDDEN if name in found])
-    same = [name for name in shown if len(shown) > 1 and shown[name].nunique(dropna=False) == 1]
-    said = [f"{name} {_text(shown[name].iloc[0])}" for name in same if _text(shown[name].iloc[0])]
+    from detection_assets.domain import answer_text
+
+    said, shown = answer_text.condensed(found)
     if said:
-        out.print(", ".join(said), markup=False, soft_wrap=True)
-    shown = shown.drop(columns=same)
-    shown = shown.loc[:, [bool(shown[name].notna().any()) for name in shown]]
+        out.print(said, markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for name in shown:
         table.add_column(str(name), justify="right" if shown[name].dtype.kind in "if" else "left", overflow="fold")
     for row in shown.head(MOST).itertuples(index=False):
-        table.add_row(*(escape(_text(value)) for value in row))
+        table.add_row(*(escape(answer_text.text(value)) for value in row))
     if len(shown.columns):
         out.print(table)
     if len(found) > MOST:
         out.print(f"... and {len(found) - MOST:,} rows more: --csv or --json has them all")
 
 
-def _text(value: Any) -> str:
-    import pandas as pd
-
-    if value is None or pd.isna(value):
-        return ""
-    if isinstance(value, pd.Timestamp):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+@_asks("serving")
+def _serving(context: typer.Context, csv: Csv = False, json: Json = False) -> None:
+    _tell(context, "serving", lambda of: of.serving(), csv, json)
 
 
-@app.command()
-def serving(context: typer.Context, csv: Csv = False, json: Json = False) -> None:
-    """1. What serves now, since when, at what share, and who approved it?"""
-    _tell(context, lambda of: of.serving(), csv, json, "nothing serves")
-
-
-@app.command()
-def taught(
+@_asks("taught")
+def _taught(
     context: typer.Context,
     version: Version = None,
     frames: Annotated[bool, typer.Option("--frames", help="A row a frame in place of a row a video.")] = False,
     csv: Csv = False,
     json: Json = False,
 ) -> None:
-    """2. Which dataset, annotations, videos and frames taught a version?"""
-    _tell(context, lambda of: of.frames(version) if frames else of.taught(version), csv, json, "no video")
+    _tell(context, "taught", lambda of: of.frames(version) if frames else of.taught(version), csv, json)
 
 
-@app.command()
-def saw(
+@_asks("saw")
+def _saw(
     context: typer.Context,
     video: Annotated[str, typer.Argument(help="The video; also one that is no longer there.")],
     csv: Csv = False,
     json: Json = False,
 ) -> None:
-    """3. Which datasets, models and deployments saw a video?"""
-    _tell(context, lambda of: of.saw(video), csv, json, f"no dataset ever had {video}")
+    _tell(context, "saw", lambda of: of.saw(video), csv, json, video=video)
 
 
-@app.command()
-def at(
+@_asks("at")
+def _at(
     context: typer.Context,
     moment: Annotated[str, typer.Argument(help="A time, UTC, such as 2026-11-01T08:30.")],
     csv: Csv = False,
     json: Json = False,
 ) -> None:
-    """4. What served at a given moment?"""
-    _tell(context, lambda of: of.served_at(moment), csv, json, f"nothing served at {moment}")
+    _tell(context, "at", lambda of: of.served_at(moment), csv, json, moment=moment)
 
 
-@app.command()
-def judged(
+@_asks("judged")
+def _judged(
     context: typer.Context,
     evaluation: Annotated[
         str | None, typer.Argument(help="The evaluation's version, or the beginning of it; default: today's.")
@@ -139,12 +129,11 @@ def judged(
     csv: Csv = False,
     json: Json = False,
 ) -> None:
-    """5. On which annotation versions and which test frames was an evaluation made?"""
-    _tell(context, lambda of: of.judged_on(evaluation), csv, json, "no test frame")
+    _tell(context, "judged", lambda of: of.judged_on(evaluation), csv, json)
 
 
-@app.command()
-def why(
+@_asks("why")
+def _why(
     context: typer.Context,
     later: Annotated[
         str | None, typer.Argument(help="The version that scores otherwise; default: what serves.")
@@ -153,18 +142,16 @@ def why(
     csv: Csv = False,
     json: Json = False,
 ) -> None:
-    """6. Why does a version score otherwise than another: data, labels, code, parameters, base weights?"""
-    _tell(context, lambda of: of.why(later, earlier), csv, json, "they differ in nothing that is known")
+    _tell(context, "why", lambda of: of.why(later, earlier), csv, json)
 
 
-@app.command()
-def stale(context: typer.Context, csv: Csv = False, json: Json = False) -> None:
-    """7. What is stale now, and which change made it so?"""
-    _tell(context, lambda of: of.stale(), csv, json, "nothing is stale")
+@_asks("stale")
+def _stale(context: typer.Context, csv: Csv = False, json: Json = False) -> None:
+    _tell(context, "stale", lambda of: of.stale(), csv, json)
 
 
-@app.command()
-def what_if(
+@_asks("what-if")
+def _what_if(
     context: typer.Context,
     video: Annotated[str | None, typer.Option(help="A video that comes or changes.")] = None,
     annotation: Annotated[str | None, typer.Option(help="A video whose annotations change.")] = None,
@@ -172,16 +159,14 @@ def what_if(
     csv: Csv = False,
     json: Json = False,
 ) -> None:
-    """8. What would a new video, a changed annotation or a changed setting re-run, at what time and cost?"""
-
     def ask(of: Lineage) -> pd.DataFrame:
         return of.would_run(video=video, annotation=annotation, setting=setting)
 
-    _tell(context, ask, csv, json, "nothing would run: no stage reads that")
+    _tell(context, "what-if", ask, csv, json)
 
 
-@app.command()
-def alike(
+@_asks("alike")
+def _alike(
     context: typer.Context,
     request: Annotated[str | None, typer.Option(help="The id of a captured request.")] = None,
     frame: Annotated[str | None, typer.Option(help="Or a frame that batch prediction looked at.")] = None,
@@ -191,32 +176,27 @@ def alike(
     csv: Csv = False,
     json: Json = False,
 ) -> None:
-    """9. From a request or a predicted box: the model, its dataset, and the training frames most like it."""
-
     def ask(of: Lineage) -> pd.DataFrame:
         return of.alike(request=request, frame=frame, of_class=of_class, day=day, most=most)
 
-    _tell(context, ask, csv, json, "no training frame has a box of that class")
+    _tell(context, "alike", ask, csv, json)
 
 
-@app.command()
-def dropped(
+@_asks("dropped")
+def _dropped(
     context: typer.Context,
     video: Annotated[str | None, typer.Argument(help="The video; default: all of them.")] = None,
     csv: Csv = False,
     json: Json = False,
 ) -> None:
-    """10. Which frames were dropped, and why?"""
-    _tell(context, lambda of: of.dropped(video), csv, json, "no frame was dropped")
+    _tell(context, "dropped", lambda of: of.dropped(video), csv, json)
 
 
-@app.command()
-def cost(context: typer.Context, version: Version = None, csv: Csv = False, json: Json = False) -> None:
-    """11. What did a version cost, asset by asset?"""
-    _tell(context, lambda of: of.cost(version), csv, json, "nothing had to be run for it")
+@_asks("cost")
+def _cost(context: typer.Context, version: Version = None, csv: Csv = False, json: Json = False) -> None:
+    _tell(context, "cost", lambda of: of.cost(version), csv, json)
 
 
-@app.command()
-def overridden(context: typer.Context, csv: Csv = False, json: Json = False) -> None:
-    """12. Which gates and checks were overridden, by whom, when, why?"""
-    _tell(context, lambda of: of.overridden(), csv, json, "nothing was overridden")
+@_asks("overridden")
+def _overridden(context: typer.Context, csv: Csv = False, json: Json = False) -> None:
+    _tell(context, "overridden", lambda of: of.overridden(), csv, json)

@@ -117,17 +117,32 @@ def left_out(frames: pd.DataFrame, annotated: set[str], taken: set[str] | None) 
     Returns:
         The answer `dropped`, in order of video and index.
     """
-    dropped = frames[~frames["kept"]].assign(by="extraction")
-    out = frames[frames["kept"] & ~frames["frame"].isin(taken)] if taken is not None else frames[:0]
-    seen = out["frame"].isin(annotated)
+    kept = frames["kept"].to_numpy(bool)
+    out = kept & ~frames["frame"].isin(taken).to_numpy(bool) if taken is not None else np.zeros(len(frames), bool)
     reason = np.where(
-        seen,
+        frames["frame"].isin(annotated),
         "left out of the newest dataset: a near-duplicate of a frame in another split, or annotated since",
         "nobody annotated it",
     )
-    out = out.assign(by="dataset", reason=reason)
-    table = pd.concat([dropped, out])[["video", "frame", "index", "pts_s", "by", "reason"]]
+    told = frames.assign(
+        by=np.where(out, "dataset", "extraction"), reason=np.where(out, reason, frames["reason"].to_numpy(object))
+    )
+    table = told.loc[out | ~kept, ["video", "frame", "index", "pts_s", "by", "reason"]]
     return answer("dropped", table.sort_values(["video", "index"]))
+
+
+def judged_by_video(frames: pd.DataFrame) -> pd.DataFrame:
+    """Which version of which video's annotations the truth of an evaluation is from, a row a video.
+
+    Args:
+        frames: A row a test frame: video, frame, annotations (the version; null if nobody noted it), boxes.
+
+    Returns:
+        video, annotations, frames, boxes (how many of each).
+    """
+    known = frames.assign(annotations=frames["annotations"].fillna("unknown"))
+    each = known.groupby(["video", "annotations"])
+    return each.agg(frames=("frame", "size"), boxes=("boxes", "sum")).reset_index()
 
 
 def deployed_again(log: Sequence[Entry]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from detection_assets import definitions, detection_dataset, detector_file, raw_videos
+from detection_assets.domain.lineage_questions import QUESTIONS
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,18 @@ def test_every_asset_is_described_owned_tagged_and_leads_to_its_code(built: list
         assert spec.metadata["dagster/column_schema"].columns
         (code,) = spec.metadata["dagster/code_references"].code_references
         assert code.file_path.endswith(f"detection_assets/{name}.py")
+
+
+def test_the_page_of_an_asset_offers_the_questions_about_it(built: list[dg.AssetsDefinition]) -> None:
+    offered = {asset.key.path[-1]: asset.metadata_by_key[asset.key].get("questions") for asset in built}
+    for question in QUESTIONS.values():
+        assert question.assets, question.asked
+        for name in question.assets:
+            text = str(offered[name].value)
+            assert f"**{question.title}**" in text
+            for line, command in question.asking("fridge"):
+                assert f"- `{command}`, or `{line}`\n" in f"{text}\n"
+    assert offered["tuned_hyperparameters"] is None
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,15 @@ from assets.annotated import FRAMES, NAME, VIDEOS, Annotated, box
 from project import give_mlflow, make_home
 from typer.testing import CliRunner
 
-from detection_assets import cli, lineage
+from detection_assets import cli, deployed_endpoint, extracted_frames, lineage, registered_model
 from detection_assets.commands.context import Project
-from detection_assets.domain import layout, schemas, snapshot
+from detection_assets.domain import answer_text, layout, schemas, snapshot
+from detection_assets.domain import lineage as domain_lineage
 from detection_assets.domain.history import Entry, Held
+from detection_assets.domain.lineage_questions import QUESTIONS
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.rollout import Rollout
-from resources import lake, overrides, tables, version_index, versions
+from resources import answers, lake, overrides, tables, version_index, versions
 from resources.deployments import Deployments
 from resources.instance import open_instance
 
@@ -357,6 +359,63 @@ def test_each_question_has_a_command(told: Told, words: list[str]) -> None:
     assert rows
     shown = CliRunner().invoke(cli.app, ["lineage", NAME, *words])
     assert shown.exit_code == 0, shown.output
+
+
+def answered(command: str, found: pd.DataFrame, **known: str) -> str:
+    return answer_text.markdown(QUESTIONS[command], NAME, found, **known)
+
+
+def test_the_pages_of_model_and_endpoint_tell_what_the_questions_answer(told: Told, asked: lineage.Lineage) -> None:
+    registry, version = told.project.resources["registry"], {"version": "2"}
+    with dg.build_asset_context(instance=asked.instance) as context:
+        one, two = (
+            registered_model.answered(context, NAME, told.storage, registry, asked.model(each)) for each in ("1", "2")
+        )
+        endpoint = deployed_endpoint.answered(context, NAME, told.storage, registry)
+    assert two["taught by"].value == answered("taught", asked.taught("2"), **version)
+    assert two["unlike the version before"].value == answered("why", asked.why("2"), **version)
+    assert "tiny version 1 is the first: there is none to compare it with" in str(
+        one["unlike the version before"].value
+    )
+    assert one["cost since the version before"].value == answered("cost", asked.cost("1"), version="1")
+    assert "nothing had to be run" not in str(one["cost since the version before"].value)
+    judged = asked.judged_on(told.evaluation)
+    each = judged.groupby(["video", "annotations"]).agg(frames=("frame", "size"), boxes=("boxes", "sum")).reset_index()
+    assert two["judged on"].value == answered("judged", each, evaluation=told.evaluation)
+    assert endpoint["serving"].value == answered("serving", asked.serving())
+    assert endpoint["overridden"].value == answered("overridden", asked.overridden())
+
+
+def test_a_question_that_cannot_be_answered_costs_no_asset_its_run() -> None:
+    def fails() -> pd.DataFrame:
+        raise ConnectionError("the registry\n<is> away")
+
+    with dg.build_asset_context() as context:
+        text = str(answers.told(context, NAME, "overridden", fails).value)
+    assert "not answered: ConnectionError: the registry &lt;is&gt; away" in text
+    assert "- `detection lineage tiny overridden`" in text
+
+
+def test_what_of_videos_was_dropped_is_told_with_their_frames() -> None:
+    columns = list(schemas.SCHEMAS["extracted_frames"])
+    rows = [
+        {**dict.fromkeys(columns), "video": f"{at % 2}.mp4", "frame": f"{at % 2}.mp4#{at}", "index": at, "pts_s": at}
+        | {"kept": at < 4, "reason": "" if at < 4 else "blurred" if at < 7 else "corrupt: no end"}
+        for at in range(8)
+    ]
+    table = schemas.conform("extracted_frames", pd.DataFrame(rows))
+    one = table[table["video"] == "1.mp4"]
+    with dg.build_asset_context() as context:
+        of_one = str(extracted_frames.dropped(context, NAME, one, ["1.mp4"]).value)
+        of_both = str(extracted_frames.dropped(context, NAME, table, ["0.mp4", "1.mp4"]).value)
+    found = domain_lineage.left_out(one, set(), None)
+    assert of_one == answered("dropped", found, video="1.mp4")
+    assert found["index"].tolist() == [5, 7]
+    assert "| blurred | 3 |\n| corrupt | 1 |" in of_both
+    assert extracted_frames.reasons(extracted_frames.summary(table), NAME) == {
+        "0.mp4": "2 blurred; detection lineage tiny dropped 0.mp4",
+        "1.mp4": "1 blurred, 1 corrupt; detection lineage tiny dropped 1.mp4",
+    }
 
 
 def test_the_columns_of_an_answer_are_explained(asked: lineage.Lineage) -> None:

@@ -5,20 +5,29 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
-from project import DETECTION, make_home
+from e2e import terminal
+from e2e.test_secrets import running
+from PIL import Image
+from project import DETECTION, ROOT, free_port, make_home
 
 from detection_assets import lineage
+from detection_assets.domain.lineage_questions import QUESTIONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1200)]
 NAME = "fridge"
+PAGE = ROOT / "docs" / "lineage.md"
+PICTURES = PAGE.parent / "images" / "lineage"
 
 
 class After:
@@ -164,3 +173,89 @@ def test_a_captured_request_leads_to_its_version_and_dataset(after: After) -> No
     assert set(found["dataset_version"]) == {after.tags()[row["version"]]["dataset_version"]}
     assert set(found["class"]) == {surest["class"]}
     assert found["distance"].is_monotonic_increasing
+
+
+def known_for_pictures(after: After) -> dict[str, tuple[int, dict[str, str], str]]:
+    """For each question which of its ways is shown, of what it is asked, and how much of a long answer is shown."""
+    shared = [entry for entry in after.log() if sum(held["share"] > 0 for held in entry["slots"].values()) > 1]
+    moment = pd.Timestamp(shared[0]["at"] + 0.5, unit="s", tz="UTC").strftime("%Y-%m-%dT%H:%M:%S")
+    tabled = pd.concat(map(pd.read_parquet, (after.lake / "tables" / "captured_requests").glob("*/*.parquet")))
+    request = str(tabled.loc[(tabled["boxes"] > 0) & tabled["image"].notna(), "request_id"].iloc[0])
+    with lineage.of(NAME) as of:
+        video = str(of.dropped()["video"].iloc[0])
+    return {
+        "serving": (0, {}, ""),
+        "taught": (0, {"version": "2"}, ""),
+        "saw": (0, {"video": video}, " | head -16"),
+        "at": (0, {"moment": moment}, ""),
+        "judged": (0, {"evaluation": after.tags()["2"]["evaluation_version"][:6]}, " | head -12"),
+        "why": (1, {"version": "2", "earlier": "1"}, " | head -24"),
+        "what-if": (2, {"section": "training"}, ""),
+        "alike": (0, {"request": request}, " | head -7"),
+        "dropped": (0, {"video": video}, ""),
+        "cost": (0, {"version": "2"}, ""),
+        "overridden": (0, {}, ""),
+        "stale": (0, {}, ""),
+    }
+
+
+def test_the_documentation_shows_each_question_with_its_line_and_its_answer(after: After, tmp_path: Path) -> None:
+    """With UPDATE_SNAPSHOTS=1 the pictures of docs/lineage.md are made anew, from what is there now."""
+    page = PAGE.read_text()
+    asked = known_for_pictures(after)
+    assert set(asked) == set(QUESTIONS)
+    for name, (way, known, cut) in asked.items():
+        if name == "stale":
+            file = next((after.lake / "annotations").rglob("*.json"))
+            file.write_bytes(file.read_bytes() + b"\n")
+        line, command = QUESTIONS[name].asking(NAME, **known)[way]
+        with lineage.of(NAME) as of:
+            found = eval(line, {"lineage": SimpleNamespace(of=lambda name, of=of: {NAME: of}[name])})
+        assert len(found), line
+        (tmp_path / f"{name}.svg").write_text(terminal.picture(line, command + cut, terminal.said(command + cut)))
+        assert (tmp_path / f"{name}.svg").stat().st_size < 60_000
+        words = f"{command}: {terminal.in_words(found)}"
+        page, count = re.subn(
+            rf"!\[[^\]]*\]\(images/lineage/{name}\.svg\)",
+            lambda _, words=words, name=name: f"![{words}](images/lineage/{name}.svg)",
+            page,
+        )
+        assert count == 1, name
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        PAGE.write_text(page)
+        PICTURES.mkdir(exist_ok=True)
+        for name in asked:
+            shutil.copyfile(tmp_path / f"{name}.svg", PICTURES / f"{name}.svg")
+
+
+def test_pages_in_dagster_offer_the_questions_and_show_answers(after: After, browser: Any, tmp_path: Path) -> None:
+    """With UPDATE_SNAPSHOTS=1 the pictures of a page with answers, and of what a page offers to ask, are made anew."""
+    port = free_port()
+    command = ["dagster-webserver", "-m", "detection_assets.definitions", "-a", NAME, "-p", str(port)]
+    with (
+        running(command, tmp_path, f"http://127.0.0.1:{port}/server_info", {}),
+        browser.new_page(viewport={"width": 1560, "height": 1000}) as page,
+    ):
+        page.goto(f"http://127.0.0.1:{port}/assets/{NAME}/deployed_endpoint?view=overview")
+        page.get_by_text("overridden", exact=True).wait_for(timeout=60_000)
+        for word in ("Hide navigation", "Status", "Columns", "Description"):
+            page.get_by_text(word, exact=True).first.click()
+        for name in ("serving", "overridden"):
+            assert QUESTIONS[name].title in page.inner_text("body")
+        page.wait_for_timeout(1000)
+        beside = page.get_by_text("Definition", exact=True).first.bounding_box()
+        clip = {"x": 0, "y": 0, "width": beside["x"] - 30, "height": 1000}
+        page.screenshot(path=tmp_path / "questions-answered.png", clip=clip)
+        page.set_viewport_size({"width": 1080, "height": 800})
+        page.goto(f"http://127.0.0.1:{port}/assets/{NAME}/registered_model?view=overview")
+        page.get_by_text("taught by", exact=True).wait_for(timeout=60_000)
+        for name in ("taught", "judged", "cost"):
+            assert QUESTIONS[name].title in page.inner_text("body")
+        page.locator("tr", has_text="questions").last.get_by_text("[Show Markdown]").click()
+        page.get_by_role("dialog").get_by_text(QUESTIONS["why"].title).wait_for()
+        page.wait_for_timeout(1000)
+        page.screenshot(path=tmp_path / "questions-offered.png")
+    for name in ("questions-answered.png", "questions-offered.png"):
+        Image.open(tmp_path / name).convert("RGB").quantize(32).save(tmp_path / name, optimize=True)
+        if os.environ.get("UPDATE_SNAPSHOTS"):
+            shutil.copyfile(tmp_path / name, PICTURES.parent / name)
