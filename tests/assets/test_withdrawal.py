@@ -127,6 +127,19 @@ def test_it_leaves_the_graph_and_is_not_taken_in_again(world: World) -> None:
     assert set(partitions()) == set(KINDS) - {CLIP}
 
 
+@pytest.mark.parametrize("video", ["é[/b]x/c [a].mp4", " led by a blank.mp4"])
+def test_whatever_a_video_is_called_it_is_withdrawn_under_its_name(world: World, video: str) -> None:
+    world.storage.put(f"videos/{video}", b"of somebody who objects")
+    told = withdraw(video, erase=True)
+    assert f"{NAME}: {video} " in told
+    assert f"{video}: erased" in told
+    assert not world.storage.exists(f"videos/{video}")
+    assert withdrawals.videos(world.storage) == {video}
+    stone = withdrawals.tombstone(world.storage, video)
+    assert stone is not None
+    assert stone.video == video
+
+
 def test_its_annotations_speak_for_nobody_else(world: World) -> None:
     """A file that names no video would speak for every video beside it."""
     world.storage.put("videos/store-2/sibling.mp4", b"x")
