@@ -18,7 +18,7 @@ import orjson
 
 from detection_assets.domain import captures, inbox, labels, layout, model_card, schemas
 from detection_assets.domain.problems import InputError
-from detection_assets.domain.withdrawal import is_its, rows_of
+from detection_assets.domain.withdrawal import is_its, rows_of, tells_of
 from resources import lake
 from resources.storage import Published, Storage
 from resources.withdrawal import descriptions, withdrawals
@@ -238,13 +238,12 @@ def _remembered(storage: Storage, video: str) -> Iterator[str]:
 def _jobs(storage: Storage, video: str) -> Iterator[str]:
     """All of the jobs that speak of the video: their orders, messages and answers."""
     listing = list(storage.list("jobs"))
-    wanted = {video.encode(), orjson.dumps(video)[1:-1]}
     named: set[str] = set()
     for item in listing:
         job = "/".join(item.key.split("/")[:2])
         if job not in named and item.size <= 64 << 20:
             data = storage.get_many([item.key])[0] or b""
-            if any(one in data for one in wanted):
+            if tells_of(data, video):
                 named.add(job)
     yield from (item.key for item in listing if "/".join(item.key.split("/")[:2]) in named)
 

@@ -506,6 +506,13 @@ def test_what_killed_runs_left_goes_and_what_others_left_can_be_gone_on_with(wor
             (scratch / step / part).mkdir(parents=True)
             (scratch / step / part / "a.jpg").write_bytes(world.pictures[video][0])
         (scratch / step / "params.json").write_text(json.dumps({"videos": [{"video": video}]}))
+    # Of a video whose path ends as its own does.
+    kept = scratch / "extract-3" / "checkpoint" / "a.jpg"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"another's")
+    (kept.parents[1] / "params.json").write_text(json.dumps({"videos": [{"video": f"archive/{CLIP}"}]}))
+    for step, video in (("extract-1", CLIP), ("extract-3", f"archive/{CLIP}")):
+        world.storage.put(f"jobs/{step}/1/order.json", json.dumps({"keys": [video]}).encode())
     made = world.storage.published(layout.dataset(world.dataset))
     assert made is not None
     begun = {"datasets/ds-0/0123456789ab": CLIP, "datasets/ds-1/0123456789ab": OTHER}
@@ -520,6 +527,8 @@ def test_what_killed_runs_left_goes_and_what_others_left_can_be_gone_on_with(wor
     assert not half.exists()
     assert [world.storage.exists(f"{folder}/images.parquet") for folder in begun] == [False, True]
     assert (scratch / "extract-2" / "checkpoint" / "a.jpg").exists(), "another video's step goes on from there"
+    assert kept.exists()
+    assert [item.key for item in world.storage.list("jobs")] == ["jobs/extract-3/1/order.json"]
 
 
 def test_nothing_is_erased_under_a_run_that_may_write_it(world: World) -> None:
