@@ -175,12 +175,14 @@ def tells_of(data: bytes, video: str) -> bool:
 
 _PART = rb"\w\x80-\xff-"
 _ROOTS = (layout.VIDEOS, layout.FRAMES, "predictions", "looks")
-_BEFORE = b"(?:(?<![./" + _PART + rb"])|(?<=\\[nrt])|" + b"|".join(rf"(?<=\b{root}/)".encode() for root in _ROOTS) + b")"
+_BEFORE = (
+    b"(?:(?<![./" + _PART + rb"])|(?<=\\[nrt])|" + b"|".join(rf"(?<=\b{root}/)".encode() for root in _ROOTS) + b")"
+)
 _IMAGE = b"|".join(sorted(suffix[1:].encode() for suffix in layout.IMAGE_SUFFIXES))
 _BEHIND = (
     b"(?![" + _PART + rb"])(?!\.\w)(?!/(?!\"|$|[0-9a-f]{16}\b|[^/\"\n]*\.(?:" + _IMAGE + rb")(?![." + _PART + b"])))"
 )
-"""What may stand before a key where it is no part of a longer one, and behind it: its versions, and a folder's images."""
+"""What may stand before a key that is no part of a longer one, and behind it: its versions, and a folder's images."""
 
 
 def rows_of(table: pa.Table, video: str, also: Mapping[str, Collection[str]] | None = None) -> npt.NDArray[np.bool_]:

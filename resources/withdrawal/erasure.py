@@ -24,7 +24,7 @@ import orjson
 from detection_assets.domain import layout
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import Tombstone, Withdrawal
-from resources import label_batches
+from resources import label_batches, temporary
 from resources.collectors import SETTING
 from resources.compute.base import Compute
 from resources.home import home
@@ -199,8 +199,12 @@ class Eraser:
         )
         yield "the video itself", of("video files")
         yield "pictures in Dagster's event log", lambda: _done(event_pictures.erase(self.instance, plan.sought))
-        yield "what killed runs left on this machine", lambda: self.compute.forget(video)
+        yield "what killed runs left on this machine", lambda: self._left_here(video)
         yield "pages that were looked at", lambda: leftovers.pages(home() / ".scratch" / "show", self.detector)
+
+    def _left_here(self, video: str) -> None:
+        self.compute.forget(video)
+        temporary.clear()
 
     def _old_versions(self, plan: Plan, tell: Tell) -> str:
         tell("what the store keeps of deleted objects")

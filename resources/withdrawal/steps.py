@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import posixpath
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import orjson
 from detection_assets.domain import captures, contact_html, layout, model_card
 from detection_assets.domain.labels import PICTURES
 from detection_assets.domain.withdrawal import is_its, rows_of
-from resources import label_batches
+from resources import label_batches, temporary
 from resources import tables as stored
 from resources.label_batches import CLOSED, COLLECTED, HANDED
 from resources.storage import Published, Storage
@@ -91,7 +90,7 @@ def _smaller(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with tempfile.TemporaryDirectory(prefix="erase-") as scratch:
+    with temporary.folder() as scratch:
         folder = Path(scratch) / "smaller"
         storage.download({made.key(name): folder / name for name in made.files if name not in without})
         if (page := folder / traces.PAGE).exists():

@@ -6,7 +6,10 @@ import base64
 import hashlib
 import io
 import json
+import os
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +41,7 @@ from detection_assets.domain import card, layout, problem_report
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import thumbnail
 from jobs import update
-from resources import label_batches, lake, tables, version_index
+from resources import label_batches, lake, tables, temporary, version_index
 from resources.instance import open_instance
 from resources.storage import Storage
 from resources.tables import ErasedError
@@ -499,13 +502,25 @@ def copied_open(filled: World, home: Path, patch: pytest.MonkeyPatch) -> Iterato
     yield next(made)
 
 
-def test_what_killed_runs_left_goes_and_what_others_left_can_be_gone_on_with(world: World) -> None:
+def test_what_killed_runs_left_goes_and_what_others_left_can_be_gone_on_with(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scratch = world.home / ".scratch" / NAME
     for step, video in (("extract-1", CLIP), ("extract-2", OTHER)):
         for part in ("output", "checkpoint"):
             (scratch / step / part).mkdir(parents=True)
             (scratch / step / part / "a.jpg").write_bytes(world.pictures[video][0])
         (scratch / step / "params.json").write_text(json.dumps({"videos": [{"video": video}]}))
+    # An erasure downloads what it makes smaller, and whoever reads a lake elsewhere the video itself.
+    monkeypatch.setattr(tempfile, "tempdir", str(world.home))
+    with subprocess.Popen(["true"]) as dead:
+        pass
+    for pid in (dead.pid, os.getpid()):
+        (world.home / f"detection-{pid}-abc").mkdir()
+        (world.home / f"detection-{pid}-abc" / "a.jpg").write_bytes(world.pictures[CLIP][0])
+    with temporary.folder() as mine:
+        assert Path(mine).name.startswith(f"detection-{os.getpid()}-")
+    (world.home / f"detection-{os.getpid()}-abc" / "a.jpg").write_bytes(b"somebody reads it")
     # Of a video whose path ends as its own does.
     kept = scratch / "extract-3" / "checkpoint" / "a.jpg"
     kept.parent.mkdir(parents=True)
@@ -528,6 +543,7 @@ def test_what_killed_runs_left_goes_and_what_others_left_can_be_gone_on_with(wor
     assert [world.storage.exists(f"{folder}/images.parquet") for folder in begun] == [False, True]
     assert (scratch / "extract-2" / "checkpoint" / "a.jpg").exists(), "another video's step goes on from there"
     assert kept.exists()
+    assert [path.name for path in world.home.glob("detection-*")] == [f"detection-{os.getpid()}-abc"]
     assert [item.key for item in world.storage.list("jobs")] == ["jobs/extract-3/1/order.json"]
 
 
