@@ -285,13 +285,17 @@ class Lineage:
         return answer("cost", spent.rename(columns={"ran on": "ran_on", "USD": "usd"}))
 
     def overridden(self) -> pd.DataFrame:
-        """Which gates of weights, and which verdicts of rollouts, somebody overrode, when and why."""
+        """Which gates of weights, verdicts of rollouts, and withdrawals of videos somebody overrode, when and why."""
         from dataclasses import asdict
 
         from detection_assets.domain import lineage
         from resources import overrides
+        from resources.withdrawal import withdrawals
 
-        return lineage.overridden(map(asdict, overrides.all_of(self.storage)), self._models(), self._log.entries())
+        gates = map(asdict, overrides.all_of(self.storage))
+        withdrawn = withdrawals.all_overrides(self.storage)
+        why = {one.video: one.why() for one in withdrawals.read_all(self.storage, {one.video for one in withdrawn})}
+        return lineage.overridden(gates, self._models(), self._log.entries(), withdrawn, why)
 
     # What they stand on -----------------------------------------------------------------------------------------------
 

@@ -143,7 +143,7 @@ def _version(
         "approval": entry.approval,
         "by": tags.get("approved_by", ""),
         "when": tags.get("approved_at", "")[:16].replace("T", " "),
-        "reason": tags.get("approval_reason", ""),
+        "reason": "; ".join(filter(None, (tags.get("approval_reason"), tags.get("withdrawn_override")))),
         "dataset": tags.get("dataset_version", ""),
         **{name: float(whole.get(name, nan)) for name in ("ap50", "low", "high")},
         "gates": "; ".join(failed),

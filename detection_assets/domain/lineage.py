@@ -17,6 +17,7 @@ from detection_assets.domain.history import Entry
 from detection_assets.domain.lineage_answers import answer
 from detection_assets.domain.near_duplicates import parse
 from detection_assets.domain.problems import InputError
+from detection_assets.domain.withdrawal import Override
 
 APPROVAL = ["approval", "approved_by", "approved_at", "approval_reason"]
 MODEL = [
@@ -147,13 +148,21 @@ def deployed_again(log: Sequence[Entry]) -> list[dict[str, Any]]:
     return found
 
 
-def overridden(gates: Iterable[Mapping[str, Any]], models: pd.DataFrame, log: Sequence[Entry]) -> pd.DataFrame:
+def overridden(
+    gates: Iterable[Mapping[str, Any]],
+    models: pd.DataFrame,
+    log: Sequence[Entry],
+    withdrawn: Iterable[Override] = (),
+    why: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
     """What was let pass though something said no, in order of time.
 
     Args:
         gates: The overrides of gates: weights_version, by, reason, at, failed (texts).
         models: The registered versions.
         log: The endpoint's.
+        withdrawn: Who let a version serve that learned from a withdrawn video.
+        why: Why each video was withdrawn.
     """
     # The same weights may have been registered before, for another evaluation that they passed.
     known = pd.concat([models[models["override_by"].notna()], models]).drop_duplicates("weights_version")
@@ -167,5 +176,10 @@ def overridden(gates: Iterable[Mapping[str, Any]], models: pd.DataFrame, log: Se
             **{name: made[name] for name in ("by", "reason", "at")},
         }
         for made in gates
+    ]
+    rows += [
+        {"what": "withdrawal", "of": one.video, "version": one.model, "said": (why or {}).get(one.video, "")}
+        | {"by": one.by, "reason": one.reason, "at": one.at}
+        for one in withdrawn
     ]
     return answer("overridden", [*rows, *deployed_again(log)]).sort_values("at", ignore_index=True)

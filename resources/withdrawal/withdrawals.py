@@ -160,12 +160,17 @@ def seen_by(storage: Storage, model: ModelVersion) -> list[Withdrawal]:
     return held(storage, model.tags.get("dataset_version", ""))
 
 
-def overrides(storage: Storage, version: str) -> Mapping[str, Override]:
+def overrides(storage: Storage, model: ModelVersion) -> Mapping[str, Override]:
     """Who answers for it that a registered version serves, by withdrawn video."""
-    prefix = layout.withdrawn_override(version, "").rpartition("/")[0]
+    prefix = layout.withdrawn_override(model.version, model.sha256, "").rpartition("/")[0]
+    return {one.video: one for one in all_overrides(storage, prefix)}
+
+
+def all_overrides(storage: Storage, prefix: str = layout.withdrawn_overrides()) -> list[Override]:
+    """Every decision that a version may serve although it learned from a withdrawn video, the first first."""
     found = storage.get_many([item.key for item in storage.list(prefix)])
     made = [Override(**orjson.loads(data)) for data in found if data is not None]
-    return {one.video: one for one in made}
+    return sorted(made, key=lambda one: (one.at, one.video))
 
 
 def override(storage: Storage, model: ModelVersion, by: str, reason: str) -> Sequence[Override]:
@@ -181,7 +186,7 @@ def override(storage: Storage, model: ModelVersion, by: str, reason: str) -> Seq
     seen = seen_by(storage, model)
     if not seen:
         raise InputError(f"{model.name} version {model.version} learned from no withdrawn video; nothing to override")
-    known = overrides(storage, model.version)
+    known = overrides(storage, model)
     fresh = [
         Override(model.version, one.video, by.strip(), reason.strip(), now()) for one in seen if one.video not in known
     ]
@@ -189,14 +194,15 @@ def override(storage: Storage, model: ModelVersion, by: str, reason: str) -> Seq
         who = ", ".join(sorted({one.by for one in known.values()}))
         raise InputError(f"{model.name} version {model.version} may be deployed already, says {who}")
     for one in fresh:
-        storage.put_if_absent(layout.withdrawn_override(model.version, one.video), orjson.dumps(asdict(one)))
+        key = layout.withdrawn_override(model.version, model.sha256, one.video)
+        storage.put_if_absent(key, orjson.dumps(asdict(one)))
     return fresh
 
 
 def barred(storage: Storage, model: ModelVersion) -> list[Withdrawal]:
     """The withdrawn videos because of which a version may not be deployed: nobody answers for them."""
     seen = seen_by(storage, model)
-    return [one for one in seen if one.video not in overrides(storage, model.version)] if seen else []
+    return [one for one in seen if one.video not in overrides(storage, model)] if seen else []
 
 
 def refusal(storage: Storage, model: ModelVersion, detector: str) -> str | None:
@@ -214,5 +220,5 @@ def refusal(storage: Storage, model: ModelVersion, detector: str) -> str | None:
 
 def answered_for(storage: Storage, model: ModelVersion) -> str:
     """Who lets a version serve although it learned from withdrawn videos, in a line; "" if nobody had to."""
-    found: dict[str, Any] = {f"{one.by}: {one.reason}": one for one in overrides(storage, model.version).values()}
+    found: dict[str, Any] = {f"{one.by}: {one.reason}": one for one in overrides(storage, model).values()}
     return f"learned from withdrawn videos, answered for by {'; '.join(found)}" if found else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import dagster as dg
 import pytest
@@ -11,6 +12,7 @@ from assets.deployments import driver_of, failure
 from dagster import AssetCheckKey, AssetKey, DagsterInstance
 from rich.console import Console
 
+from detection_assets import lineage
 from detection_assets.commands import deployment, running
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import Withdrawal
@@ -93,6 +95,15 @@ def test_what_serves_serves_on_and_is_told_and_no_way_leads_back_to_it(served: W
     withdrawals.mark(served.storage, Withdrawal("b.mp4", "ada", "he, too", withdrawals.now(), datasets=["ds-1"]), [])
     (model,) = [one for one in served.registry.history() if one.version == "1"]
     assert [one.video for one in withdrawals.barred(served.storage, model)] == ["b.mp4"]
+    # In a lake that was copied the registry counts from 1 again: nobody answered for that model.
+    another = replace(model, sha256="ab" * 32)
+    assert [one.video for one in withdrawals.barred(served.storage, another)] == ["b.mp4", VIDEO]
+    with lineage.of(NAME) as asked:
+        found = asked.overridden()
+    assert found[["what", "of", "version", "by", "reason"]].to_numpy().tolist() == [
+        ["withdrawal", VIDEO, "1", "grace", "the new one is wrong"]
+    ]
+    assert found["said"].iloc[0].startswith(f"{VIDEO} was withdrawn by ada")
 
 
 def test_a_rollout_that_a_withdrawal_overtakes_goes_back(served: World) -> None:
