@@ -20,7 +20,7 @@ from detection_assets.commands.labels import finished
 from detection_assets.domain import cost, layout, report_html
 from detection_assets.domain.problems import InputError, Told
 from detection_assets.domain.report_html import ALL, MOST_DAYS, Report, columns_of
-from resources import costs, label_batches, lake, overrides, tables
+from resources import costs, label_batches, lake, overrides, standards, tables
 from resources.deployments import Deployments
 from resources.home import home
 from resources.instance import open_instance
@@ -153,20 +153,21 @@ def _version(
 
 def _growth(storage: Storage) -> pd.DataFrame:
     """The datasets by when they were published, oldest first; of each its description and not its tables."""
-    manifests = [
-        item
+    made_at = {
+        item.key.split("/")[1]: datetime.fromtimestamp(item.written, timezone.utc)
         for item in storage.list("datasets")
         if item.key.endswith(f"/{layout.MANIFEST}") and item.key.count("/") == 2
-    ]
-    newest = sorted(manifests, key=lambda item: item.written)[-VERSIONS:]
+    }
+    made_at |= standards.noted(storage, "detection_dataset", list(made_at))
+    newest = sorted(made_at, key=lambda version: made_at[version])[-VERSIONS:]
 
-    def one(item: layout.Stored) -> dict[str, Any] | None:
-        made = storage.published(item.key.rpartition("/")[0])
+    def one(version: str) -> dict[str, Any] | None:
+        made = storage.published(layout.dataset(version))
         if made is None or "dataset.json" not in made.files:
             return None
         meta = orjson.loads(storage.get(made.key("dataset.json")))
-        at = f"{datetime.fromtimestamp(item.written, timezone.utc):%Y-%m-%d %H:%M}"
-        return {"dataset": meta["version"], "at": at, **{name: meta[name] for name in ("images", "boxes", "videos")}}
+        at = f"{made_at[version].astimezone(timezone.utc):%Y-%m-%d %H:%M}"
+        return {"dataset": version, "at": at, **{name: meta[name] for name in ("images", "boxes", "videos")}}
 
     found = [row for row in _abreast(one, newest) if row is not None]
     return columns_of(found, "dataset", "at", "images", "boxes", "videos")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import search
 from assets.withdrawn_world import (
@@ -36,7 +37,7 @@ from assets.withdrawn_world import (
 from project import give_mlflow, make_home
 from rich.console import Console
 
-from detection_assets.commands import setup, withdrawing
+from detection_assets.commands import report, setup, withdrawing
 from detection_assets.domain import card, layout, problem_report
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import thumbnail
@@ -361,6 +362,17 @@ def test_reports_descriptions_and_cards_tell_of_the_others_alone(world: World) -
     assert page.count(b"<figure>") == 1
     assert "worst.jpg" not in judged.files
     assert not list((world.home / ".scratch" / "show").iterdir())
+
+
+def test_a_dataset_is_as_old_as_it_was_before_something_was_erased_from_it(world: World) -> None:
+    storage, later = world.storage, "ds-ffffffffffff"
+    note = layout.first_table("detection_dataset", world.dataset)
+    storage.put(note, orjson.dumps({**orjson.loads(storage.get(note)), "written_at": "2026-02-01T10:00:00+00:00"}))
+    world.publish(layout.dataset(later), {"dataset.json": b'{"images": 1, "boxes": 1, "videos": 1}'})
+    withdraw(CLIP, erase=True)
+    grown = report._growth(storage)
+    assert grown[["dataset", "at"]].iloc[0].tolist() == [world.dataset, "2026-02-01 10:00"]
+    assert grown["dataset"].tolist() == [world.dataset, later]
 
 
 def test_a_batch_asks_no_more_for_its_pictures(world: World) -> None:
