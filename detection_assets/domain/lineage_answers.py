@@ -140,8 +140,8 @@ ANSWERS: dict[str, dict[str, Column]] = {
     "overridden": columns(
         what=(
             "string",
-            "gates (of weights), rollout (a version deployed again that had been rolled back), or withdrawal (a version "
-            "that may serve although it learned from a withdrawn video).",
+            "gates (of weights), rollout (a version deployed again that had been rolled back), or withdrawal (a "
+            "version that may serve although it learned from a withdrawn video).",
         ),
         of=("string", "The weights' version, the registered version, or the video."),
         version=("string", "The registered version; null if the weights were never registered."),
