@@ -111,7 +111,7 @@ def find(storage: Storage, video: str, known: Iterable[str]) -> Traces:
     """
     listed, _ = inbox.sources(storage.list(layout.VIDEOS))
     source = next((one for one in listed if one.video == video), None)
-    others = {*known, *(one.video for one in listed)} - {video}
+    others = beside(storage, video, known)
     raw = versions_of(storage, "raw_videos", video)
     frames = versions_of(storage, "extracted_frames", video)
     if source is None and not raw and not frames and not storage.exists(layout.withdrawn(video)):
@@ -146,6 +146,12 @@ def find(storage: Storage, video: str, known: Iterable[str]) -> Traces:
         reports={key: rows for key, _, rows in descriptions.reports(storage, video, alone)},
         described=list(descriptions.of_datasets(storage, video)),
     )
+
+
+def beside(storage: Storage, video: str, known: Iterable[str]) -> set[str]:
+    """All videos but one: those that are known, those that are not taken in yet, and those that were withdrawn."""
+    listed, _ = inbox.sources(storage.list(layout.VIDEOS))
+    return {*known, *(one.video for one in listed), *withdrawals.videos(storage)} - {video}
 
 
 def versions_of(storage: Storage, asset: str, video: str) -> list[dict[str, list[Any]]]:

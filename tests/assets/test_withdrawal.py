@@ -46,7 +46,7 @@ from resources import label_batches, lake, tables, temporary, version_index
 from resources.instance import open_instance
 from resources.storage import Storage
 from resources.tables import ErasedError
-from resources.withdrawal import event_pictures, withdrawals
+from resources.withdrawal import event_pictures, old_versions, withdrawals
 
 
 @pytest.fixture(autouse=True)
@@ -303,6 +303,21 @@ def but_the_sheet(places: list[str]) -> list[str]:
 
 def _is_of(key: str, video: str) -> bool:
     return key.removeprefix("videos/").rpartition("/")[0] == video
+
+
+def test_what_a_store_keeps_is_asked_about_by_folder_and_not_deleted_where_it_is_anothers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of one that is withdrawn and not erased, and so no video of the graph any more."""
+    asked: list[tuple[list[str], Callable[[str], bool]]] = []
+    monkeypatch.setattr(old_versions, "erase", lambda _, areas, keep: asked.append((list(areas), keep)) or (0, ""))
+    withdraw(INSIDE)
+    withdraw(FOLDER, erase=True)
+    ((areas, keep),) = asked
+    assert f"frames/{FOLDER}" in areas
+    assert not [one for one in areas if any(one.startswith(f"{other}/") for other in areas)]
+    assert keep(f"frames/{INSIDE}/{VERSION}/x/1.jpg")
+    assert not keep(f"frames/{FOLDER}/{VERSION}/x/1.jpg")
 
 
 def test_an_earlier_table_says_who_erased_it_and_what_is_left(world: World) -> None:
