@@ -25,6 +25,7 @@ from assets.withdrawn_world import (
     INSIDE,
     KINDS,
     NAME,
+    ODD,
     OTHER,
     REQUESTED,
     SHARED,
@@ -395,8 +396,14 @@ def test_a_batch_asks_no_more_for_its_pictures(world: World) -> None:
     far = label_batches.progress(world.storage, BATCH)
     assert (far.pictures, sorted(far.finished)) == (3, [f"other-{index}.jpg" for index in range(3)])
     work = layout.label_work(BATCH, "a_tool")
-    assert [item.key for item in world.storage.list(work)] == [f"{work}/input.manifest"]
-    assert world.storage.get(f"{work}/input.manifest").count(b"other-") == 3
+    left = {item.key.removeprefix(f"{work}/"): world.storage.get(item.key) for item in world.storage.list(work)}
+    assert set(left) == {"input/input.manifest", "annotations/worker-response/iteration-1/3/a.json", "proposals.json"}
+    lines = left["input/input.manifest"].splitlines()
+    assert lines[:3] == [b"{}"] * 3, "answers are kept by the number of a line"
+    assert [orjson.loads(line)["source-ref"] for line in lines[3:]] == [*(f"other-{one}.jpg" for one in range(3)), ODD]
+    told = orjson.loads(left["proposals.json"])
+    assert [one["file_name"] for one in told["images"]] == [*(f"other-{one}.jpg" for one in range(3)), ODD]
+    assert [one["image_id"] for one in told["annotations"]] == [4, 5, 6, 7]
     assert not list(world.storage.list(layout.looks(layout.captures(DAY), VERSION)))
 
 
