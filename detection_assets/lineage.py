@@ -293,9 +293,8 @@ class Lineage:
         from resources.withdrawal import withdrawals
 
         gates = map(asdict, overrides.all_of(self.storage))
-        withdrawn = withdrawals.all_overrides(self.storage)
-        why = {one.video: one.why() for one in withdrawals.read_all(self.storage, {one.video for one in withdrawn})}
-        return lineage.overridden(gates, self._models(), self._log.entries(), withdrawn, why)
+        withdrawn = withdrawals.overridden(self.storage)
+        return lineage.overridden(gates, self._models(), self._log.entries(), withdrawn)
 
     # What they stand on -----------------------------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ from detection_assets.domain.history import Entry
 from detection_assets.domain.lineage_answers import answer
 from detection_assets.domain.near_duplicates import parse
 from detection_assets.domain.problems import InputError
-from detection_assets.domain.withdrawal import Override
 
 APPROVAL = ["approval", "approved_by", "approved_at", "approval_reason"]
 MODEL = [
@@ -152,8 +151,7 @@ def overridden(
     gates: Iterable[Mapping[str, Any]],
     models: pd.DataFrame,
     log: Sequence[Entry],
-    withdrawn: Iterable[Override] = (),
-    why: Mapping[str, str] | None = None,
+    withdrawn: Iterable[Mapping[str, Any]] = (),
 ) -> pd.DataFrame:
     """What was let pass though something said no, in order of time.
 
@@ -161,8 +159,7 @@ def overridden(
         gates: The overrides of gates: weights_version, by, reason, at, failed (texts).
         models: The registered versions.
         log: The endpoint's.
-        withdrawn: Who let a version serve that learned from a withdrawn video.
-        why: Why each video was withdrawn.
+        withdrawn: Who let a version serve that learned from a withdrawn video: rows of the answer.
     """
     # The same weights may have been registered before, for another evaluation that they passed.
     known = pd.concat([models[models["override_by"].notna()], models]).drop_duplicates("weights_version")
@@ -177,9 +174,4 @@ def overridden(
         }
         for made in gates
     ]
-    rows += [
-        {"what": "withdrawal", "of": one.video, "version": one.model, "said": (why or {}).get(one.video, "")}
-        | {"by": one.by, "reason": one.reason, "at": one.at}
-        for one in withdrawn
-    ]
-    return answer("overridden", [*rows, *deployed_again(log)]).sort_values("at", ignore_index=True)
+    return answer("overridden", [*rows, *deployed_again(log), *withdrawn]).sort_values("at", ignore_index=True)

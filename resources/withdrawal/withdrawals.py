@@ -156,21 +156,49 @@ def held(storage: Storage, dataset: str) -> list[Withdrawal]:
 
 
 def seen_by(storage: Storage, model: ModelVersion) -> list[Withdrawal]:
-    """The withdrawn videos that taught a registered version."""
-    return held(storage, model.tags.get("dataset_version", ""))
+    """The withdrawn videos that taught a registered version, also one that was registered by hand, without lineage."""
+    if not videos(storage):
+        return []
+    told = model.tags.get("dataset_version", "")
+    datasets = {told} if told else _taught(storage, model.sha256)
+    found = {one.video: one for dataset in sorted(datasets) for one in held(storage, dataset)}
+    return [found[video] for video in sorted(found)]
+
+
+def _taught(storage: Storage, sha256: str) -> set[str]:
+    """The datasets that taught a model, by whatever table of weights tells of its digest."""
+    import pyarrow.parquet as pq
+
+    found: set[str] = set()
+    listing = storage.list(layout.table_folder("trained_weights", None))
+    for data in storage.get_many([item.key for item in listing if item.key.endswith(".parquet")]):
+        if data is not None:
+            table = pq.read_table(io.BytesIO(data), columns=["sha256", "dataset_version"]).to_pydict()
+            pairs = zip(table["sha256"], table["dataset_version"], strict=True)
+            found |= {str(dataset) for digest, dataset in pairs if digest == sha256 and sha256}
+    return found
 
 
 def overrides(storage: Storage, model: ModelVersion) -> Mapping[str, Override]:
     """Who answers for it that a registered version serves, by withdrawn video."""
     prefix = layout.withdrawn_override(model.version, model.sha256, "").rpartition("/")[0]
-    return {one.video: one for one in all_overrides(storage, prefix)}
+    return {one.video: one for one in _overrides(storage, prefix)}
 
 
-def all_overrides(storage: Storage, prefix: str = layout.withdrawn_overrides()) -> list[Override]:
-    """Every decision that a version may serve although it learned from a withdrawn video, the first first."""
+def overridden(storage: Storage) -> list[dict[str, Any]]:
+    """Every decision that a version may serve although it learned from a withdrawn video: rows of `overridden`."""
+    made = _overrides(storage, layout.withdrawn_overrides())
+    why = {one.video: one.why() for one in read_all(storage, {one.video for one in made})}
+    return [
+        {"what": "withdrawal", "of": one.video, "version": one.model, "said": why.get(one.video, "")}
+        | {"by": one.by, "reason": one.reason, "at": one.at}
+        for one in made
+    ]
+
+
+def _overrides(storage: Storage, prefix: str) -> list[Override]:
     found = storage.get_many([item.key for item in storage.list(prefix)])
-    made = [Override(**orjson.loads(data)) for data in found if data is not None]
-    return sorted(made, key=lambda one: (one.at, one.video))
+    return [Override(**orjson.loads(data)) for data in found if data is not None]
 
 
 def override(storage: Storage, model: ModelVersion, by: str, reason: str) -> Sequence[Override]:

@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 
 import dagster as dg
+import pandas as pd
 import pytest
 from assets.deployment_world import NAME, World
 from assets.deployments import driver_of, failure
@@ -14,9 +15,11 @@ from rich.console import Console
 
 from detection_assets import lineage
 from detection_assets.commands import deployment, running
+from detection_assets.domain import schemas
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import Withdrawal
 from jobs.deployment import sensors_of
+from resources import tables
 from resources.instance import open_instance
 from resources.withdrawal import withdrawals
 
@@ -97,6 +100,12 @@ def test_what_serves_serves_on_and_is_told_and_no_way_leads_back_to_it(served: W
     assert [one.video for one in withdrawals.barred(served.storage, model)] == ["b.mp4"]
     # In a lake that was copied the registry counts from 1 again: nobody answered for that model.
     another = replace(model, sha256="ab" * 32)
+    # Nor has who registers weights by hand to tell what taught them.
+    row = {**dict.fromkeys(schemas.SCHEMAS["trained_weights"]), "sha256": another.sha256, "dataset_version": "ds-1"}
+    tables.write(served.storage, "trained_weights", None, pd.DataFrame([row]), "run")
+    assert [one.video for one in withdrawals.seen_by(served.storage, replace(another, tags={}))] == ["b.mp4", VIDEO]
+    assert driver_of(served).refusal("no such version", another.sha256)
+    assert not driver_of(served).refusal("no such version", "cd" * 32)
     assert [one.video for one in withdrawals.barred(served.storage, another)] == ["b.mp4", VIDEO]
     with lineage.of(NAME) as asked:
         found = asked.overridden()
