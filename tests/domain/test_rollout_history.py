@@ -112,7 +112,7 @@ def test_what_people_read_is_the_latest_first_and_short() -> None:
 
 
 def test_the_picture_is_well_formed_and_escapes_what_strangers_wrote() -> None:
-    evil = Period("blue", "<script>", 100, 10, None, '"><b>&', "Ada", "", "")
+    evil = Period("blue", "<script>", 100, 10, None, '"><b>&\x0b\ud800', "Ada", "", "")
     drawn = history.picture([*history.periods(LOG), evil], 100.0)
     assert "<script>" not in drawn
     root = ElementTree.fromstring(drawn)
