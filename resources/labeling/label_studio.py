@@ -69,7 +69,8 @@ class LabelStudioLabeling(Labeling):
         project = self._project(server, batch)
         drawn = {frame.name: frame for frame in frames_to_save(proposed(batch), batch.classes)}
         for attempt in range(ROUNDS):
-            missing = [name for name in drawn if name not in self._tasks(server, project)]
+            there = self._tasks(server, project)
+            missing = [name for name in drawn if name not in there]
             try:
                 for names in chunks(missing, AT_ONCE):
                     urls = self._urls(server, project, {name: pictures[name] for name in names})
