@@ -33,12 +33,12 @@ def moment(said: str | datetime) -> pd.Timestamp:
         InputError: It is none.
     """
     try:
-        at: Any = pd.Timestamp(said)
-    except (ValueError, TypeError):
-        at = pd.NaT
-    if at is pd.NaT:
-        raise InputError(f"{said}: no time; write it as 2026-11-01 or 2026-11-01T08:30, in UTC")
-    return at.tz_localize("UTC") if at.tzinfo is None else at.tz_convert("UTC")
+        # By ISO 8601 alone: pandas would take 01/02/2026 for January, and CET for UTC.
+        at = datetime.fromisoformat(said.strip().replace("Z", "+00:00")) if isinstance(said, str) else said
+        return pd.Timestamp(at if at.tzinfo is not None else at.replace(tzinfo=timezone.utc)).tz_convert("UTC")
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        told = "no time; write it as 2026-11-01 or 2026-11-01T08:30, in UTC"
+        raise InputError(f"{said}: {told}, or with what it is off by: 2026-11-01T08:30+01:00") from None
 
 
 def serving(periods: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
