@@ -97,12 +97,7 @@ class Lineage:
         """What serves now, since when, at what share of the requests, and who approved it: a row a slot."""
         from detection_assets.domain import lineage
 
-        slots = self._log.last().slots
-        periods = self._periods()
-        return lineage.serving(
-            periods.assign(sha256=[slots[slot].sha256 if slot in slots else "" for slot in periods["slot"]]),
-            self._models(),
-        )
+        return lineage.serving(self._periods(), self._models())
 
     def taught(self, version: str | None = None) -> pd.DataFrame:
         """Which dataset taught a version, and of which videos, in which versions of annotations: a row a video.
@@ -307,7 +302,8 @@ class Lineage:
     def _periods(self) -> pd.DataFrame:
         from detection_assets.domain import history
 
-        return history.table(self._log.periods())
+        found = self._log.periods()
+        return history.table(found).assign(sha256=[one.sha256 for one in found])
 
     def _history(self) -> list[ModelVersion]:
         return list(self.project.resources["registry"].history())
@@ -336,6 +332,12 @@ class Lineage:
             if held is None or not held.share:
                 raise InputError(f"{self.name}: nothing serves, so name a version; there are {_names(known)}")
             version = held.version
+            found = next((one for one in known if one.version == held.version), None)
+            if found is not None and held.sha256 and held.sha256 != found.sha256:
+                raise InputError(
+                    f"{self.name}: what serves is not the version {held.version} that the registry has: it was begun "
+                    f"anew, or the lake was copied; name a version; there are {_names(known)}"
+                )
         found = next((one for one in known if one.version == str(version)), None)
         if found is None:
             raise InputError(f"{self.name}: there is no version {version}; there are {_names(known)}")

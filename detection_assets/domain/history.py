@@ -107,6 +107,7 @@ class Period:
         rollout: The rollout that it belongs to, or "".
         run: The Dagster run, or "".
         ended: Why it ended, or "".
+        sha256: Digest of the model, or "": a registry that counts anew calls another by the same version.
     """
 
     slot: str
@@ -119,6 +120,7 @@ class Period:
     rollout: str
     run: str
     ended: str = ""
+    sha256: str = ""
 
 
 def periods(log: Iterable[Entry]) -> list[Period]:
@@ -134,16 +136,23 @@ def periods(log: Iterable[Entry]) -> list[Period]:
         at = last = max(last, item.at)
         for name in sorted(going.keys() | item.slots.keys()):
             now, held = going.get(name), item.slots.get(name)
-            if now is not None and held is not None and (now.version, now.share) == (held.version, held.share):
+            if now is not None and held is not None and _alike(now, held):
                 continue
             if now is not None:
                 found.append(replace(going.pop(name), end=at, ended=item.why))
             if held is not None:
                 rollout = item.rollout.id if item.rollout else ""
-                going[name] = Period(name, held.version, held.share, at, None, item.why, item.who, rollout, item.run)
+                going[name] = Period(
+                    name, held.version, held.share, at, None, item.why, item.who, rollout, item.run, "", held.sha256
+                )
     # What began and ended in the same moment was never there.
     found = [period for period in found if period.end is None or period.end > period.start]
     return sorted([*found, *going.values()], key=lambda period: (period.start, period.slot))
+
+
+def _alike(now: Period, held: Held) -> bool:
+    known = now.sha256 and held.sha256
+    return (now.version, now.share) == (held.version, held.share) and (not known or now.sha256 == held.sha256)
 
 
 def at(found: Iterable[Period], moment: float) -> dict[str, int]:

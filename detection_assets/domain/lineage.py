@@ -67,18 +67,21 @@ def saw(by_dataset: Mapping[str, pd.DataFrame], models: pd.DataFrame, periods: p
     Args:
         by_dataset: For each dataset that has the video its row: train, val, test (frames), annotations.
         models: The registered versions.
-        periods: Who served what, when.
+        periods: Who served what, when; `sha256` is the digest of the model, "" where nobody noted it.
     """
     names = ["train", "val", "test", "annotations"]
     if not by_dataset:
         return answer("saw", [])
     data = pd.concat([table[names].assign(dataset_version=name) for name, table in by_dataset.items()])
-    of_models = data.merge(models[["version", "dataset_version"]], on="dataset_version")
+    of_models = data.merge(models[["version", "dataset_version", "sha256"]], on="dataset_version")
     of_models = of_models.rename(columns={"version": "what"}).assign(kind="model")
     served = periods[["slot", "version", "share", "from", "until"]].rename(columns={"version": "what", "from": "since"})
-    parts = [data.assign(what=data["dataset_version"], kind="dataset"), of_models]
+    served = served.assign(held=periods.get("sha256", ""))
     deployed = of_models.merge(served[served["share"] > 0], on="what").assign(kind="deployment")
-    table = pd.concat([*parts, deployed], ignore_index=True)
+    # A registry that counts anew, as of a lake that was copied, calls another model by the same number.
+    deployed = deployed[(deployed["held"] == "") | (deployed["held"] == deployed["sha256"])].drop(columns="held")
+    parts = [data.assign(what=data["dataset_version"], kind="dataset"), of_models, deployed]
+    table = pd.concat(parts, ignore_index=True).drop(columns="sha256")
     for name in ("slot", "share", "since", "until"):
         table[name] = table.get(name)
     return answer("saw", table)
