@@ -25,7 +25,7 @@ from resources.deployments import Deployments
 from resources.home import home
 from resources.instance import open_instance
 from resources.registry.base import ModelVersion
-from resources.storage import PARALLEL, Storage
+from resources.storage import PARALLEL, Published, Storage
 
 VERSIONS = 100
 """The newest registered versions, and datasets, that a report tells of."""
@@ -124,6 +124,16 @@ def _judged(storage: Storage, entry: ModelVersion) -> tuple[list[dict[str, Any]]
     made = storage.published(layout.evaluation(entry.tags.get("evaluation_version") or "-"))
     if made is None or not {"metrics.parquet", "summary.json"} <= made.files.keys():
         return [], []
+    try:
+        return _figures(storage, made)
+    except Told:
+        raise  # of the lake
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        # One that was damaged is no reason to tell nothing of the others.
+        return [], [f"{made.prefix} cannot be read ({type(error).__name__})"]
+
+
+def _figures(storage: Storage, made: Published) -> tuple[list[dict[str, Any]], list[str]]:
     table = pd.read_parquet(io.BytesIO(storage.get(made.key("metrics.parquet"))))
     table = table[(table["model"] == "challenger") & table["slice_kind"].isin(["all", "class"])]
     figures = table.assign(**{"class": table["slice"].where(table["slice_kind"] == "class", ALL)})
@@ -165,9 +175,14 @@ def _growth(storage: Storage) -> pd.DataFrame:
         made = storage.published(layout.dataset(version))
         if made is None or "dataset.json" not in made.files:
             return None
-        meta = orjson.loads(storage.get(made.key("dataset.json")))
         at = f"{made_at[version].astimezone(timezone.utc):%Y-%m-%d %H:%M}"
-        return {"dataset": version, "at": at, **{name: meta[name] for name in ("images", "boxes", "videos")}}
+        try:
+            meta = orjson.loads(storage.get(made.key("dataset.json")))
+            return {"dataset": version, "at": at, **{name: int(meta[name]) for name in ("images", "boxes", "videos")}}
+        except Told:
+            raise
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     found = [row for row in _abreast(one, newest) if row is not None]
     return columns_of(found, "dataset", "at", "images", "boxes", "videos")
