@@ -60,7 +60,7 @@ def withdraw(
         made = withdrawals.mark(storage, made or wanted, found.contents)
         leave_graph(instance, name, video)
         out.print(f"{made.why()}; new datasets leave it out", markup=False, soft_wrap=True)
-        _tell_models(out, name, marking.models(registry, endpoints, made.datasets))
+        _tell_models(out, name, marking.models(storage, registry, endpoints, made.datasets))
         if not erase:
             return 0
         eraser = Eraser(storage, instance, project.resources["compute"], name, known_but(known, video))

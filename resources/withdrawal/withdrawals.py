@@ -19,6 +19,7 @@ from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import Override, Tombstone, Withdrawal
 from resources.registry.base import ModelVersion
 from resources.storage import Published, Storage
+from resources.withdrawal import ancestry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,27 +157,12 @@ def held(storage: Storage, dataset: str) -> list[Withdrawal]:
 
 
 def seen_by(storage: Storage, model: ModelVersion) -> list[Withdrawal]:
-    """The withdrawn videos that taught a registered version, also one that was registered by hand, without lineage."""
+    """The withdrawn videos that taught a registered version, by way of what it started from, too."""
     if not videos(storage):
         return []
-    told = model.tags.get("dataset_version", "")
-    datasets = {told} if told else _taught(storage, model.sha256)
-    found = {one.video: one for dataset in sorted(datasets) for one in held(storage, dataset)}
+    taught = ancestry.datasets(storage, model, ancestry.trainings(storage))
+    found = {one.video: one for dataset in sorted(taught) for one in held(storage, dataset)}
     return [found[video] for video in sorted(found)]
-
-
-def _taught(storage: Storage, sha256: str) -> set[str]:
-    """The datasets that taught a model, by whatever table of weights tells of its digest."""
-    import pyarrow.parquet as pq
-
-    found: set[str] = set()
-    listing = storage.list(layout.table_folder("trained_weights", None))
-    for data in storage.get_many([item.key for item in listing if item.key.endswith(".parquet")]):
-        if data is not None:
-            table = pq.read_table(io.BytesIO(data), columns=["sha256", "dataset_version"]).to_pydict()
-            pairs = zip(table["sha256"], table["dataset_version"], strict=True)
-            found |= {str(dataset) for digest, dataset in pairs if digest == sha256 and sha256}
-    return found
 
 
 def overrides(storage: Storage, model: ModelVersion) -> Mapping[str, Override]:

@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 
 import dagster as dg
+import orjson
 import pandas as pd
 import pytest
 from assets.deployment_world import NAME, World
@@ -105,6 +106,18 @@ def test_what_serves_serves_on_and_is_told_and_no_way_leads_back_to_it(served: W
     tables.write(served.storage, "trained_weights", None, pd.DataFrame([row]), "run")
     assert [one.video for one in withdrawals.seen_by(served.storage, replace(another, tags={}))] == ["b.mp4", VIDEO]
     assert driver_of(served).refusal("no such version", another.sha256)
+    # Nor who goes on training from the weights of a model that saw it.
+    for name, digest, base in (
+        ("first", "11" * 32, ""),
+        ("second", "22" * 32, "11" * 32),
+        ("third", "33" * 32, "44" * 32),
+    ):
+        made = {"pt": f"weights/{name}/best.pt", "sha256": f"onnx of {name}", "sha256_pt": digest}
+        made |= {"dataset_version": "ds-1" if name == "first" else "ds-9"}
+        tables.write(served.storage, "trained_weights", None, pd.DataFrame([{**row, **made}]), "run")
+        served.storage.put(f"weights/{name}/training.json", orjson.dumps({"base_sha256": base}))
+    tuned = [replace(model, sha256=f"onnx of {name}", tags={"dataset_version": "ds-9"}) for name in ("second", "third")]
+    assert [bool(withdrawals.seen_by(served.storage, one)) for one in tuned] == [True, False]
     assert not driver_of(served).refusal("no such version", "cd" * 32)
     assert [one.video for one in withdrawals.barred(served.storage, another)] == ["b.mp4", VIDEO]
     with lineage.of(NAME) as asked:
