@@ -180,7 +180,7 @@ _BEFORE = (
 )
 _IMAGE = b"|".join(sorted(suffix[1:].encode() for suffix in layout.IMAGE_SUFFIXES))
 _BEHIND = (
-    b"(?![" + _PART + rb"])(?!\.\w)(?!/(?!\"|$|[0-9a-f]{16}\b|[^/\"\n]*\.(?:" + _IMAGE + rb")(?![." + _PART + b"])))"
+    b"(?![" + _PART + rb"])(?!\.\w)(?!/(?!\"|$|[0-9a-f]{16}\b|[^/\"\n]*\.(?i:" + _IMAGE + rb")(?![." + _PART + b"])))"
 )
 """What may stand before a key that is no part of a longer one, and behind it: its versions, and a folder's images."""
 
