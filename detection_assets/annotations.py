@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
@@ -20,7 +19,7 @@ from detection_assets.detector import Detector
 from detection_assets.domain import agreement, card, formats, inbox, layout, matching, schemas
 from detection_assets.domain.problems import Problem, problems_table
 from detection_assets.pictures import legend, thumbnails
-from resources import lake, tables, versions
+from resources import lake, tables, temporary, versions
 from resources.storage import Storage
 
 
@@ -154,7 +153,7 @@ def _load(storage: Storage, keys: Sequence[str], frames: Iterable[pd.DataFrame])
     with ExitStack() as stack:
         root = storage.local_path(layout.ANNOTATIONS)
         if root is None:
-            root = Path(stack.enter_context(TemporaryDirectory()))
+            root = Path(stack.enter_context(temporary.folder()))
             storage.download({key: root / name for key, name in names.items()})
         parsed = formats.load([root / name for name in names.values()], root, wanted)
     return replace(

@@ -69,7 +69,7 @@ def deployed_endpoint(
     registry.adopt_aliases()
     chosen, note = choose(str(registered_model.iloc[0]["version"]), registry, log, endpoints, alone)
     failure = ""
-    refused = driver.refusal(chosen.version) if chosen is not None else None
+    refused = driver.refusal(chosen.version, chosen.sha256) if chosen is not None else None
     try:
         if chosen is None:
             driver.settle()

@@ -4,7 +4,6 @@ Version: the hash of content and split, `ds-` and 12 hex digits; the same frames
 every machine. The snapshot holds tables, not pictures: those stay where extraction published them.
 """
 
-import tempfile
 from pathlib import Path
 
 import dagster as dg
@@ -14,7 +13,7 @@ from detection_assets.detector import Detector
 from detection_assets.domain import card, croissant, layout, near_duplicates, snapshot, splitting, withdrawal
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import legend, thumbnails
-from resources import event_notes, lake, standards, tables, versions
+from resources import event_notes, lake, standards, tables, temporary, versions
 from resources.registry.base import Registry
 from resources.storage import Storage
 from resources.withdrawal import withdrawals
@@ -67,7 +66,7 @@ def detection_dataset(
     data, dropped = _without_twins(data, split, settings.near_duplicate)
     made = snapshot.build(data, split, detector.classes, shares)
     made.meta["notes"] = [*made.meta["notes"], *dropped, *left_out]
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary.folder() as scratch:
         folder = Path(scratch) / "dataset"
         snapshot.write(made.images, made.boxes, made.meta, folder)
         notes = {

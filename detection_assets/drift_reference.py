@@ -7,7 +7,6 @@ evaluation that let it pass, never whatever is the latest.
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from detection_assets.domain.image_statistics import NAMES, statistics
 from detection_assets.domain.metrics import Scores
 from detection_assets.domain.two_samples import Sample
 from detection_assets.pictures import pixels
+from resources import temporary
 from resources.compute.base import version_of
 from resources.registry.base import ModelVersion
 from resources.storage import Published, Storage
@@ -134,7 +134,7 @@ def profile(
         if found.empty:
             return found, [f"no picture of {dataset} can be read any more"]
         notes = {"of": len(images), "measured": len(found), "unreadable": len(rows) - len(found)}
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary.folder() as scratch:
             folder = Path(scratch) / "profile"
             folder.mkdir()
             found.to_parquet(folder / "images.parquet", index=False)

@@ -4,7 +4,6 @@ Partition: day, UTC. Version: the hash of the table. Each version that answered 
 dataset that taught it and the evaluation that let it pass. A report to read, with pictures, is published beside it.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
@@ -24,7 +23,7 @@ from detection_assets.domain.two_samples import Sample
 from detection_assets.drift_reference import Reference, measured, reference
 from detection_assets.live_labels import LEAST, LiveScore, scores
 from detection_assets.pictures import embed, thumbnail
-from resources import lake, tables
+from resources import lake, tables, temporary
 from resources.alerts.base import Alert, Alerts
 from resources.compute.base import version_of
 from resources.endpoints.base import EndpointError, Endpoints
@@ -256,7 +255,7 @@ def _counters(endpoints: Endpoints) -> pd.DataFrame:
 
 
 def _publish(storage: Storage, day: str, page: str) -> Published:
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary.folder() as scratch:
         folder = Path(scratch) / "report"
         folder.mkdir()
         (folder / "report.html").write_text(page, encoding="utf-8")

@@ -271,7 +271,7 @@ class Lineage:
         return answers.spent(self.instance, self.name, self.model(version).version)
 
     def overridden(self) -> pd.DataFrame:
-        """Which gates of weights, and which verdicts of rollouts, somebody overrode, when and why."""
+        """Which gates of weights, verdicts of rollouts, and withdrawals of videos somebody overrode, when and why."""
         from resources import answers
 
         return answers.overridden(self.storage, self._history())
@@ -285,9 +285,9 @@ class Lineage:
         return Deployments(self.storage)
 
     def _periods(self) -> pd.DataFrame:
-        from detection_assets.domain import history
+        from resources import answers
 
-        return history.table(self._log.periods())
+        return answers.periods(self.storage)
 
     def _history(self) -> list[ModelVersion]:
         return list(self.project.resources["registry"].history())
@@ -309,6 +309,12 @@ class Lineage:
             if held is None or not held.share:
                 raise InputError(f"{self.name}: nothing serves, so name a version; there are {_names(known)}")
             version = held.version
+            found = next((one for one in known if one.version == held.version), None)
+            if found is not None and held.sha256 and held.sha256 != found.sha256:
+                raise InputError(
+                    f"{self.name}: what serves is not the version {held.version} that the registry has: it was begun "
+                    f"anew, or the lake was copied; name a version; there are {_names(known)}"
+                )
         found = next((one for one in known if one.version == str(version)), None)
         if found is None:
             raise InputError(f"{self.name}: there is no version {version}; there are {_names(known)}")

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import dagster as dg
 from dagster import DagsterInstance, DagsterRunStatus
 
+from resources import temporary
+
 PROCESS = "detection/process"
 """Tag of a run that runs inside a process of ours: host and process id, so that a killed one is recognised."""
 WAITING = (DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED)
@@ -47,7 +49,7 @@ def close_dead(instance: DagsterInstance, detector: str) -> int:
     this = socket.gethostname()
     for run in instance.get_runs(_of(detector, *RUNNING)):
         host, _, pid = run.tags.get(PROCESS, "").partition("/")
-        if host == this and pid.isdigit() and not _lives(int(pid)):
+        if host == this and pid.isdigit() and not temporary.lives(int(pid)):
             instance.report_run_failed(run, "The process that ran it was killed.")
             closed += 1
     return closed
@@ -55,13 +57,3 @@ def close_dead(instance: DagsterInstance, detector: str) -> int:
 
 def _of(detector: str, *statuses: DagsterRunStatus) -> dg.RunsFilter:
     return dg.RunsFilter(statuses=list(statuses), tags={"detection/detector": detector})
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

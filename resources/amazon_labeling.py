@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import orjson
 from detection_assets.domain.formats import ground_truth
 from detection_assets.domain.labels import Batch
 from detection_assets.domain.problems import Problem
+from resources import temporary
 from resources.labeling.local import proposed
 
 BOXES, PROPOSALS = "detection-boxes", "detection-proposals"
@@ -102,7 +102,7 @@ def manifest(batch: Batch, names: Sequence[str], uris: Mapping[str, str], *, adj
     # What nobody would see is none; its picture is still one of the job's.
     seen = boxes["class"].isin(batch.classes) & (boxes["x2"] > boxes["x1"]) & (boxes["y2"] > boxes["y1"])
     boxes.loc[~seen, "class"] = None
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary.folder() as scratch:
         out = Path(scratch) / "input.manifest"
         ground_truth.save(boxes, batch.classes, out, attribute=PROPOSALS, urls=uris, job=PROPOSALS, created=NO_TIME)
         return out.read_bytes()

@@ -7,6 +7,7 @@ then says why, and the run goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 
 import dagster as dg
 import pandas as pd
@@ -20,6 +21,7 @@ from resources import costs, model_facts, overrides, provenance, version_index
 from resources.deployments import Deployments
 from resources.registry.base import ModelVersion
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 
 def told(
@@ -56,12 +58,15 @@ def models(known: Iterable[ModelVersion]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=lineage.MODEL, dtype=object)
 
 
+def periods(storage: Storage) -> pd.DataFrame:
+    """Who served what, when: the table `deployment_history`, with the digest of each model as `sha256`."""
+    found = Deployments(storage).periods()
+    return history.table(found).assign(sha256=[one.sha256 for one in found])
+
+
 def serving(storage: Storage, known: Iterable[ModelVersion]) -> pd.DataFrame:
     """What serves now: the answer `serving`."""
-    log = Deployments(storage)
-    slots, periods = log.last().slots, history.table(log.periods())
-    digests = [slots[slot].sha256 if slot in slots else "" for slot in periods["slot"]]
-    return lineage.serving(periods.assign(sha256=digests), models(known))
+    return lineage.serving(periods(storage), models(known))
 
 
 def taught(storage: Storage, detector: str, model: ModelVersion) -> pd.DataFrame:
@@ -147,7 +152,5 @@ def _registered(instance: DagsterInstance, detector: str) -> dict[str, float]:
 
 def overridden(storage: Storage, known: Iterable[ModelVersion]) -> pd.DataFrame:
     """What somebody let pass: the answer `overridden`."""
-    from dataclasses import asdict
-
-    log = Deployments(storage).entries()
-    return lineage.overridden(map(asdict, overrides.all_of(storage)), models(known), log)
+    gates, log = map(asdict, overrides.all_of(storage)), Deployments(storage).entries()
+    return lineage.overridden(gates, models(known), log, withdrawals.overridden(storage))

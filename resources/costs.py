@@ -17,7 +17,7 @@ ASSETS = (
 )
 """The assets that run steps, in the order the data flows."""
 CHUNK = 1000
-"""Events fetched in one query: a run over many videos writes one for each."""
+"""Events fetched in one query."""
 
 
 def told(*results: StepResult) -> dict[str, Any]:
@@ -46,21 +46,35 @@ def since(instance: DagsterInstance, detector: Sequence[str], begun: float, unti
         begun: Seconds since 1970.
         until: Likewise; None: until now.
     """
-    found: dict[tuple[str, str], Cost] = {}
+    found: list[Cost] = []
     for asset in ASSETS:
-        asked = dg.AssetRecordsFilter(
-            asset_key=dg.AssetKey([*detector, asset]), after_timestamp=begun, before_timestamp=until
-        )
-        cursor, more = None, True
-        while more:
-            page = instance.fetch_materializations(asked, limit=CHUNK, cursor=cursor)
-            cursor, more = page.cursor, page.has_more
-            for record in page.records:
+        key = dg.AssetKey([*detector, asset])
+        first = _first_of_runs(instance, key)
+        for at in range(0, len(first), CHUNK):
+            asked = dg.AssetRecordsFilter(
+                asset_key=key, after_timestamp=begun, before_timestamp=until, storage_ids=first[at : at + CHUNK]
+            )
+            for record in instance.fetch_materializations(asked, limit=CHUNK).records:
                 made = record.asset_materialization
                 metadata: dict[str, Any] = {name: value.value for name, value in made.metadata.items()} if made else {}
                 if "cost_usd" in metadata and not metadata.get("reused"):
-                    # A run over many videos tells each of them what it cost as a whole.
-                    found[asset, record.run_id] = Cost(
-                        asset, str(metadata.get("instance", "")), metadata["seconds"], metadata["cost_usd"]
-                    )
-    return list(found.values())
+                    told = str(metadata.get("instance", ""))
+                    found.append(Cost(asset, told, metadata["seconds"], metadata["cost_usd"]))
+    return found
+
+
+def _first_of_runs(instance: DagsterInstance, key: dg.AssetKey) -> list[int]:
+    """The first event of each run that made an asset, the newest first: it tells what the run cost as a whole.
+
+    A run over many videos tells it once more for each of them, beside pictures; read through Dagster, these would take
+    a second for every thousand videos. Dagster has no question for the first of each run, its table has.
+    """
+    from sqlalchemy import text
+
+    storage: Any = instance.event_log_storage
+    query = text(
+        "SELECT MIN(id) FROM event_logs WHERE asset_key = :key AND dagster_event_type = 'ASSET_MATERIALIZATION' "
+        "GROUP BY run_id"
+    )
+    with storage.index_connection() as connection:
+        return sorted((row[0] for row in connection.execute(query, {"key": key.to_string()})), reverse=True)

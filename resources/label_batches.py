@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import pandas as pd
 from detection_assets.domain import labels, layout
 from detection_assets.domain.labels import Batch
 from detection_assets.domain.problems import InputError
+from resources import temporary
 from resources.storage import Storage
 
 HANDED, COLLECTED, CLOSED = "handed", "collected", "closed"
@@ -74,7 +74,7 @@ def publish(storage: Storage, batch: Batch, keep: Mapping[str, str]) -> None:
         batch: The batch.
         keep: Storage key of each picture, by its name, that is copied because it may be deleted where it lies.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary.folder() as scratch:
         folder = Path(scratch) / "batch"
         folder.mkdir()
         storage.download({key: folder / labels.PICTURES / name for name, key in keep.items()})

@@ -162,25 +162,31 @@ class _Teller:
                     to.tell(json.dumps(event, ensure_ascii=False).encode())
                     state.told[run_id] = [done := done + 1, ended]
                     count += 1
-                if ended:
+                if ended or about is None:  # who deleted the run deleted what is left to tell of it
                     del state.told[run_id]
             finally:
                 self._save(state)
         return count
 
     def _take_in(self, state: _State) -> None:
-        """Notes the runs that began or ended since the last time."""
+        """Notes the runs that began or ended since the last time, in the order in which they did.
+
+        Each kind of change is a list of its own, and the shortest gets ahead of the others: a run's end is not taken
+        in before its beginning, or it would begin again once it is told.
+        """
+        found: list[tuple[int, DagsterEventType, str]] = []
         for change in CHANGES:
             asked = dg.RunStatusChangeRecordsFilter(
                 event_type=change, after_storage_id=state.after.get(change.value, 0)
             )
-            for record in self.instance.fetch_run_status_changes(asked, MOST_RUNS, ascending=True).records:
-                run_id = record.event_log_entry.run_id
-                state.after[change.value] = record.storage_id
-                if run_id not in state.told and self._about(run_id) is None:
-                    continue
-                known = state.told.setdefault(run_id, [0, 0])
-                known[1] = max(known[1], int(change is not DagsterEventType.RUN_START))
+            page = self.instance.fetch_run_status_changes(asked, MOST_RUNS, ascending=True)
+            found += [(record.storage_id, change, record.event_log_entry.run_id) for record in page.records]
+        for number, change, run_id in sorted(found, key=lambda one: one[0])[:MOST_RUNS]:
+            state.after[change.value] = number
+            if run_id not in state.told and self._about(run_id) is None:
+                continue
+            known = state.told.setdefault(run_id, [0, 0])
+            known[1] = max(known[1], int(change is not DagsterEventType.RUN_START))
 
     def _about(self, run_id: str) -> About | None:
         run = self.instance.get_run_by_id(run_id)

@@ -83,7 +83,7 @@ class Rollouts:
         Raises:
             InputError: If it learned from a withdrawn video, and nobody answers for that.
         """
-        if refused := self.refusal(target.version):
+        if refused := self.refusal(target.version, target.sha256):
             raise InputError(f"{self.endpoints.detector}: {refused}")
         self.settle(target, settings)
         last = self.log.last()
@@ -102,7 +102,7 @@ class Rollouts:
         self.log.observe(self.endpoints.status(), FOUND)
         now = self.log.last().rollout
         wanted = now is not None and target is not None and (now.version, now.sha256) == (target.version, target.sha256)
-        refused = self.refusal(now.version) if now is not None and now.open else None
+        refused = self.refusal(now.version, now.sha256) if now is not None and now.open else None
         if now is not None and now.open and not (wanted and dict(now.settings) == dict(settings or {})):
             if not (now.stage == "full" and now.old is None):
                 why = f"version {target.version} was asked for instead" if target else "it was left open"
@@ -156,7 +156,8 @@ class Rollouts:
         why = f"rolled back by {by}: {reason}" if reason else f"rolled back by {by}"
         if now is not None and now.old is not None and (now.open or (now.stage == "kept" and self._still(now))):
             # While a rollout is open the old version serves; after it, going back is to deploy it again.
-            if not now.open and (refused := self.refusal(now.old_version)):
+            old = self.log.last().slots.get(now.old)
+            if not now.open and (refused := self.refusal(now.old_version, old.sha256 if old else "")):
                 raise InputError(f"{self.endpoints.detector}: {refused}")
             self._go_back(now.id, why, by)
             return self.go_on()
@@ -172,12 +173,19 @@ class Rollouts:
         decided = replace(target, tags={**target.tags, "approved_by": by})
         return self.roll_out(decided, settings, serving.version, why)
 
-    def refusal(self, version: str) -> str | None:
-        """Why a registered version may not be deployed: it learned from a withdrawn video; None if it may."""
+    def refusal(self, version: str, sha256: str = "") -> str | None:
+        """Why a version may not be deployed: it learned from a withdrawn video; None if it may.
+
+        Args:
+            version: The version.
+            sha256: Its model's digest, if it is known: a registry that is begun anew knows another by the same number.
+        """
         if not withdrawals.videos(self.storage):
             return None
-        known = next((known for known in self.registry.history() if known.version == version), None)
-        return withdrawals.refusal(self.storage, known, self.endpoints.detector) if known else None
+        model = next((known for known in self.registry.history() if known.version == version), None)
+        if sha256 and (model is None or model.sha256 != sha256):
+            model = ModelVersion(self.registry.model, version, sha256, "")
+        return withdrawals.refusal(self.storage, model, self.endpoints.detector) if model else None
 
     def retire_if_due(self) -> bool:
         """Unloads the old slot if its time is over; returns whether it did."""
@@ -236,7 +244,7 @@ class Rollouts:
                 if following is not rollout:
                     # Who withdraws a video must not find a model that saw it get more of the traffic.
                     turns = following.open and (rollout.old or rollout.stage != "full")
-                    if turns and (refused := self.refusal(rollout.version)):
+                    if turns and (refused := self.refusal(rollout.version, rollout.sha256)):
                         self._go_back(name, refused)
                     else:
                         self._decide(last, following)

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -60,7 +60,7 @@ def describe_dataset(
         made = snapshot.read(folder)
     files = files_of(storage, published)
     made_from = croissant.sources(made, digests or {}, annotations or {})
-    when = _written(storage, layout.dataset(version))
+    when = _published(storage, "detection_dataset", version, layout.dataset(version))
     described = croissant.describe(made, files, made_from, replace(about, published=when or None))
     storage.put_if_absent(key, orjson.dumps(described, option=orjson.OPT_INDENT_2))
     return key
@@ -118,7 +118,7 @@ def facts(storage: Storage, entry: ModelVersion, detector: str, said: Mapping[st
         files={name: file.sha256 for name, file in files_of(storage, dataset).items()} if dataset else {},
         summary=orjson.loads(_read(storage, judged, "summary.json") or b"{}"),
         metrics=metrics if metrics is not None else pd.DataFrame(),
-        evaluated=_written(storage, layout.evaluation(of_evaluation)),
+        evaluated=_published(storage, "evaluation", of_evaluation, layout.evaluation(of_evaluation)),
         override={"by": override.by, "reason": override.reason, "at": override.at} if override else {},
     )
 
@@ -161,10 +161,23 @@ def files_of(storage: Storage, published: Published) -> dict[str, croissant.File
     return found
 
 
-def _written(storage: Storage, prefix: str) -> str:
+def noted(storage: Storage, asset: str, versions: Sequence[str]) -> dict[str, datetime]:
+    """When versions were made, as it was noted then; those of before there were such notes are left out.
+
+    What the store says of a manifest is when it was put there last: by whoever copied the lake, or erased a video.
+    """
+    data = storage.get_many([layout.first_table(asset, version) for version in versions])
+    found = ((version, orjson.loads(one).get("written_at")) for version, one in zip(versions, data, strict=True) if one)
+    return {version: datetime.fromisoformat(at) for version, at in found if at}
+
+
+def _published(storage: Storage, asset: str, version: str, prefix: str) -> str:
     """When something was published; "" if it was not."""
-    found = storage.find(f"{prefix}/{layout.MANIFEST}")
-    return datetime.fromtimestamp(found.written, timezone.utc).isoformat(timespec="seconds") if found else ""
+    manifest = storage.find(f"{prefix}/{layout.MANIFEST}")
+    if manifest is None:
+        return ""
+    at = noted(storage, asset, [version]).get(version) or datetime.fromtimestamp(manifest.written, timezone.utc)
+    return at.isoformat(timespec="seconds")
 
 
 def _trained(storage: Storage, weights_version: str, sha256: str) -> dict[str, Any]:

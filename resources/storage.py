@@ -36,6 +36,7 @@ from pydantic import PrivateAttr
 from detection_assets.domain import layout
 from detection_assets.domain.layout import Stored
 from detection_assets.object_store import open_store
+from resources import temporary
 from resources.findings import Finding
 from resources.store_errors import CONFLICT, LakeError, StorageFullError, is_full, refusal, says, unreadable
 
@@ -305,9 +306,7 @@ class Storage(dg.ConfigurableResource):
         if path is not None:
             yield path
             return
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary.folder() as scratch:
             target = Path(scratch) / key.rsplit("/", 1)[-1]
             keys = [item.key for item in self.list(key)]
             if keys:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from detection_assets.domain import inbox, layout
 from detection_assets.domain.layout import Stored
 from detection_assets.domain.problems import InputError
-from resources import lake
+from resources import lake, temporary
 from resources.storage import PARALLEL, Storage
 
 
@@ -103,7 +102,7 @@ def carry_out(move: Move, source: Storage, target: Storage, done: Callable[[Stor
         if path is not None:
             target.put(item.key, path)
         else:
-            with tempfile.TemporaryDirectory(prefix="move-") as scratch:
+            with temporary.folder() as scratch:
                 local = Path(scratch) / "object"
                 source.download({item.key: local})
                 target.put(item.key, local)

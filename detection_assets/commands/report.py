@@ -18,14 +18,14 @@ from detection_assets.commands.context import Project
 from detection_assets.commands.labels import finished
 from detection_assets.commands.written import whole
 from detection_assets.domain import cost, layout, report_html
-from detection_assets.domain.problems import InputError
+from detection_assets.domain.problems import InputError, Told
 from detection_assets.domain.report_html import ALL, MOST_DAYS, Report, columns_of
-from resources import costs, label_batches, lake, overrides, tables
+from resources import costs, label_batches, lake, overrides, standards, tables
 from resources.deployments import Deployments
 from resources.home import home
 from resources.instance import open_instance
 from resources.registry.base import ModelVersion
-from resources.storage import PARALLEL, Storage
+from resources.storage import PARALLEL, Published, Storage
 
 VERSIONS = 100
 """The newest registered versions, and datasets, that a report tells of."""
@@ -114,6 +114,16 @@ def _judged(storage: Storage, entry: ModelVersion) -> tuple[list[dict[str, Any]]
     made = storage.published(layout.evaluation(entry.tags.get("evaluation_version") or "-"))
     if made is None or not {"metrics.parquet", "summary.json"} <= made.files.keys():
         return [], []
+    try:
+        return _figures(storage, made)
+    except Told:
+        raise  # of the lake
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        # One that was damaged is no reason to tell nothing of the others.
+        return [], [f"{made.prefix} cannot be read ({type(error).__name__})"]
+
+
+def _figures(storage: Storage, made: Published) -> tuple[list[dict[str, Any]], list[str]]:
     table = pd.read_parquet(io.BytesIO(storage.get(made.key("metrics.parquet"))))
     table = table[(table["model"] == "challenger") & table["slice_kind"].isin(["all", "class"])]
     figures = table.assign(**{"class": table["slice"].where(table["slice_kind"] == "class", ALL)})
@@ -133,7 +143,7 @@ def _version(
         "approval": entry.approval,
         "by": tags.get("approved_by", ""),
         "when": tags.get("approved_at", "")[:16].replace("T", " "),
-        "reason": tags.get("approval_reason", ""),
+        "reason": "; ".join(filter(None, (tags.get("approval_reason"), tags.get("withdrawn_override")))),
         "dataset": tags.get("dataset_version", ""),
         **{name: float(whole.get(name, nan)) for name in ("ap50", "low", "high")},
         "gates": "; ".join(failed),
@@ -143,20 +153,26 @@ def _version(
 
 def _growth(storage: Storage) -> pd.DataFrame:
     """The datasets by when they were published, oldest first; of each its description and not its tables."""
-    manifests = [
-        item
+    made_at = {
+        item.key.split("/")[1]: datetime.fromtimestamp(item.written, timezone.utc)
         for item in storage.list("datasets")
         if item.key.endswith(f"/{layout.MANIFEST}") and item.key.count("/") == 2
-    ]
-    newest = sorted(manifests, key=lambda item: item.written)[-VERSIONS:]
+    }
+    made_at |= standards.noted(storage, "detection_dataset", list(made_at))
+    newest = sorted(made_at, key=lambda version: made_at[version])[-VERSIONS:]
 
-    def one(item: layout.Stored) -> dict[str, Any] | None:
-        made = storage.published(item.key.rpartition("/")[0])
+    def one(version: str) -> dict[str, Any] | None:
+        made = storage.published(layout.dataset(version))
         if made is None or "dataset.json" not in made.files:
             return None
-        meta = orjson.loads(storage.get(made.key("dataset.json")))
-        at = f"{datetime.fromtimestamp(item.written, timezone.utc):%Y-%m-%d %H:%M}"
-        return {"dataset": meta["version"], "at": at, **{name: meta[name] for name in ("images", "boxes", "videos")}}
+        at = f"{made_at[version].astimezone(timezone.utc):%Y-%m-%d %H:%M}"
+        try:
+            meta = orjson.loads(storage.get(made.key("dataset.json")))
+            return {"dataset": version, "at": at, **{name: int(meta[name]) for name in ("images", "boxes", "videos")}}
+        except Told:
+            raise
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     found = [row for row in _abreast(one, newest) if row is not None]
     return columns_of(found, "dataset", "at", "images", "boxes", "videos")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from detection_assets.commands.context import Project
@@ -39,13 +40,13 @@ def withdraw(
         InputError: There is no such video, the name or the reason is missing, or a run of the detector is under way.
     """
     project = Project.of(name)
-    storage, video = project.storage, video.strip().strip("/")
+    storage, video = project.storage, video.strip("/")
     with only_one(name), open_instance() as instance:
         known = instance.get_dynamic_partitions(f"{name}_videos")
         made = withdrawals.read(storage, video)
         if made is None and not dry_run and not (by.strip() and reason.strip()):
             raise InputError("a withdrawal needs --by and --reason: they are kept for good")
-        with out.status(f"looking for what comes from {video} ..."):
+        with out.status(f"looking for what comes from {escape(video)} ..."):
             found = tracing.find(storage, video, known)
             registry, endpoints = project.resources["registry"], project.endpoints
             wanted = marking.record(storage, registry, endpoints, found, by, reason)
@@ -59,7 +60,7 @@ def withdraw(
         made = withdrawals.mark(storage, made or wanted, found.contents)
         leave_graph(instance, name, video)
         out.print(f"{made.why()}; new datasets leave it out", markup=False, soft_wrap=True)
-        _tell_models(out, name, marking.models(registry, endpoints, made.datasets))
+        _tell_models(out, name, marking.models(storage, registry, endpoints, made.datasets))
         if not erase:
             return 0
         eraser = Eraser(storage, instance, project.resources["compute"], name, known_but(known, video))
@@ -91,7 +92,7 @@ def _erase(out: Console, eraser: Eraser, made: Withdrawal, found: Traces, by: st
         stone = eraser.carry_out(plan, made, lambda line: out.print(f"  {line}", markup=False))
     # Killed between the two, the last one left its plan.
     eraser.storage.remove([key for key in [layout.erasure(made.video)] if eraser.storage.exists(key)])
-    table = Table(title=f"{made.video}: erased", title_justify="left")
+    table = Table(title=f"{escape(made.video)}: erased", title_justify="left")
     table.add_column("what")
     table.add_column("erased", justify="right")
     for what, count in stone.counts.items():
@@ -112,7 +113,7 @@ def leave_graph(instance: dg.DagsterInstance, name: str, video: str) -> None:
 
 def show(out: Console, name: str, wanted: Withdrawal, found: Traces) -> None:
     """What was found of a video, and what was made with it."""
-    table = Table(title=f"{name}: {wanted.video}", title_justify="left")
+    table = Table(title=f"{name}: {escape(wanted.video)}", title_justify="left")
     table.add_column("what")
     table.add_column("found", justify="right")
     table.add_column("which", overflow="fold")
@@ -126,7 +127,7 @@ def show(out: Console, name: str, wanted: Withdrawal, found: Traces) -> None:
         "label batches": wanted.batches,
         "registered models": [f"{one.version} ({one.where or 'does not serve'})" for one in wanted.models],
     }.items():
-        table.add_row(what, str(len(which)), ", ".join(which))
+        table.add_row(what, str(len(which)), escape(", ".join(which)))
     out.print(table)
     for copy in found.copies:
         out.print(

@@ -7,7 +7,6 @@ first entry, and a gap cannot be.
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -15,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from detection_assets.domain import pages
 from detection_assets.domain.rollout import Rollout
 
 COLUMNS = ["slot", "version", "share", "from", "until", "why", "ended", "who", "rollout", "run"]
@@ -107,6 +107,7 @@ class Period:
         rollout: The rollout that it belongs to, or "".
         run: The Dagster run, or "".
         ended: Why it ended, or "".
+        sha256: Digest of the model, or "": a registry that counts anew calls another by the same version.
     """
 
     slot: str
@@ -119,6 +120,7 @@ class Period:
     rollout: str
     run: str
     ended: str = ""
+    sha256: str = ""
 
 
 def periods(log: Iterable[Entry]) -> list[Period]:
@@ -134,16 +136,23 @@ def periods(log: Iterable[Entry]) -> list[Period]:
         at = last = max(last, item.at)
         for name in sorted(going.keys() | item.slots.keys()):
             now, held = going.get(name), item.slots.get(name)
-            if now is not None and held is not None and (now.version, now.share) == (held.version, held.share):
+            if now is not None and held is not None and _alike(now, held):
                 continue
             if now is not None:
                 found.append(replace(going.pop(name), end=at, ended=item.why))
             if held is not None:
                 rollout = item.rollout.id if item.rollout else ""
-                going[name] = Period(name, held.version, held.share, at, None, item.why, item.who, rollout, item.run)
+                going[name] = Period(
+                    name, held.version, held.share, at, None, item.why, item.who, rollout, item.run, "", held.sha256
+                )
     # What began and ended in the same moment was never there.
     found = [period for period in found if period.end is None or period.end > period.start]
     return sorted([*found, *going.values()], key=lambda period: (period.start, period.slot))
+
+
+def _alike(now: Period, held: Held) -> bool:
+    known = now.sha256 and held.sha256
+    return (now.version, now.share) == (held.version, held.share) and (not known or now.sha256 == held.sha256)
 
 
 def at(found: Iterable[Period], moment: float) -> dict[str, int]:
@@ -235,7 +244,7 @@ def picture(found: Sequence[Period], now: float, width: int = 0) -> str:
     parts = []
     for row, slot in enumerate(slots):
         base = TOP + (row + 1) * ROW
-        parts.append(f'<text x="8" y="{base - 10}">{html.escape(slot)}</text>')
+        parts.append(f'<text x="8" y="{base - 10}">{pages.svg_text(slot)}</text>')
         parts.append(f'<line x1="{first}" x2="{wide - 10}" y1="{base}" y2="{base}" stroke="#999"/>')
         for period in (item for item in recent if item.slot == slot):
             left, right = place[period.start], place[period.end or now]
@@ -243,7 +252,7 @@ def picture(found: Sequence[Period], now: float, width: int = 0) -> str:
             label = f"version {period.version}, {period.share} %, {moment(period.start)}: {period.why}"
             parts.append(
                 f'<rect x="{left:.1f}" y="{base - high:.1f}" width="{max(1.0, right - left):.1f}" height="{high:.1f}" '
-                f'fill="{colour[period.version]}"><title>{html.escape(label)}</title></rect>'
+                f'fill="{colour[period.version]}"><title>{pages.svg_text(label)}</title></rect>'
             )
     bottom = TOP + len(slots) * ROW
     every = max(1, len(times) // (3 if width else 6))
@@ -254,7 +263,9 @@ def picture(found: Sequence[Period], now: float, width: int = 0) -> str:
         line, column = divmod(index, max(1, (wide - first - 10) // 100))
         left, down = first + column * 100, bottom + 26 + 16 * line
         parts.append(f'<rect x="{left}" y="{down}" width="10" height="10" fill="{colour[version]}"/>')
-        parts.append(f'<text x="{left + 14}" y="{down + 9}" font-size="11">version {html.escape(version[:12])}</text>')
+        parts.append(
+            f'<text x="{left + 14}" y="{down + 9}" font-size="11">version {pages.svg_text(version[:12])}</text>'
+        )
     high = bottom + 44 + 16 * ((len(versions) - 1) // max(1, (wide - first - 10) // 100))
     if width:
         return (

@@ -28,7 +28,7 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     withdrawn/erasures/<video>.json           how far the erasing of a video's data is planned, while it goes on
     withdrawn/tombstones/<video>.json         what was erased of it, when and by whom
     withdrawn/gone/<key>.json                 leads from an object that was erased to why, and to what is left of it
-    withdrawn/overrides/<model>/<video>.json  who lets a version serve although it learned from the video
+    withdrawn/overrides/<version>-<digest>/<video>.json  who lets it serve although it learned from the video
     known/                                    what was taken in already, told by the names of empty objects
     jobs/<step>/<attempt>/                    a managed job's order, messages and receipt, until its step is published;
                                               a batch job's model, list of pictures and answers likewise
@@ -233,9 +233,17 @@ def gone(key: str) -> str:
     return f"{WITHDRAWN}/gone/{key}.json"
 
 
-def withdrawn_override(model: str, video_key: str) -> str:
-    """Where it is written who lets a registered version serve although it learned from a withdrawn video."""
-    return f"{WITHDRAWN}/overrides/{quote(model, safe='')}/{_quoted(video_key)}.json"
+def withdrawn_override(version: str, sha256: str, video_key: str) -> str:
+    """Where it is written who lets a registered version serve although it learned from a withdrawn video.
+
+    With the model's digest, as in `model_card`: somebody answers for a model and not for a number.
+    """
+    return f"{withdrawn_overrides()}/{quote(version, safe='')}-{sha256[:12]}/{_quoted(video_key)}.json"
+
+
+def withdrawn_overrides() -> str:
+    """The folder of all of these."""
+    return f"{WITHDRAWN}/overrides"
 
 
 def predictions(video_key: str, version: str) -> str:

@@ -33,12 +33,12 @@ def moment(said: str | datetime) -> pd.Timestamp:
         InputError: It is none.
     """
     try:
-        at: Any = pd.Timestamp(said)
-    except (ValueError, TypeError):
-        at = pd.NaT
-    if at is pd.NaT:
-        raise InputError(f"{said}: no time; write it as 2026-11-01 or 2026-11-01T08:30, in UTC")
-    return at.tz_localize("UTC") if at.tzinfo is None else at.tz_convert("UTC")
+        # By ISO 8601 alone: pandas would take 01/02/2026 for January, and CET for UTC.
+        at = datetime.fromisoformat(said.strip().replace("Z", "+00:00")) if isinstance(said, str) else said
+        return pd.Timestamp(at if at.tzinfo is not None else at.replace(tzinfo=timezone.utc)).tz_convert("UTC")
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        told = "no time; write it as 2026-11-01 or 2026-11-01T08:30, in UTC"
+        raise InputError(f"{said}: {told}, or with what it is off by: 2026-11-01T08:30+01:00") from None
 
 
 def serving(periods: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
@@ -67,18 +67,21 @@ def saw(by_dataset: Mapping[str, pd.DataFrame], models: pd.DataFrame, periods: p
     Args:
         by_dataset: For each dataset that has the video its row: train, val, test (frames), annotations.
         models: The registered versions.
-        periods: Who served what, when.
+        periods: Who served what, when; `sha256` is the digest of the model, "" where nobody noted it.
     """
     names = ["train", "val", "test", "annotations"]
     if not by_dataset:
         return answer("saw", [])
     data = pd.concat([table[names].assign(dataset_version=name) for name, table in by_dataset.items()])
-    of_models = data.merge(models[["version", "dataset_version"]], on="dataset_version")
+    of_models = data.merge(models[["version", "dataset_version", "sha256"]], on="dataset_version")
     of_models = of_models.rename(columns={"version": "what"}).assign(kind="model")
     served = periods[["slot", "version", "share", "from", "until"]].rename(columns={"version": "what", "from": "since"})
-    parts = [data.assign(what=data["dataset_version"], kind="dataset"), of_models]
+    served = served.assign(held=periods.get("sha256", ""))
     deployed = of_models.merge(served[served["share"] > 0], on="what").assign(kind="deployment")
-    table = pd.concat([*parts, deployed], ignore_index=True)
+    # A registry that counts anew, as of a lake that was copied, calls another model by the same number.
+    deployed = deployed[(deployed["held"] == "") | (deployed["held"] == deployed["sha256"])].drop(columns="held")
+    parts = [data.assign(what=data["dataset_version"], kind="dataset"), of_models, deployed]
+    table = pd.concat(parts, ignore_index=True).drop(columns="sha256")
     for name in ("slot", "share", "since", "until"):
         table[name] = table.get(name)
     return answer("saw", table)
@@ -162,13 +165,19 @@ def deployed_again(log: Sequence[Entry]) -> list[dict[str, Any]]:
     return found
 
 
-def overridden(gates: Iterable[Mapping[str, Any]], models: pd.DataFrame, log: Sequence[Entry]) -> pd.DataFrame:
+def overridden(
+    gates: Iterable[Mapping[str, Any]],
+    models: pd.DataFrame,
+    log: Sequence[Entry],
+    withdrawn: Iterable[Mapping[str, Any]] = (),
+) -> pd.DataFrame:
     """What was let pass though something said no, in order of time.
 
     Args:
         gates: The overrides of gates: weights_version, by, reason, at, failed (texts).
         models: The registered versions.
         log: The endpoint's.
+        withdrawn: Who let a version serve that learned from a withdrawn video: rows of the answer.
     """
     # The same weights may have been registered before, for another evaluation that they passed.
     known = pd.concat([models[models["override_by"].notna()], models]).drop_duplicates("weights_version")
@@ -183,4 +192,4 @@ def overridden(gates: Iterable[Mapping[str, Any]], models: pd.DataFrame, log: Se
         }
         for made in gates
     ]
-    return answer("overridden", [*rows, *deployed_again(log)]).sort_values("at", ignore_index=True)
+    return answer("overridden", [*rows, *deployed_again(log), *withdrawn]).sort_values("at", ignore_index=True)

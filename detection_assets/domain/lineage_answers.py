@@ -138,10 +138,14 @@ ANSWERS: dict[str, dict[str, Column]] = {
         usd=("float64", "Estimated US dollars; 0 on one's own machine."),
     ),
     "overridden": columns(
-        what=("string", "gates (of weights), or rollout (a version deployed again that had been rolled back)."),
-        of=("string", "The weights' version, or the registered version."),
+        what=(
+            "string",
+            "gates (of weights), rollout (a version deployed again that had been rolled back), or withdrawal (a "
+            "version that may serve although it learned from a withdrawn video).",
+        ),
+        of=("string", "The weights' version, the registered version, or the video."),
         version=("string", "The registered version; null if the weights were never registered."),
-        said=("string", "What the gates, or the checks of the rollout, had said."),
+        said=("string", "What the gates, or the checks of the rollout, had said; or why the video was withdrawn."),
         by=("string", "Who overrode it."),
         reason=("string", "Why."),
         at=(TIME, "When."),

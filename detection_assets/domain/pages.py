@@ -6,6 +6,7 @@ Names come from outside, so all text is escaped, and a page forbids itself whate
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -56,6 +57,14 @@ def number(value: Any) -> str:
     if not math.isfinite(told):
         return "–"
     return f"{told:,.0f}" if abs(told) >= 1000 or told == int(told) else f"{told:.3g}"
+
+
+def svg_text(text: Any) -> str:
+    """Text in an SVG that stands by itself: a character that XML forbids would make all of the picture unreadable."""
+    return escape(_FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", str(text)))
+
+
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def link(address: str, text: str) -> str:

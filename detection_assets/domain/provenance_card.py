@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 from detection_assets.domain import card
 from detection_assets.domain.model_card import Model
+from detection_assets.domain.pages import svg_text
 
 WIDE, HIGH, GAP, EDGE = 148, 84, 26, 6
 """Of a node, pixels: its width, its height, the room to the next, and the room around all."""
@@ -141,15 +141,15 @@ def _drawn(node: _Node) -> str:
     x, y = _at(node)
     lines = [line for line in node.lines if line]
     shown = "".join(
-        f'<text x="{x + 10:.0f}" y="{y + 38 + 17 * at:.0f}" fill="#333">{escape(_short(line))}</text>'
+        f'<text x="{x + 10:.0f}" y="{y + 38 + 17 * at:.0f}" fill="#333">{svg_text(_short(line))}</text>'
         for at, line in enumerate(lines[:3])
     )
-    told = escape("\n".join([node.title, *lines]))
+    told = svg_text("\n".join([node.title, *lines]))
     return (
         f'<g><title>{told}</title><rect x="{x:.0f}" y="{y:.0f}" width="{WIDE}" height="{HIGH}" rx="6" fill="white" '
         f'stroke="{node.colour}" stroke-width="1.5"/>'
-        f'<text x="{x + 10:.0f}" y="{y + 19:.0f}" font-weight="bold" fill="{node.colour}">{escape(_short(node.title))}'
-        f"</text>{shown}</g>"
+        f'<text x="{x + 10:.0f}" y="{y + 19:.0f}" font-weight="bold" fill="{node.colour}">'
+        f"{svg_text(_short(node.title))}</text>{shown}</g>"
     )
 
 

@@ -7,14 +7,17 @@ frames, and what carries their names. A picture that merely looks alike is someb
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from detection_assets.domain import layout
 from detection_assets.domain.card import escape
 
 if TYPE_CHECKING:
@@ -157,6 +160,29 @@ def _known(kind: type[Any], told: Mapping[str, Any]) -> dict[str, Any]:
 def is_its(video: str, frame: str) -> bool:
     """Whether a frame's id is one of a video."""
     return frame.startswith(f"{video}#")
+
+
+def tells_of(data: bytes, video: str) -> bool:
+    """Whether an order, a message or a list names a video, one of its frames, or what is published of it.
+
+    A video's key may be a part of another's: `cam` of `cam/monday.mp4`, `clip.mp4` of `store/clip.mp4`. What names only
+    these is somebody else's, and what cannot be told apart, as after a blank, counts as its own.
+    """
+    forms = {video, json.dumps(video)[1:-1], json.dumps(video, ensure_ascii=False)[1:-1], quote(video)}
+    either = b"|".join(re.escape(form.encode()) for form in sorted(forms))
+    return re.search(_BEFORE + b"(?:" + either + b")" + _BEHIND, data) is not None
+
+
+_PART = rb"\w\x80-\xff-"
+_ROOTS = (layout.VIDEOS, layout.FRAMES, "predictions", "looks")
+_BEFORE = (
+    b"(?:(?<![./" + _PART + rb"])|(?<=\\[nrt])|" + b"|".join(rf"(?<=\b{root}/)".encode() for root in _ROOTS) + b")"
+)
+_IMAGE = b"|".join(sorted(suffix[1:].encode() for suffix in layout.IMAGE_SUFFIXES))
+_BEHIND = (
+    b"(?![" + _PART + rb"])(?!\.\w)(?!/(?!\"|$|[0-9a-f]{16}\b|[^/\"\n]*\.(?i:" + _IMAGE + rb")(?![." + _PART + b"])))"
+)
+"""What may stand before a key that is no part of a longer one, and behind it: its versions, and a folder's images."""
 
 
 def rows_of(table: pa.Table, video: str, also: Mapping[str, Collection[str]] | None = None) -> npt.NDArray[np.bool_]:

@@ -294,11 +294,18 @@ def _finish(
         "settings": {**chosen, "model": Path(str(chosen["model"])).name},
         "agreement": agrees,
         "environment": libraries.loaded(),
+        "base_sha256": _digest(str(chosen["model"])),
     }
     _curves(results, out / "curves.png")
     (out / "training.json").write_text(json.dumps(json_safe(summary), indent=1))
     job.report({"kind": "trained", **json_safe({key: summary[key] for key in ("metrics", "epochs_run", "agreement")})})
     job.log(f"trained: mAP50 {trained.metrics['map50']:.3f} on the validation images, {summary['epochs_run']} epochs")
+
+
+def _digest(model: str) -> str:
+    """Digest of the weights that training started from; "" where it started from none."""
+    path = Path(model)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix == ".pt" and path.is_file() else ""
 
 
 def _curves(results: pd.DataFrame, path: Path) -> None:

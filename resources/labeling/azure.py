@@ -8,7 +8,6 @@ is looked for where the studio or a person has put it.
 import hashlib
 import posixpath
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from detection_assets.domain import layout
 from detection_assets.domain.formats import azureml, coco
 from detection_assets.domain.labels import Batch
 from detection_assets.domain.layout import Stored
-from resources import microsoft
+from resources import microsoft, temporary
 from resources.findings import Finding
 from resources.labeling.base import Finished, Handed, Labeling, LabelingError, proposed
 from resources.storage import Storage
@@ -88,7 +87,7 @@ class AzureLabeling(Labeling):
         """Lays the batch out in the lake and enters it as data assets; both are there already the second time."""
         below, named = layout.label_work(batch.id, TOOL), f"{self.detector}-to-label"
         there = {posixpath.basename(item.key) for item in self.storage.list(f"{below}/{PICTURES}")}
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary.folder() as scratch:
             folder = Path(scratch) / PICTURES
             folder.mkdir()
             self.storage.download({key: folder / name for name, key in pictures.items() if name not in there})

@@ -6,7 +6,6 @@ finished, writes it as annotation files of the videos that it is about, and note
 any other annotator, so sensors, validation and versions are the same for all.
 """
 
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from detection_assets.domain import finished_labels, formats, labels, layout
 from detection_assets.domain.finished_labels import Taken
 from detection_assets.domain.labels import Batch
 from detection_assets.domain.problems import Problem, Told
-from resources import label_batches
+from resources import label_batches, temporary
 from resources.findings import Finding
 from resources.label_batches import CLOSED, COLLECTED, HANDED
 from resources.storage import Storage
@@ -221,7 +220,7 @@ class Labeling(dg.ConfigurableResource, ABC):
         before = label_batches.progress(self.storage, batch)
         # Taken before what it stands for is read: what comes between the two is looked at again, never missed.
         stamp = self.stamp(batch, before.place)
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary.folder() as scratch:
             told = self.finished(found, before.place, Path(scratch))
             taken = finished_labels.take(told.files, Path(scratch), found, told.done, told.skipped, told.annotators)
         fresh = [name for name, digest in taken.digests.items() if before.digests.get(name) != digest]
@@ -249,7 +248,7 @@ class Labeling(dg.ConfigurableResource, ABC):
         """Writes what a batch says of a video, unless it is written already."""
         key = labels.annotations_key(batch.id, video)
         of_video = batch.frames[batch.frames["video"] == video]
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary.folder() as scratch:
             file, there = Path(scratch) / "labels.json", None
             if self.storage.exists(key):
                 there = self.storage.get(key)

@@ -19,6 +19,7 @@ from pydantic import Field
 from detection_assets.domain.formats import coco, cvat
 from detection_assets.domain.labels import Batch
 from detection_assets.domain.problems import Problem, Told
+from resources import temporary
 from resources.findings import Finding
 from resources.labeling.base import Finished, Handed, Labeling, LabelingError, UnreachableError
 
@@ -112,10 +113,8 @@ class CvatLabeling(Labeling):
         return task
 
     def _upload(self, task: Any, batch: Batch, pictures: Mapping[str, str]) -> None:
-        import tempfile
-
         names = [str(name) for name in batch.frames["name"]]
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary.folder() as scratch:
             files = {name: Path(scratch) / name for name in names}
             self.storage.download({pictures[name]: path for name, path in files.items()})
             # In the order of the batch, which is that of their use.

@@ -13,7 +13,7 @@ calls it, and says in its manifest what was taken out of it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as version_of_package
 from typing import Any
@@ -24,7 +24,7 @@ import orjson
 from detection_assets.domain import layout
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import Tombstone, Withdrawal
-from resources import label_batches
+from resources import label_batches, temporary
 from resources.collectors import SETTING
 from resources.compute.base import Compute
 from resources.home import home
@@ -124,9 +124,21 @@ class Eraser:
             worst=found.worst,
             batches=found.batches,
             runs=runs,
-            below=[one for one in self.known if one.startswith(f"{found.video}/")],
-            areas=sorted({*_folders(found), *own, *found.tables, *found.published, *found.reports, *found.described}),
+            below=sorted(one for one in self._others(found.video) if one.startswith(f"{found.video}/")),
+            areas=_outermost(
+                {
+                    *_folders(found),
+                    *own,
+                    *found.tables,
+                    *found.published,
+                    *found.reports,
+                    *found.described,
+                }
+            ),
         )
+
+    def _others(self, video: str) -> set[str]:
+        return traces.beside(self.storage, video, self.known)
 
     def _merged(self, plan: Plan, now: Plan) -> Plan:
         """The plan that was there, with what has come to light since."""
@@ -177,7 +189,7 @@ class Eraser:
 
         def of(*places: str) -> Callable[[], None]:
             def delete() -> None:
-                found = traces.own_objects(storage, video, self.known)
+                found = traces.own_objects(storage, video, self._others(video))
                 for place in places:
                     steps.own(storage, video, found.get(place, ()), tell)
 
@@ -199,8 +211,12 @@ class Eraser:
         )
         yield "the video itself", of("video files")
         yield "pictures in Dagster's event log", lambda: _done(event_pictures.erase(self.instance, plan.sought))
-        yield "what killed runs left on this machine", lambda: self.compute.forget(video)
+        yield "what killed runs left on this machine", lambda: self._left_here(video)
         yield "pages that were looked at", lambda: leftovers.pages(home() / ".scratch" / "show", self.detector)
+
+    def _left_here(self, video: str) -> None:
+        self.compute.forget(video)
+        temporary.clear()
 
     def _old_versions(self, plan: Plan, tell: Tell) -> str:
         tell("what the store keeps of deleted objects")
@@ -247,6 +263,16 @@ class Eraser:
             yield f"OpenLineage events ({where.partition('?')[0]}) name the video and its versions, and hold no picture"
         if told := event_pictures.left(self.instance):
             yield told
+
+
+def _outermost(areas: Collection[str]) -> list[str]:
+    """Areas without those in others: each is asked about by itself, and a frame's key lies in its video's folder."""
+
+    def above(area: str) -> Iterator[str]:
+        while area := area.rpartition("/")[0]:
+            yield area
+
+    return sorted(area for area in areas if not any(one in areas for one in above(area)))
 
 
 def _plain(value: Any) -> Any:

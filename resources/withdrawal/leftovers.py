@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import orjson
+from detection_assets.domain.withdrawal import tells_of
 
 TRAINING = "train-*"
 """What a training calls its temporary folder, which has links to pictures and files of boxes."""
@@ -26,10 +26,9 @@ def forget(scratch: Path, lake: Path | None, video: str) -> None:
         lake: The detector's part of the lake, where that is a folder of this machine.
         video: Steps that name it go as a whole, with their checkpoints; others keep these.
     """
-    named = (video.encode(), orjson.dumps(video)[1:-1])
     for folder in scratch.iterdir() if scratch.is_dir() else ():
         params = folder / "params.json"
-        if params.exists() and any(name in params.read_bytes() for name in named):
+        if params.exists() and tells_of(params.read_bytes(), video):
             shutil.rmtree(folder, ignore_errors=True)
         for name in ("inputs", "output"):
             shutil.rmtree(folder / name, ignore_errors=True)  # made anew when the step is begun again

@@ -10,7 +10,7 @@ from detection_assets.domain.withdrawal import Serves, Withdrawal
 from resources.endpoints.base import EndpointError, Endpoints
 from resources.registry.base import Registry
 from resources.storage import Storage
-from resources.withdrawal import withdrawals
+from resources.withdrawal import ancestry, withdrawals
 from resources.withdrawal.traces import Traces
 
 
@@ -42,15 +42,16 @@ def record(
         tunings=sorted(_tunings(storage, datasets)),
         profiles=traces.of("profiles"),
         batches=sorted(traces.batches),
-        models=models(registry, endpoints, datasets),
+        models=models(storage, registry, endpoints, datasets),
         shared=list(traces.shared_files),
     )
 
 
-def models(registry: Registry, endpoints: Endpoints, datasets: Iterable[str]) -> list[Serves]:
+def models(storage: Storage, registry: Registry, endpoints: Endpoints, datasets: Iterable[str]) -> list[Serves]:
     """The registered versions that some datasets taught, newest first, with where they serve now."""
-    wanted = set(datasets)
-    known = [one for one in registry.history() if one.tags.get("dataset_version", "") in wanted]
+    wanted, trainings = set(datasets), ancestry.trainings(storage)
+    taught = {one.version: ancestry.datasets(storage, one, trainings) & wanted for one in registry.history()}
+    known = [one for one in registry.history() if taught[one.version]]
     try:
         slots = endpoints.status().slots if known else ()
     except EndpointError:
@@ -59,7 +60,7 @@ def models(registry: Registry, endpoints: Endpoints, datasets: Iterable[str]) ->
         one.version: ", ".join(f"{slot.name} {slot.traffic} %" for slot in slots if slot.version == one.version)
         for one in known
     }
-    return [Serves(one.version, one.tags.get("dataset_version", ""), where[one.version]) for one in known]
+    return [Serves(one.version, ", ".join(sorted(taught[one.version])), where[one.version]) for one in known]
 
 
 def _tunings(storage: Storage, datasets: Iterable[str]) -> set[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import posixpath
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 
 import orjson
 
-from detection_assets.domain import captures, contact_html, layout, model_card
+from detection_assets.domain import captures, contact_html, label_work, layout, model_card
 from detection_assets.domain.labels import PICTURES
 from detection_assets.domain.withdrawal import is_its, rows_of
-from resources import label_batches
+from resources import label_batches, temporary
 from resources import tables as stored
 from resources.label_batches import CLOSED, COLLECTED, HANDED
 from resources.storage import Published, Storage
@@ -91,7 +90,7 @@ def _smaller(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with tempfile.TemporaryDirectory(prefix="erase-") as scratch:
+    with temporary.folder() as scratch:
         folder = Path(scratch) / "smaller"
         storage.download({made.key(name): folder / name for name in made.files if name not in without})
         if (page := folder / traces.PAGE).exists():
@@ -162,18 +161,46 @@ def _is_of(line: bytes, images: Collection[str]) -> bool:
         return False
 
 
+def _out_of_work(storage: Storage, below: str, names: Collection[str]) -> None:
+    """Takes pictures out of what a tool has of a batch in the lake."""
+    listed = [item.key for item in storage.list(below)]
+    storage.remove([key for key in listed if posixpath.basename(key) in names])
+    less: Mapping[str, Callable[[bytes], bytes]] = {
+        ".manifest": lambda data: label_work.lines_without(data, names, label_work.GONE),
+        ".jsonl": lambda data: label_work.lines_without(data, names),
+        ".json": lambda data: label_work.boxes_without(data, names),
+    }
+    for key in listed:
+        act = less.get(layout.suffix(key))
+        if act is not None and posixpath.basename(key) not in names:
+            _replaced(storage, key, act)
+    # By the lines that are taken out already, too: who was killed in between has to find them.
+    for key in (one for one in listed if posixpath.basename(one) == "input.manifest"):
+        gone = label_work.gone_lines(storage.get(key))
+        answers = [one for one in listed if one.startswith(f"{posixpath.dirname(posixpath.dirname(key))}/annotations/")]
+        own = [one for one in answers if _number(one) in gone]
+        storage.remove([one for one in own if storage.exists(one)])
+        for one in (one for one in answers if gone and one not in own and layout.suffix(one) == ".json"):
+            _replaced(storage, one, lambda data, gone=gone: label_work.answers_without(data, gone))
+
+
+def _number(key: str) -> int:
+    """The number of the picture that an answer is about, whose folder is called so; -1 if it is about several."""
+    name = posixpath.basename(posixpath.dirname(key))
+    return int(name) if name.isdecimal() else -1
+
+
+def _replaced(storage: Storage, key: str, act: Callable[[bytes], bytes]) -> None:
+    data = storage.get(key)
+    if (less := act(data)) != data:
+        storage.put(key, less)
+
+
 def asked_about(storage: Storage, batches: Mapping[str, Sequence[str]]) -> None:
     """Takes a video's pictures out of what is noted of batches, and of what tools have of these in the lake."""
     for batch, names in batches.items():
         its = set(names)
-        for item in storage.list(layout.label_work(batch, "")[:-1]):
-            if posixpath.basename(item.key) in its:
-                storage.remove([item.key])
-            elif layout.suffix(item.key) in (".manifest", ".jsonl"):
-                lines = storage.get(item.key).splitlines(keepends=True)
-                kept = [line for line in lines if not any(name.encode() in line for name in its)]
-                if len(kept) < len(lines):
-                    storage.put(item.key, b"".join(kept))
+        _out_of_work(storage, layout.label_work(batch, "")[:-1], its)
         made = storage.published(layout.label_request(batch))
         left = len(label_batches.read(storage, batch)[0].frames) if made is not None else 0
         handed, collected = (label_batches.state(storage, batch, what) for what in (HANDED, COLLECTED))

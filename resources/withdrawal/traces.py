@@ -18,7 +18,7 @@ import orjson
 
 from detection_assets.domain import captures, inbox, labels, layout, model_card, schemas
 from detection_assets.domain.problems import InputError
-from detection_assets.domain.withdrawal import is_its, rows_of
+from detection_assets.domain.withdrawal import is_its, rows_of, tells_of
 from resources import lake
 from resources.storage import Published, Storage
 from resources.withdrawal import descriptions, withdrawals
@@ -111,7 +111,7 @@ def find(storage: Storage, video: str, known: Iterable[str]) -> Traces:
     """
     listed, _ = inbox.sources(storage.list(layout.VIDEOS))
     source = next((one for one in listed if one.video == video), None)
-    others = {*known, *(one.video for one in listed)} - {video}
+    others = beside(storage, video, known)
     raw = versions_of(storage, "raw_videos", video)
     frames = versions_of(storage, "extracted_frames", video)
     if source is None and not raw and not frames and not storage.exists(layout.withdrawn(video)):
@@ -146,6 +146,12 @@ def find(storage: Storage, video: str, known: Iterable[str]) -> Traces:
         reports={key: rows for key, _, rows in descriptions.reports(storage, video, alone)},
         described=list(descriptions.of_datasets(storage, video)),
     )
+
+
+def beside(storage: Storage, video: str, known: Iterable[str]) -> set[str]:
+    """All videos but one: those that are known, those that are not taken in yet, and those that were withdrawn."""
+    listed, _ = inbox.sources(storage.list(layout.VIDEOS))
+    return {*known, *(one.video for one in listed), *withdrawals.videos(storage)} - {video}
 
 
 def versions_of(storage: Storage, asset: str, video: str) -> list[dict[str, list[Any]]]:
@@ -238,13 +244,12 @@ def _remembered(storage: Storage, video: str) -> Iterator[str]:
 def _jobs(storage: Storage, video: str) -> Iterator[str]:
     """All of the jobs that speak of the video: their orders, messages and answers."""
     listing = list(storage.list("jobs"))
-    wanted = {video.encode(), orjson.dumps(video)[1:-1]}
     named: set[str] = set()
     for item in listing:
         job = "/".join(item.key.split("/")[:2])
         if job not in named and item.size <= 64 << 20:
             data = storage.get_many([item.key])[0] or b""
-            if any(one in data for one in wanted):
+            if tells_of(data, video):
                 named.add(job)
     yield from (item.key for item in listing if "/".join(item.key.split("/")[:2]) in named)
 

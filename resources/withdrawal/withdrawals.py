@@ -19,6 +19,7 @@ from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import Override, Tombstone, Withdrawal
 from resources.registry.base import ModelVersion
 from resources.storage import Published, Storage
+from resources.withdrawal import ancestry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,16 +157,34 @@ def held(storage: Storage, dataset: str) -> list[Withdrawal]:
 
 
 def seen_by(storage: Storage, model: ModelVersion) -> list[Withdrawal]:
-    """The withdrawn videos that taught a registered version."""
-    return held(storage, model.tags.get("dataset_version", ""))
+    """The withdrawn videos that taught a registered version, by way of what it started from, too."""
+    if not videos(storage):
+        return []
+    taught = ancestry.datasets(storage, model, ancestry.trainings(storage))
+    found = {one.video: one for dataset in sorted(taught) for one in held(storage, dataset)}
+    return [found[video] for video in sorted(found)]
 
 
-def overrides(storage: Storage, version: str) -> Mapping[str, Override]:
+def overrides(storage: Storage, model: ModelVersion) -> Mapping[str, Override]:
     """Who answers for it that a registered version serves, by withdrawn video."""
-    prefix = layout.withdrawn_override(version, "").rpartition("/")[0]
+    prefix = layout.withdrawn_override(model.version, model.sha256, "").rpartition("/")[0]
+    return {one.video: one for one in _overrides(storage, prefix)}
+
+
+def overridden(storage: Storage) -> list[dict[str, Any]]:
+    """Every decision that a version may serve although it learned from a withdrawn video: rows of `overridden`."""
+    made = _overrides(storage, layout.withdrawn_overrides())
+    why = {one.video: one.why() for one in read_all(storage, {one.video for one in made})}
+    return [
+        {"what": "withdrawal", "of": one.video, "version": one.model, "said": why.get(one.video, "")}
+        | {"by": one.by, "reason": one.reason, "at": one.at}
+        for one in made
+    ]
+
+
+def _overrides(storage: Storage, prefix: str) -> list[Override]:
     found = storage.get_many([item.key for item in storage.list(prefix)])
-    made = [Override(**orjson.loads(data)) for data in found if data is not None]
-    return {one.video: one for one in made}
+    return [Override(**orjson.loads(data)) for data in found if data is not None]
 
 
 def override(storage: Storage, model: ModelVersion, by: str, reason: str) -> Sequence[Override]:
@@ -181,7 +200,7 @@ def override(storage: Storage, model: ModelVersion, by: str, reason: str) -> Seq
     seen = seen_by(storage, model)
     if not seen:
         raise InputError(f"{model.name} version {model.version} learned from no withdrawn video; nothing to override")
-    known = overrides(storage, model.version)
+    known = overrides(storage, model)
     fresh = [
         Override(model.version, one.video, by.strip(), reason.strip(), now()) for one in seen if one.video not in known
     ]
@@ -189,14 +208,15 @@ def override(storage: Storage, model: ModelVersion, by: str, reason: str) -> Seq
         who = ", ".join(sorted({one.by for one in known.values()}))
         raise InputError(f"{model.name} version {model.version} may be deployed already, says {who}")
     for one in fresh:
-        storage.put_if_absent(layout.withdrawn_override(model.version, one.video), orjson.dumps(asdict(one)))
+        key = layout.withdrawn_override(model.version, model.sha256, one.video)
+        storage.put_if_absent(key, orjson.dumps(asdict(one)))
     return fresh
 
 
 def barred(storage: Storage, model: ModelVersion) -> list[Withdrawal]:
     """The withdrawn videos because of which a version may not be deployed: nobody answers for them."""
     seen = seen_by(storage, model)
-    return [one for one in seen if one.video not in overrides(storage, model.version)] if seen else []
+    return [one for one in seen if one.video not in overrides(storage, model)] if seen else []
 
 
 def refusal(storage: Storage, model: ModelVersion, detector: str) -> str | None:
@@ -214,5 +234,5 @@ def refusal(storage: Storage, model: ModelVersion, detector: str) -> str | None:
 
 def answered_for(storage: Storage, model: ModelVersion) -> str:
     """Who lets a version serve although it learned from withdrawn videos, in a line; "" if nobody had to."""
-    found: dict[str, Any] = {f"{one.by}: {one.reason}": one for one in overrides(storage, model.version).values()}
+    found: dict[str, Any] = {f"{one.by}: {one.reason}": one for one in overrides(storage, model).values()}
     return f"learned from withdrawn videos, answered for by {'; '.join(found)}" if found else ""

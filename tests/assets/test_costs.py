@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import dagster as dg
 import pytest
 from dagster import DagsterInstance
@@ -55,7 +57,15 @@ def test_a_run_over_many_videos_counts_once_and_what_was_reused_not_at_all(monke
             assert dg.materialize([extracted_frames], instance=instance, tags=tags).success
         assert dg.materialize([evaluation], instance=instance).success
         assert len(instance.fetch_materializations(extracted_frames.key, limit=100).records) == 6
+        read, fetch = [], DagsterInstance.fetch_materializations
+
+        def counted(*asked: Any, **more: Any) -> Any:
+            read.append(fetch(*asked, **more))
+            return read[-1]
+
+        monkeypatch.setattr(DagsterInstance, "fetch_materializations", counted)
         found = costs.since(instance, ["tiny"], 0.0)
         assert [(one.asset, one.seconds, one.usd) for one in found] == [("extracted_frames", 10.0, 0.02)] * 2
+        assert sum(len(page.records) for page in read) == 3, "one event a run, however many videos it made"
         assert costs.since(instance, ["tiny"], 4e9) == []
         assert costs.since(instance, ["other"], 0.0) == []

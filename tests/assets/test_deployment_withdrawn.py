@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import dagster as dg
+import orjson
+import pandas as pd
 import pytest
 from assets.deployment_world import NAME, World
 from assets.deployments import driver_of, failure
 from dagster import AssetCheckKey, AssetKey, DagsterInstance
 from rich.console import Console
 
+from detection_assets import lineage
 from detection_assets.commands import deployment, running
+from detection_assets.domain import schemas
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import Withdrawal
 from jobs.deployment import sensors_of
+from resources import tables
 from resources.instance import open_instance
 from resources.withdrawal import withdrawals
 
@@ -93,6 +99,33 @@ def test_what_serves_serves_on_and_is_told_and_no_way_leads_back_to_it(served: W
     withdrawals.mark(served.storage, Withdrawal("b.mp4", "ada", "he, too", withdrawals.now(), datasets=["ds-1"]), [])
     (model,) = [one for one in served.registry.history() if one.version == "1"]
     assert [one.video for one in withdrawals.barred(served.storage, model)] == ["b.mp4"]
+    # In a lake that was copied the registry counts from 1 again: nobody answered for that model.
+    another = replace(model, sha256="ab" * 32)
+    # Nor has who registers weights by hand to tell what taught them.
+    row = {**dict.fromkeys(schemas.SCHEMAS["trained_weights"]), "sha256": another.sha256, "dataset_version": "ds-1"}
+    tables.write(served.storage, "trained_weights", None, pd.DataFrame([row]), "run")
+    assert [one.video for one in withdrawals.seen_by(served.storage, replace(another, tags={}))] == ["b.mp4", VIDEO]
+    assert driver_of(served).refusal("no such version", another.sha256)
+    # Nor who goes on training from the weights of a model that saw it.
+    for name, digest, base in (
+        ("first", "11" * 32, ""),
+        ("second", "22" * 32, "11" * 32),
+        ("third", "33" * 32, "44" * 32),
+    ):
+        made = {"pt": f"weights/{name}/best.pt", "sha256": f"onnx of {name}", "sha256_pt": digest}
+        made |= {"dataset_version": "ds-1" if name == "first" else "ds-9"}
+        tables.write(served.storage, "trained_weights", None, pd.DataFrame([{**row, **made}]), "run")
+        served.storage.put(f"weights/{name}/training.json", orjson.dumps({"base_sha256": base}))
+    tuned = [replace(model, sha256=f"onnx of {name}", tags={"dataset_version": "ds-9"}) for name in ("second", "third")]
+    assert [bool(withdrawals.seen_by(served.storage, one)) for one in tuned] == [True, False]
+    assert not driver_of(served).refusal("no such version", "cd" * 32)
+    assert [one.video for one in withdrawals.barred(served.storage, another)] == ["b.mp4", VIDEO]
+    with lineage.of(NAME) as asked:
+        found = asked.overridden()
+    assert found[["what", "of", "version", "by", "reason"]].to_numpy().tolist() == [
+        ["withdrawal", VIDEO, "1", "grace", "the new one is wrong"]
+    ]
+    assert found["said"].iloc[0].startswith(f"{VIDEO} was withdrawn by ada")
 
 
 def test_a_rollout_that_a_withdrawal_overtakes_goes_back(served: World) -> None:

@@ -6,11 +6,15 @@ import base64
 import hashlib
 import io
 import json
+import os
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import search
 from assets.withdrawn_world import (
@@ -21,6 +25,7 @@ from assets.withdrawn_world import (
     INSIDE,
     KINDS,
     NAME,
+    ODD,
     OTHER,
     REQUESTED,
     SHARED,
@@ -33,16 +38,16 @@ from assets.withdrawn_world import (
 from project import give_mlflow, make_home
 from rich.console import Console
 
-from detection_assets.commands import setup, withdrawing
+from detection_assets.commands import report, setup, withdrawing
 from detection_assets.domain import card, layout, problem_report
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import thumbnail
 from jobs import update
-from resources import label_batches, lake, tables, version_index
+from resources import label_batches, lake, tables, temporary, version_index
 from resources.instance import open_instance
 from resources.storage import Storage
 from resources.tables import ErasedError
-from resources.withdrawal import event_pictures, withdrawals
+from resources.withdrawal import event_pictures, old_versions, withdrawals
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +130,19 @@ def test_it_leaves_the_graph_and_is_not_taken_in_again(world: World) -> None:
     assert synced.added == []
     assert "withdrawn by ada" in synced.refused[CLIP]
     assert set(partitions()) == set(KINDS) - {CLIP}
+
+
+@pytest.mark.parametrize("video", ["é[/b]x/c [a].mp4", " led by a blank.mp4"])
+def test_whatever_a_video_is_called_it_is_withdrawn_under_its_name(world: World, video: str) -> None:
+    world.storage.put(f"videos/{video}", b"of somebody who objects")
+    told = withdraw(video, erase=True)
+    assert f"{NAME}: {video} " in told
+    assert f"{video.strip()}: erased" in " ".join(told.split())
+    assert not world.storage.exists(f"videos/{video}")
+    assert withdrawals.videos(world.storage) == {video}
+    stone = withdrawals.tombstone(world.storage, video)
+    assert stone is not None
+    assert stone.video == video
 
 
 def test_its_annotations_speak_for_nobody_else(world: World) -> None:
@@ -288,6 +306,21 @@ def _is_of(key: str, video: str) -> bool:
     return key.removeprefix("videos/").rpartition("/")[0] == video
 
 
+def test_what_a_store_keeps_is_asked_about_by_folder_and_not_deleted_where_it_is_anothers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of one that is withdrawn and not erased, and so no video of the graph any more."""
+    asked: list[tuple[list[str], Callable[[str], bool]]] = []
+    monkeypatch.setattr(old_versions, "erase", lambda _, areas, keep: asked.append((list(areas), keep)) or (0, ""))
+    withdraw(INSIDE)
+    withdraw(FOLDER, erase=True)
+    ((areas, keep),) = asked
+    assert f"frames/{FOLDER}" in areas
+    assert not [one for one in areas if any(one.startswith(f"{other}/") for other in areas)]
+    assert keep(f"frames/{INSIDE}/{VERSION}/x/1.jpg")
+    assert not keep(f"frames/{FOLDER}/{VERSION}/x/1.jpg")
+
+
 def test_an_earlier_table_says_who_erased_it_and_what_is_left(world: World) -> None:
     key = _pointer(world)["table"]
     withdraw(CLIP, erase=True)
@@ -347,13 +380,30 @@ def test_reports_descriptions_and_cards_tell_of_the_others_alone(world: World) -
     assert not list((world.home / ".scratch" / "show").iterdir())
 
 
+def test_a_dataset_is_as_old_as_it_was_before_something_was_erased_from_it(world: World) -> None:
+    storage, later = world.storage, "ds-ffffffffffff"
+    note = layout.first_table("detection_dataset", world.dataset)
+    storage.put(note, orjson.dumps({**orjson.loads(storage.get(note)), "written_at": "2026-02-01T10:00:00+00:00"}))
+    world.publish(layout.dataset(later), {"dataset.json": b'{"images": 1, "boxes": 1, "videos": 1}'})
+    withdraw(CLIP, erase=True)
+    grown = report._growth(storage)
+    assert grown[["dataset", "at"]].iloc[0].tolist() == [world.dataset, "2026-02-01 10:00"]
+    assert grown["dataset"].tolist() == [world.dataset, later]
+
+
 def test_a_batch_asks_no_more_for_its_pictures(world: World) -> None:
     withdraw(REQUESTED, erase=True)
     far = label_batches.progress(world.storage, BATCH)
     assert (far.pictures, sorted(far.finished)) == (3, [f"other-{index}.jpg" for index in range(3)])
     work = layout.label_work(BATCH, "a_tool")
-    assert [item.key for item in world.storage.list(work)] == [f"{work}/input.manifest"]
-    assert world.storage.get(f"{work}/input.manifest").count(b"other-") == 3
+    left = {item.key.removeprefix(f"{work}/"): world.storage.get(item.key) for item in world.storage.list(work)}
+    assert set(left) == {"input/input.manifest", "annotations/worker-response/iteration-1/3/a.json", "proposals.json"}
+    lines = left["input/input.manifest"].splitlines()
+    assert lines[:3] == [b"{}"] * 3, "answers are kept by the number of a line"
+    assert [orjson.loads(line)["source-ref"] for line in lines[3:]] == [*(f"other-{one}.jpg" for one in range(3)), ODD]
+    told = orjson.loads(left["proposals.json"])
+    assert [one["file_name"] for one in told["images"]] == [*(f"other-{one}.jpg" for one in range(3)), ODD]
+    assert [one["image_id"] for one in told["annotations"]] == [4, 5, 6, 7]
     assert not list(world.storage.list(layout.looks(layout.captures(DAY), VERSION)))
 
 
@@ -486,13 +536,32 @@ def copied_open(filled: World, home: Path, patch: pytest.MonkeyPatch) -> Iterato
     yield next(made)
 
 
-def test_what_killed_runs_left_goes_and_what_others_left_can_be_gone_on_with(world: World) -> None:
+def test_what_killed_runs_left_goes_and_what_others_left_can_be_gone_on_with(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scratch = world.home / ".scratch" / NAME
     for step, video in (("extract-1", CLIP), ("extract-2", OTHER)):
         for part in ("output", "checkpoint"):
             (scratch / step / part).mkdir(parents=True)
             (scratch / step / part / "a.jpg").write_bytes(world.pictures[video][0])
         (scratch / step / "params.json").write_text(json.dumps({"videos": [{"video": video}]}))
+    # An erasure downloads what it makes smaller, and whoever reads a lake elsewhere the video itself.
+    monkeypatch.setattr(tempfile, "tempdir", str(world.home))
+    with subprocess.Popen(["true"]) as dead:
+        pass
+    for pid in (dead.pid, os.getpid()):
+        (world.home / f"detection-{pid}-abc").mkdir()
+        (world.home / f"detection-{pid}-abc" / "a.jpg").write_bytes(world.pictures[CLIP][0])
+    with temporary.folder() as mine:
+        assert Path(mine).name.startswith(f"detection-{os.getpid()}-")
+    (world.home / f"detection-{os.getpid()}-abc" / "a.jpg").write_bytes(b"somebody reads it")
+    # Of a video whose path ends as its own does.
+    kept = scratch / "extract-3" / "checkpoint" / "a.jpg"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"another's")
+    (kept.parents[1] / "params.json").write_text(json.dumps({"videos": [{"video": f"archive/{CLIP}"}]}))
+    for step, video in (("extract-1", CLIP), ("extract-3", f"archive/{CLIP}")):
+        world.storage.put(f"jobs/{step}/1/order.json", json.dumps({"keys": [video]}).encode())
     made = world.storage.published(layout.dataset(world.dataset))
     assert made is not None
     begun = {"datasets/ds-0/0123456789ab": CLIP, "datasets/ds-1/0123456789ab": OTHER}
@@ -507,6 +576,9 @@ def test_what_killed_runs_left_goes_and_what_others_left_can_be_gone_on_with(wor
     assert not half.exists()
     assert [world.storage.exists(f"{folder}/images.parquet") for folder in begun] == [False, True]
     assert (scratch / "extract-2" / "checkpoint" / "a.jpg").exists(), "another video's step goes on from there"
+    assert kept.exists()
+    assert [path.name for path in world.home.glob("detection-*")] == [f"detection-{os.getpid()}-abc"]
+    assert [item.key for item in world.storage.list("jobs")] == ["jobs/extract-3/1/order.json"]
 
 
 def test_nothing_is_erased_under_a_run_that_may_write_it(world: World) -> None:

@@ -39,6 +39,8 @@ FRAMES = 3
 BATCH = REQUESTED.removeprefix("captured-")
 VERSION = "0123456789abcdef"
 SHARED = "annotations/all.json"
+ODD = "my-request-0.jpg"
+"""A picture of somebody else's that is called as one that was captured, and more."""
 DETECTOR = "name: tiny\nclasses: [apple]\ndataset: {min_images: 1, near_duplicate: 0}\n"
 
 
@@ -260,8 +262,14 @@ class World:
         label_batches.note(self.storage, BATCH, COLLECTED, {"stamp": "s", "at": 1.0, "digests": digests})
         work = layout.label_work(BATCH, "a_tool")
         self.storage.put(f"{work}/pictures/request-0.jpg", self.pictures[REQUESTED][0])
-        lines = [json.dumps({"source-ref": one["name"]}).encode() + b"\n" for one in asked]
-        self.storage.put(f"{work}/input.manifest", b"".join(lines))
+        names = [*(str(one["name"]) for one in asked), ODD]
+        lines = [json.dumps({"source-ref": name}).encode() + b"\n" for name in names]
+        self.storage.put(f"{work}/input/input.manifest", b"".join(lines))
+        images = [{"id": at, "file_name": name} for at, name in enumerate(names, 1)]
+        boxes = [{"id": at, "image_id": at, "bbox": [1, 2, 3, 4]} for at in range(1, len(names) + 1)]
+        self.storage.put(f"{work}/proposals.json", json.dumps({"images": images, "annotations": boxes}).encode())
+        for number in (0, 3):
+            self.storage.put(f"{work}/annotations/worker-response/iteration-1/{number}/a.json", b'{"answers": []}')
         looked = [{"frame": row["image"], "brightness": 9.0} for row in rows]
         self.publish(layout.looks(layout.captures(DAY), VERSION), {"pictures.parquet": parquet(looked)})
         shown = base64.b64encode(self.pictures[REQUESTED][0]).decode()

@@ -77,6 +77,13 @@ def test_names_from_outside_are_text() -> None:
     assert "<script>" not in base64.b64decode(picture).decode()
 
 
+@pytest.mark.parametrize("name", ["\x01", "\x0b", "\ud800", "\uffff"])
+def test_a_name_that_xml_forbids_does_not_take_the_picture_with_it(name: str) -> None:
+    _, text = drawn(provenance(people={f"ada{name}": 3}))
+    assert "ada\N{REPLACEMENT CHARACTER} 3" in text
+    assert "ada" in provenance_card.markdown(provenance(people={f"ada{name}": 3}))
+
+
 def test_who_answers_for_a_failed_gate_is_told() -> None:
     told = provenance_card.markdown(provenance(summary=FAILED, override=BY_BEA))
     assert "AP50 is 0.3, below 0.5. Overridden by Bea: only a demo" in told

@@ -93,6 +93,11 @@ def test_the_version_before() -> None:
     assert history.previous(found, "1", ["2"]) is None
 
 
+def test_another_model_of_the_same_number_begins_a_period() -> None:
+    log = [Entry(1, 10.0, {"blue": Held("1", 100, "a")}), Entry(2, 20.0, {"blue": Held("1", 100, "b")})]
+    assert [(one.start, one.end, one.sha256) for one in history.periods(log)] == [(10.0, 20.0, "a"), (20.0, None, "b")]
+
+
 def test_the_table_has_its_schema_and_says_when_it_is_still_so() -> None:
     table = schemas.conform("deployment_history", history.table(history.periods(LOG)))
     assert table["from"].iloc[0] == "1970-01-01T00:00:10.000+00:00"
@@ -112,7 +117,7 @@ def test_what_people_read_is_the_latest_first_and_short() -> None:
 
 
 def test_the_picture_is_well_formed_and_escapes_what_strangers_wrote() -> None:
-    evil = Period("blue", "<script>", 100, 10, None, '"><b>&', "Ada", "", "")
+    evil = Period("blue", "<script>", 100, 10, None, '"><b>&\x0b\ud800', "Ada", "", "")
     drawn = history.picture([*history.periods(LOG), evil], 100.0)
     assert "<script>" not in drawn
     root = ElementTree.fromstring(drawn)

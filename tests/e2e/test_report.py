@@ -208,6 +208,20 @@ def test_the_report_tells_a_life_and_a_phone_shows_it_offline(home: Path, browse
         context.close()
 
 
+def test_what_is_damaged_is_told_and_all_else_is_there(home: Path) -> None:
+    world = World(home, versions=3, days=1, videos=1)
+    judged, data = (
+        world.storage.published(prefix)
+        for prefix in (layout.evaluation("evaluation-2"), layout.dataset(f"ds-{2:012x}"))
+    )
+    world.storage.put(judged.key("metrics.parquet"), b"PAR1")
+    world.storage.remove([data.key("dataset.json")])
+    page = report().read_text()
+    assert "evaluations/evaluation-2 cannot be read" in page
+    assert "2 versions, oldest left" in page
+    assert all(f"version {number}" in page for number in (1, 2, 3))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

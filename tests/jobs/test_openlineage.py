@@ -237,6 +237,39 @@ def test_a_state_that_cannot_be_read_tells_everything_again_alike(
     assert collector.taken[len(EVENTS) : 2 * len(EVENTS)] == collector.taken[: len(EVENTS)]
 
 
+def test_a_long_history_is_told_once_over_many_ticks(
+    instance: dg.DagsterInstance, storage: Storage, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of runs that end in different ways each way is a list of its own, and the shorter ones are through first."""
+    for fails in (True, False, True, False):
+        run(instance, **({"fail": "yes"} if fails else {}))
+    monkeypatch.setattr(openlineage, "MOST_RUNS", 2)
+    instance.daemon_cursor_storage.set_cursor_values({STATE: ""})
+    while openlineage.tell(instance, "shelf", storage) != "0 events told":
+        assert len(collector.taken) < 500
+    told = [(one["run"]["runId"], one["eventType"]) for one in collector.taken]
+    assert len(set(told)) == len(told), "nothing is told twice"
+    whole = [one for one in told if one[0] in {made.run_id for made in instance.get_runs()}]
+    assert [kind for _, kind in whole[::2]] == ["START"] * len(instance.get_runs()), "one run after the other"
+    assert state(instance)["told"] == {}
+
+
+def test_a_run_that_was_deleted_is_waited_for_no_more(
+    instance: dg.DagsterInstance, storage: Storage, collector: Collector
+) -> None:
+    gone = instance.create_run_for_job(DEFS.resolve_job_def("shelf_ingest"), tags={"detection/detector": "shelf"})
+    instance.report_dagster_event(dg.DagsterEvent("PIPELINE_START", gone.job_name), gone.run_id)
+    openlineage.tell(instance, "shelf", storage)
+    assert list(state(instance)["told"]) == [gone.run_id]
+    instance.delete_run(gone.run_id)
+    openlineage.tell(instance, "shelf", storage)
+    assert state(instance)["told"] == {}
+
+
+def state(instance: dg.DagsterInstance) -> dict[str, Any]:
+    return json.loads(instance.daemon_cursor_storage.get_cursor_values({STATE})[STATE])
+
+
 def test_the_sensor_tells_and_is_on_only_where_it_has_somewhere_to_tell(
     instance: dg.DagsterInstance, storage: Storage, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from detection_assets.detector import Training
 from detection_assets.domain.tuning import TUNABLE, merged
+from detection_assets.programs import train
 from detection_assets.programs.train_ultralytics import DEFAULTS
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +117,7 @@ def test_what_training_writes(trained):
     summary = json.loads((out / "training.json").read_text())
     assert summary["epochs_run"] == EPOCHS
     assert summary["loss_finite"] is True
+    assert summary["base_sha256"] == ""
     assert summary["optimistic"] is False
     assert summary["images"] == {"train": 16, "val": 4}
     assert set(summary["per_class"]) == set(CLASSES)
@@ -125,6 +128,12 @@ def test_what_training_writes(trained):
     assert "pytest" not in libraries, "it is installed, and took no part"
     epoch = next(item for item in reports(text) if item["kind"] == "epoch")
     assert {"train/box_loss", "val/box_loss", "metrics/mAP50(B)"} <= set(epoch["metrics"])
+
+
+def test_what_a_training_starts_from_is_noted_by_its_digest(tmp_path):
+    (tmp_path / "base.pt").write_bytes(b"weights")
+    assert train._digest(str(tmp_path / "base.pt")) == hashlib.sha256(b"weights").hexdigest()
+    assert train._digest("yolo11n.yaml") == ""
 
 
 @pytest.mark.slow
