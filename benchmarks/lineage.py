@@ -326,6 +326,7 @@ def _publish(storage: Any, version: str, images: Any, boxes: Any) -> None:
     counts = {str(name): int(count) for name, count in boxes["class"].value_counts().items()}
     with tempfile.TemporaryDirectory() as scratch:
         meta = {"version": version, "classes": list(CLASSES), "counts": {"all": {"boxes": counts}}}
+        meta |= {"images": len(images), "boxes": len(boxes), "videos": int(images["video"].nunique())}
         snapshot.write(images, boxes, meta, Path(scratch) / "d")
         storage.publish(Path(scratch) / "d", layout.dataset(version), {})
 
