@@ -50,7 +50,7 @@ training: {{model: yolo11n.yaml, imgsz: {imgsz}, epochs: {epochs}, batch: 8, ext
 evaluation: {{bootstrap: 200}}
 gates: {{map50: {map50}, non_inferiority: {non_inferiority}, latency_ms: 5000}}
 endpoint: {{confidence: {confidence}, p95_ms: {p95_ms}}}
-rollout: {{canary: [20, 50], bake_s: {bake_s}, min_requests: 5, max_disagreement: 1.0, max_slowdown: 20.0}}
+rollout: {{canary: [20, 50], bake_s: {bake_s}, min_requests: {min_requests}, max_disagreement: 1.0, max_slowdown: 20.0}}
 monitoring: {{capture: {{rate: 1.0}}}}
 retraining: {{new_frames: {new_frames}, cooldown_h: 0.0}}
 """
@@ -74,7 +74,7 @@ SIZES = {
         12,
         {
             **{"imgsz": 192, "epochs": 22, "close": 8, "map50": 0.3, "non_inferiority": 0.05, "confidence": 0.25},
-            **{"p95_ms": 1000.0, "bake_s": 6.0, "new_frames": 60},
+            **{"p95_ms": 1000.0, "bake_s": 6.0, "min_requests": 5, "new_frames": 60},
         },
         300,
         100,
@@ -85,10 +85,11 @@ SIZES = {
         2,
         {
             **{"imgsz": 96, "epochs": 2, "close": 0, "map50": 0.0, "non_inferiority": 1.0, "confidence": 0.001},
-            **{"p95_ms": 1000.0, "bake_s": 2.0, "new_frames": 5},
+            # A late answer takes both cores of a small machine for most of a second, so few come while it is watched.
+            **{"p95_ms": 600.0, "bake_s": 5.0, "min_requests": 3, "new_frames": 5},
         },
         80,
-        100,
+        60,
         20,
     ),
 }
