@@ -114,7 +114,8 @@ def serving(folder: Path, extra: Mapping[str, str] | None = None) -> Iterator[La
             time.sleep(0.2)
         yield LabelStudio(url, log)
     finally:
-        servers.end([server])
+        server.process.kill()  # it takes no notice of anything gentler, and nobody needs its data
+        server.process.wait()
 
 
 def prepare() -> None:

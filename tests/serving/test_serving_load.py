@@ -74,14 +74,14 @@ def server(detector: Path, tmp_path: Path) -> Iterator[Server]:
 
 
 def test_too_many_callers_are_refused_and_the_others_do_not_wait(server: Server) -> None:
-    """The limit is loose, since the callers share the cores with the server; the benchmark measures."""
+    """Who waited for all the others took forty times as long; the callers share the cores, and the benchmark measures."""
     with Callers(server, 1) as alone:
         alone.until_answered(50)
     with Callers(server, 40) as crowd:
         crowd.until_answered(100)
     assert set(crowd.codes) == {"200", "429"}
     assert crowd.codes["429"] > crowd.codes["200"]
-    assert statistics.median(crowd.times) < 10 * statistics.median(alone.times)
+    assert statistics.median(crowd.times) < 25 * statistics.median(alone.times)
     assert server.status()["in_flight"] == 0
 
 
