@@ -74,7 +74,7 @@ def server(detector: Path, tmp_path: Path) -> Iterator[Server]:
 
 
 def test_too_many_callers_are_refused_and_the_others_do_not_wait(server: Server) -> None:
-    """Who waited for all the others took forty times as long; the callers share the cores, and the benchmark measures."""
+    """Who waited for all others took forty times as long; callers share the cores, and the benchmark measures."""
     with Callers(server, 1) as alone:
         alone.until_answered(50)
     with Callers(server, 40) as crowd:
