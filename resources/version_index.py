@@ -27,7 +27,7 @@ VERSION_OF = {
     "evaluation": "evaluation_version",
 }
 """The assets whose table tells of one version, and the column that names it."""
-ROWS = 256
+ROWS = 1024
 """Videos of a group of rows: who asks for one video reads that group alone."""
 
 
