@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +71,9 @@ def latest(instance: DagsterInstance, key: dg.AssetKey) -> dict[str, Noted]:
     """The last materialization of each partition that has one."""
     ids = latest_ids(instance, key)
     known = _recall(instance, key)
-    found = {partition: known[partition] for partition, at in ids.items() if _is(known, partition, at)}
+    found = {
+        partition: known[partition] for partition, at in ids.items() if partition in known and known[partition].id == at
+    }
     missing = {at: partition for partition, at in ids.items() if partition not in found}
     if missing:
         fresh = {missing[one.id]: one for one in read(instance, key, list(missing))}
@@ -88,13 +90,16 @@ def latest_ids(instance: DagsterInstance, key: dg.AssetKey, partitions: Sequence
     return {partition: at for partition, at in found.items() if wanted is None or partition in wanted}
 
 
-def read(instance: DagsterInstance, key: dg.AssetKey, ids: Sequence[int]) -> list[Noted]:
-    """Reads events by their numbers; those that are gone are left out."""
-    found: list[Noted] = []
+def records(instance: DagsterInstance, key: dg.AssetKey, ids: Sequence[int]) -> Iterator[dg.EventLogRecord]:
+    """The events of these numbers, as they are in the log; those that are gone are left out."""
     for first in range(0, len(ids), CHUNK):
         asked = dg.AssetRecordsFilter(asset_key=key, storage_ids=list(ids[first : first + CHUNK]))
-        found += map(noted, instance.fetch_materializations(asked, limit=CHUNK).records)
-    return found
+        yield from instance.fetch_materializations(asked, limit=CHUNK).records
+
+
+def read(instance: DagsterInstance, key: dg.AssetKey, ids: Sequence[int]) -> list[Noted]:
+    """Reads events by their numbers; those that are gone are left out."""
+    return list(map(noted, records(instance, key, ids)))
 
 
 def noted(record: dg.EventLogRecord) -> Noted:
@@ -103,10 +108,6 @@ def noted(record: dg.EventLogRecord) -> Noted:
     tags = (event.tags if event else None) or {}
     names = {name: place for place, name in enumerate(tags)}
     return Noted(record.storage_id, record.timestamp, record.run_id, names, list(tags.values()))
-
-
-def _is(known: Mapping[str, Noted], partition: str, at: int) -> bool:
-    return partition in known and known[partition].id == at
 
 
 def _place(key: dg.AssetKey) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
-from dagster import DagsterEventType, DagsterInstance
+from dagster import DagsterInstance
 
 from resources import event_notes, tables
 from resources.event_notes import Log, Noted
@@ -130,7 +130,7 @@ def _as_input(version: str) -> str:
 def data_versions(instance: DagsterInstance, key: dg.AssetKey, videos: Sequence[str]) -> dict[str, str]:
     """Today's data version of each of these videos that has one, in one query."""
     found = instance.event_log_storage.get_latest_tags_by_partition(
-        key, DagsterEventType.ASSET_MATERIALIZATION, [DATA], list(videos) if len(videos) <= event_notes.CHUNK else None
+        key, event_notes.MADE, [DATA], list(videos) if len(videos) <= event_notes.CHUNK else None
     )
     wanted = set(videos)
     return {video: tags[DATA] for video, tags in found.items() if video in wanted and DATA in tags}
@@ -151,17 +151,11 @@ def latest(
     instance: DagsterInstance, key: dg.AssetKey, videos: Sequence[str] | None = None
 ) -> dict[str, dg.AssetMaterialization]:
     """The last materialization of each partition that has one; of these videos, or of all."""
-    ids = list(event_notes.latest_ids(instance, key, videos).values())
     found: dict[str, dg.AssetMaterialization] = {}
-    for first in range(0, len(ids), event_notes.CHUNK):
-        chunk = ids[first : first + event_notes.CHUNK]
-        records = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=key, storage_ids=chunk), limit=len(chunk)
-        ).records
-        for record in records:
-            event = record.asset_materialization
-            if event is not None and event.partition is not None:
-                found[event.partition] = event
+    for record in event_notes.records(instance, key, list(event_notes.latest_ids(instance, key, videos).values())):
+        event = record.asset_materialization
+        if event is not None and event.partition is not None:
+            found[event.partition] = event
     return found if videos is None else {video: found[video] for video in videos if video in found}
 
 

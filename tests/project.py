@@ -8,9 +8,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from forked import Command
 
 ROOT = Path(__file__).parents[1]
@@ -85,3 +87,22 @@ def kill_when(seen: Callable[[str], bool], *words: str, after_s: float = 0.0) ->
                 running.kill()
                 break
     assert running.wait() == -signal.SIGKILL, "".join(said)
+
+
+@contextmanager
+def closed_again() -> Iterator[None]:
+    """Closes what commands open that run in this process: a process of their own would end with them."""
+    from detection_assets.commands.context import Project
+
+    opened: list[Project] = []
+    of = Project.of
+
+    def noted(name: str) -> Project:
+        opened.append(of(name))
+        return opened[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Project, "of", noted)
+        yield
+    for project in opened:
+        project.close()

@@ -74,7 +74,7 @@ class World:
     def close(self) -> None:
         """Closes what the project holds open."""
         if self.project is not None:
-            self.project._opened.close()
+            self.project.close()
 
     @property
     def storage(self) -> Any:

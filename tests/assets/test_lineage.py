@@ -111,7 +111,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterat
         made = Told(home)
         made.build()
         yield made
-        made.project._opened.close()
+        made.project.close()
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,10 @@ from assets.withdrawn_world import (
     SHARED,
     VERSION,
     World,
-    closed_again,
     jpeg,
     parquet,
 )
-from project import give_mlflow, make_home
+from project import closed_again, give_mlflow, make_home
 from rich.console import Console
 
 from detection_assets.commands import report, setup, withdrawing

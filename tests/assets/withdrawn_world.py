@@ -8,14 +8,12 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import numpy as np
 import pandas as pd
-import pytest
 from dagster import AssetKey
 from PIL import Image
 
@@ -71,7 +69,7 @@ class World:
 
     def close(self) -> None:
         """Closes what the project holds open."""
-        self.project._opened.close()
+        self.project.close()
 
     # What there is ---------------------------------------------------------------------------------------------------
 
@@ -332,20 +330,3 @@ def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     out = io.BytesIO()
     pd.DataFrame(list(rows)).to_parquet(out, index=False)
     return out.getvalue()
-
-
-@contextmanager
-def closed_again() -> Iterator[None]:
-    """Closes what commands open that run in this process: a process of their own would end with them."""
-    opened: list[Project] = []
-    of = Project.of
-
-    def noted(name: str) -> Project:
-        opened.append(of(name))
-        return opened[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Project, "of", noted)
-        yield
-    for project in opened:
-        project._opened.close()

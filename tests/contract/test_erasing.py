@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from assets.withdrawn_world import CLIP, KINDS, NAME, OTHER, World, closed_again
+from assets.withdrawn_world import CLIP, KINDS, NAME, OTHER, World
 from fakes.s3 import BUCKET, Between, refusal
-from project import give_mlflow
+from project import closed_again, give_mlflow
 from rich.console import Console
 
 from detection_assets.commands import withdrawing

@@ -23,7 +23,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 from networks import network
 from PIL import Image
-from project import ROOT, give_mlflow, make_home
+from project import ROOT, closed_again, give_mlflow, make_home
 from rich.console import Console
 
 from detection_assets import annotations as reading
@@ -366,24 +366,13 @@ def stop() -> None:
     """Stops the server of the project that the environment points at."""
     project = Project.of(NAME)
     project.endpoints.stop()
-    project._opened.close()  # pyright: ignore[reportPrivateUsage]
+    project.close()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def closed() -> Iterator[None]:
-    """Closes what each command opens; a process of its own would end instead."""
-    opened: list[Project] = []
-    of = Project.of
-
-    def remembered(name: str) -> Project:
-        opened.append(of(name))
-        return opened[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running.Project, "of", remembered)
+def _nothing_stays_open() -> Iterator[None]:
+    with closed_again():
         yield
-    for project in opened:
-        project._opened.close()  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.fixture(scope="module")
