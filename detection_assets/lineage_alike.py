@@ -108,15 +108,12 @@ class Asked:
             raise InputError(
                 f"{of.name} version {self.version}: its dataset {dataset or '(not said)'} is not published"
             )
-        boxes = version_index.read(of.storage, published.key("boxes.parquet"), ["frame"], [("class", "==", chosen)])
-        images = version_index.read(
-            of.storage,
-            published.key("images.parquet"),
-            ["frame", "video", "file", "phash"],
-            [("split", "==", "train")],
-        )
-        images = images.assign(key=layout.FRAMES + "/" + images["file"]).drop(columns="file")
-        found = lineage.alike(self.phash, images, boxes["frame"].value_counts(), most)
+        images, boxes = published.key("images.parquet"), published.key("boxes.parquet")
+        columns, train = ["frame", "video", "file", "phash"], [("split", "==", "train")]
+        shown = version_index.read_arrow(of.storage, images, columns, train, ["split"])
+        drawn = version_index.read_arrow(of.storage, boxes, ["frame"], [("class", "==", chosen)], ["class"])["frame"]
+        found = lineage.alike(self.phash, shown, drawn, most)
+        found = found.assign(key=layout.FRAMES + "/" + found["file"].astype(object)).drop(columns="file")
         told = {"version": self.version, "dataset_version": dataset, "asked": self.name}
         return answer("alike", found.assign(**told, **{"class": chosen, "confidence": surest[chosen]}))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,11 +106,12 @@ def settled_sources(storage: Storage) -> tuple[list[inbox.Source], dict[str, str
 def _touched_lately(root: Path, found: Iterable[inbox.Source]) -> bool:
     now = time.time()
     for source in found:
-        try:
-            if now - (root / source.video).stat().st_mtime < SETTLE_S:
+        if now - source.written < SETTLE_S:
+            return True
+        # Images may be copied or moved in as old as they were: the folder's own time tells.
+        with suppress(OSError):
+            if source.kind == "images" and now - (root / source.video).stat().st_mtime < SETTLE_S:
                 return True
-        except OSError:
-            continue
     return False
 
 

@@ -49,6 +49,14 @@ class Noted:
         return (self.values[place] if place is not None else None) or ""
 
 
+def column(known: Mapping[str, Noted], name: str) -> dict[str, str]:
+    """One tag of many partitions' events, "" where there is none: as `Noted.tag`, for tens of thousands."""
+    return {
+        partition: (one.values[one.names[name]] if name in one.names else None) or ""
+        for partition, one in known.items()
+    }
+
+
 class Log:
     """The log as one question sees it: of each asset it is asked once.
 
@@ -59,12 +67,24 @@ class Log:
     def __init__(self, instance: DagsterInstance) -> None:
         self.instance = instance
         self._latest: dict[dg.AssetKey, Mapping[str, Noted]] = {}
+        self._last: dict[dg.AssetKey, dg.EventLogRecord | None] = {}
+
+    def last(self, key: dg.AssetKey) -> dg.EventLogRecord | None:
+        """The last materialization of an asset, of whatever partition; None if it was never made."""
+        if key not in self._last:
+            self._last[key] = last(self.instance, key)
+        return self._last[key]
 
     def latest(self, key: dg.AssetKey) -> Mapping[str, Noted]:
         """The last materialization of each partition that has one."""
         if key not in self._latest:
             self._latest[key] = latest(self.instance, key)
         return self._latest[key]
+
+
+def last(instance: DagsterInstance, key: dg.AssetKey) -> dg.EventLogRecord | None:
+    """The last materialization of an asset, of whatever partition; None if it was never made."""
+    return next(iter(instance.fetch_materializations(key, limit=1).records), None)
 
 
 def latest(instance: DagsterInstance, key: dg.AssetKey) -> dict[str, Noted]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import dagster as dg
-from dagster import DagsterInstance
 
 from resources import event_notes
 from resources.event_notes import Log, Noted
@@ -118,7 +117,7 @@ def of_asset(
     key = assets.key
     if why is None:
         return []
-    last = _last(log.instance, key)
+    last = _last(log, key)
     if last is None:
         return [Change(None, why, "never made")]
     if why == "new code or settings":
@@ -127,14 +126,14 @@ def of_asset(
     if dep is None:
         changes = [change for of in partitioned for change in _since(log, of, why, last.id, videos)]
         return changes or [Change(None, why, "videos came or went")]
-    now = _last(log.instance, dep)
+    now = _last(log, dep)
     then = last.tag(INPUT + dep.to_user_string()) or "none"
     change = f"{dep.path[-1]}: {then} to {_version(now) or 'none'}"
     return [Change(None, why, change, _time(now), now.run if now else "")]
 
 
-def _last(instance: DagsterInstance, key: dg.AssetKey) -> Noted | None:
-    record = next(iter(instance.fetch_materializations(key, limit=1).records), None)
+def _last(log: Log, key: dg.AssetKey) -> Noted | None:
+    record = log.last(key)
     return event_notes.noted(record) if record is not None else None
 
 

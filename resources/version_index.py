@@ -11,7 +11,7 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ import pandas as pd
 
 from detection_assets.domain import layout, schemas
 from resources.storage import Storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 VERSION_OF = {
     "detection_dataset": "dataset_version",
@@ -102,13 +105,24 @@ def read(
         where: Which rows, such as `[("split", "==", "test")]`; all of them by default.
         names: Columns of few different texts, to be read as categories: a tenth of the time.
     """
+    return read_arrow(storage, key, columns, where, names).to_pandas(ignore_metadata=True)
+
+
+def read_arrow(
+    storage: Storage,
+    key: str,
+    columns: Sequence[str],
+    where: Sequence[tuple[str, str, Any]] = (),
+    names: Sequence[str] = (),
+) -> pa.Table:
+    """As `read`, for who looks at a million texts to take a few of them: pandas would make an object of each."""
     import pyarrow.parquet as pq
 
     local = storage.local_path(key)
     source: Any = str(local) if local is not None and local.exists() else io.BytesIO(storage.get(key))
     file = pq.ParquetDataset(source, filters=list(where) or None, read_dictionary=list(names))
     wanted = [name for name in columns if name in file.schema.names]
-    return file.read(columns=wanted).to_pandas(ignore_metadata=True)
+    return file.read(columns=wanted)
 
 
 def left_of(storage: Storage, key: str) -> str:

@@ -94,7 +94,7 @@ def _provenance(context: dg.AssetExecutionContext, videos: list[str]) -> dict[st
     found: dict[str, dict[str, str]] = {video: {} for video in videos}
     for key in context.assets_def.asset_deps[context.asset_key]:
         name = key.to_user_string()
-        if _without_partitions(instance, key):
+        if _without_partitions(event_notes.last(instance, key)):
             for tags in found.values():
                 tags |= {tag: noted[tag] for tag in (INPUT + name, POINTER + name) if tag in noted}
             continue
@@ -113,13 +113,10 @@ def _provenance(context: dg.AssetExecutionContext, videos: list[str]) -> dict[st
     return found
 
 
-def _without_partitions(instance: DagsterInstance, key: dg.AssetKey) -> tuple[str, str] | None:
-    """Data version and event of the last materialization of an asset, if it has no partitions and was ever made."""
-    last = next(iter(instance.fetch_materializations(key, limit=1).records), None)
+def _without_partitions(last: dg.EventLogRecord | None) -> Noted | None:
+    """The last materialization of an asset, if it has no partitions and was ever made."""
     event = last.asset_materialization if last else None
-    if last is None or event is None or event.partition is not None:
-        return None
-    return (event.tags or {}).get(DATA, ""), str(last.storage_id)
+    return event_notes.noted(last) if last and event and event.partition is None else None
 
 
 def _as_input(version: str) -> str:
@@ -170,35 +167,35 @@ def stale_videos(log: Log, assets: dg.AssetsDefinition, videos: Sequence[str]) -
     Returns:
         For each stale partition, why: missing, new code or settings, or which upstream asset changed.
     """
-    key = assets.key
-    code = assets.code_versions_by_key[key] or ""
-    upstream: dict[str, dict[str, str]] = {}
+    key, known = assets.key, log.latest(assets.key)
+    now = assets.code_versions_by_key[key] or ""
+    code = event_notes.column(known, CODE)
+    upstream: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
     for dep in assets.asset_deps[key]:
-        whole, each = _without_partitions(log.instance, dep), log.latest(dep)
-        nothing = _as_input("")
-        upstream[dep.to_user_string()] = {
-            video: whole[0] if whole else _as_input(each[video].tag(DATA)) if video in each else nothing
-            for video in videos
-        }
-    known = log.latest(key)
+        name, whole = dep.to_user_string(), _without_partitions(log.last(dep))
+        each = {} if whole else event_notes.column(log.latest(dep), DATA)
+        there = dict.fromkeys(videos, whole.tag(DATA)) if whole else {of: _as_input(data) for of, data in each.items()}
+        upstream[name] = there, event_notes.column(known, INPUT + name)
+    nothing = _as_input("")
     stale: dict[str, str] = {}
     for video in videos:
-        made = known.get(video)
-        if made is None:
+        if video not in code:
             stale[video] = "missing"
-        elif made.tag(CODE) == HALF:
+        elif code[video] == HALF:
             stale[video] = "a run was killed before it said what it had made"
-        elif made.tag(CODE) != code:
+        elif code[video] != now:
             stale[video] = "new code or settings"
         else:
-            changed = [name for name, now in upstream.items() if made.tag(INPUT + name) != now[video]]
-            if changed:
-                stale[video] = f"{changed[0].rsplit('/', 1)[-1]} changed"
+            for name, (there, read) in upstream.items():
+                if read[video] != there.get(video, nothing):
+                    stale[video] = f"{name.rsplit('/', 1)[-1]} changed"
+                    break
     return stale
 
 
 def _data(latest: Mapping[str, Noted], videos: Sequence[str]) -> dict[str, str]:
-    return {video: latest[video].tag(DATA) for video in videos if video in latest and latest[video].tag(DATA)}
+    found = event_notes.column(latest, DATA)
+    return {video: found[video] for video in videos if found.get(video)}
 
 
 def stale_asset(
@@ -212,22 +209,19 @@ def stale_asset(
         partitioned: Those of its dependencies that have partitions.
         videos: The partitions that there are.
     """
-    instance, key = log.instance, assets.key
-    event = instance.get_latest_materialization_event(key)
-    tags = (event.asset_materialization.tags if event and event.asset_materialization else None) or {}
-    if not event:
+    key, last = assets.key, log.last(assets.key)
+    if last is None:
         return "missing"
-    if tags.get(CODE) != assets.code_versions_by_key[key]:
+    made = event_notes.noted(last)
+    if made.tag(CODE) != (assets.code_versions_by_key[key] or ""):
         return "new code or settings"
     partitioned = list(partitioned)
     read = {dep: _data(log.latest(dep), videos) for dep in partitioned}
-    if partitioned and tags.get(INPUTS) != _inputs(read):
+    if partitioned and made.tag(INPUTS) != _inputs(read):
         return "its videos, frames or annotations changed"
     for dep in assets.asset_deps[key] - set(partitioned):
-        made = instance.get_latest_materialization_event(dep)
-        if made is None:
-            continue  # what was never made, as a tuning may be, has not changed
-        now = (made.asset_materialization.tags or {}).get(DATA) if made.asset_materialization else None
-        if tags.get(INPUT + dep.to_user_string()) != now:
+        now = log.last(dep)
+        # What was never made, as a tuning may be, has not changed.
+        if now is not None and made.tag(INPUT + dep.to_user_string()) != event_notes.noted(now).tag(DATA):
             return f"{dep.path[-1]} changed"
     return None

@@ -26,12 +26,14 @@ class Source:
         kind: `video` for a file, `images` for a folder of images.
         fingerprint: Changes when any of its files changes; computed from the listing alone.
         size: Bytes in all.
+        written: When the newest of its files was written, epoch seconds; 0 where nobody asked.
     """
 
     video: str
     kind: str
     fingerprint: str
     size: int
+    written: float = 0.0
 
 
 def sources(listing: Iterable[Stored]) -> tuple[list[Source], dict[str, str]]:
@@ -66,9 +68,10 @@ def sources(listing: Iterable[Stored]) -> tuple[list[Source], dict[str, str]]:
         elif layout.is_annotation(path) or ending in {".md", ".zip", ".gz"}:
             refused[path] = "it is neither a video nor an image"
         else:
-            found.append(Source(path, "video", fingerprint([item]), item.size))
+            found.append(Source(path, "video", fingerprint([item]), item.size, item.written))
     for folder, items in folders.items():
-        found.append(Source(folder, "images", fingerprint(items), sum(item.size for item in items)))
+        size, written = sum(item.size for item in items), max(item.written for item in items)
+        found.append(Source(folder, "images", fingerprint(items), size, written))
     kept: list[Source] = []
     for source in sorted(found, key=lambda source: source.video):
         problem = layout.video_key_problem(source.video)

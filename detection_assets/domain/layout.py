@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -74,6 +75,7 @@ ANNOTATION_NAMES = frozenset(["MLTable"])
 """Annotation files that are called so and have no ending."""
 PARTIAL_SUFFIXES = frozenset([".part", ".partial", ".tmp", ".temp", ".crdownload", ".download"])
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 LONGEST = 900
 """Characters of a video's quoted path: S3 takes keys of 1024 bytes, which name the lake and the table, too."""
 
@@ -96,8 +98,9 @@ class Stored:
 
 
 def suffix(key: str) -> str:
-    """The lower-case extension of a key, with its dot."""
-    return posixpath.splitext(key)[1].lower()
+    """The lower-case extension of a key, with its dot; a name that only begins with dots has none."""
+    stem, dot, ending = key.rpartition("/")[2].rpartition(".")
+    return f".{ending}".lower() if dot and stem.strip(".") else ""
 
 
 def is_annotation(key: str) -> bool:
@@ -118,11 +121,11 @@ def video_key_problem(video: str) -> str | None:
     """
     if "..." in video:
         return "its path has three dots in a row, which a partition key cannot hold; rename it"
-    if any(ord(char) < 32 or ord(char) == 127 for char in video):
+    if _CONTROL.search(video):
         return "its path has a control character; rename it"
     if not {"", ".", ".."}.isdisjoint(video.split("/")):
         return "its path has an empty part, or one of dots alone, which not every store can hold; rename it"
-    if len(_quoted(video)) > LONGEST:
+    if 12 * len(video) > LONGEST and len(_quoted(video)) > LONGEST:  # a character is up to four bytes, each as %00
         return f"its path is longer than {LONGEST} characters, of which all but plain ones count as several; rename it"
     if "#" in video:
         return "its path has a '#', which separates a video from its frame; rename it"

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from detection_assets.domain.history import Entry
 from detection_assets.domain.lineage_answers import answer
-from detection_assets.domain.near_duplicates import parse
+from detection_assets.domain.near_duplicates import BITS, parse
 from detection_assets.domain.problems import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 APPROVAL = ["approval", "approved_by", "approved_at", "approval_reason"]
 MODEL = [
@@ -87,26 +90,42 @@ def saw(by_dataset: Mapping[str, pd.DataFrame], models: pd.DataFrame, periods: p
     return answer("saw", table)
 
 
-def alike(asked: str | None, images: pd.DataFrame, counts: pd.Series, most: int) -> pd.DataFrame:
+def alike(asked: str | None, images: pa.Table, drawn: pa.ChunkedArray, most: int) -> pd.DataFrame:
     """The training frames that have boxes of a class, those that look most like a picture first.
+
+    Every hash is looked at: no order of them finds the nearest sooner where that differs in many bits. Of the frames,
+    no more than are needed are looked for among those that have boxes.
 
     Args:
         asked: Perceptual hash of the picture, hex; None if it is not known, and then the order says nothing.
-        images: A row a training frame: frame, video, key, phash.
-        counts: Boxes of the class by frame, of those frames that have any.
+        images: The training frames, in order of frame: frame, video, file, phash.
+        drawn: The frame of each box of the class.
         most: How many frames.
 
     Returns:
-        frame, video, key, boxes, distance (bits of 64, null where a hash is missing), rank from 1.
+        frame, video, file, boxes, distance (bits of 64, null where a hash is missing), rank from 1.
     """
-    table = images[images["frame"].isin(counts.index)].copy()
-    table["boxes"] = table["frame"].map(counts).astype("Int64")
+    from pyarrow import compute
+
     (one,), (there,) = parse([asked])
-    hashes, known = parse(table["phash"].tolist())
-    apart = pd.array(np.bitwise_count(hashes ^ one).astype(np.int64), dtype="Int64")
-    apart[~known | (not there)] = pd.NA
-    table = table.assign(distance=apart).sort_values(["distance", "frame"], na_position="last").head(most)
-    return table.assign(rank=range(1, len(table) + 1)).drop(columns="phash")
+    hashes, known = parse(images["phash"].to_pylist())
+    distance = np.where(known & there, np.bitwise_count(hashes ^ one), BITS + 1)
+    nearest = np.argsort(distance, kind="stable")
+    found = images.slice(0, 0).to_pandas().assign(boxes=0, distance=0)
+    start, end = 0, max(most, 256)
+    while len(found) < most and start < len(nearest):
+        those = nearest[start:end]
+        table = images.take(those).to_pandas().assign(distance=distance[those])
+        frames = images["frame"].take(those).combine_chunks()
+        theirs = drawn.filter(compute.is_in(drawn, value_set=frames))  # pyright: ignore[reportAttributeAccessIssue]
+        boxes = table["frame"].map(theirs.to_pandas().value_counts())
+        found = pd.concat([found, table.assign(boxes=boxes)[boxes.notna()]])
+        start, end = end, 4 * end
+    found = found.head(most).drop(columns="phash")
+    apart = found["distance"].astype("Int64")
+    return found.assign(distance=apart.mask(apart > BITS), boxes=found["boxes"].astype("Int64")).assign(
+        rank=range(1, len(found) + 1)
+    )
 
 
 def left_out(frames: pd.DataFrame, annotated: set[str], taken: set[str] | None) -> pd.DataFrame:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import posixpath
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from detection_assets.domain import inbox, layout
 from detection_assets.domain.layout import Stored
@@ -63,3 +67,8 @@ def test_what_a_name_says_of_annotations(key: str, expected: bool) -> None:
     assert layout.is_annotation(key) is expected
     found, refused = inbox.sources([Stored(f"videos/x/{key.rpartition('/')[2]}", 1, "")])
     assert (found == [] and len(refused) == 1) is expected, "what is annotation is no video"
+
+
+@given(st.text(st.sampled_from("aB./é"), max_size=12))
+def test_an_ending_is_what_the_standard_library_says(key: str) -> None:
+    assert layout.suffix(key) == posixpath.splitext(key)[1].lower()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detection_assets.domain.near_duplicates import across, clusters, pairs
+from detection_assets.domain.near_duplicates import across, clusters, pairs, parse
 from detection_assets.domain.problems import InputError
 
 # Few seeds and few flips, so that drawn hashes really are near one another.
@@ -92,7 +92,15 @@ def test_many_equal_hashes_stay_linear():
     assert len(across(images, 4)) == 49_999
 
 
-@pytest.mark.parametrize("bad", ["xyz", "1" * 17, "-1"])
+@given(st.lists(st.one_of(st.integers(0, 2**64 - 1).map(lambda one: f"{one:x}"), st.sampled_from([None, ""]))))
+def test_hashes_are_read_alike_all_at_once_and_one_by_one(hashes):
+    whole = [f"{int(one or '0', 16):016x}" for one in hashes]
+    read, known = parse(hashes)
+    assert read.tolist() == parse(whole)[0].tolist() == [int(one, 16) for one in whole]
+    assert known.tolist() == [bool(one) for one in hashes]
+
+
+@pytest.mark.parametrize("bad", ["xyz", "1" * 17, "-1", "12 34 56 78 90 ab", "-" * 16])
 def test_what_is_no_hash_is_refused(bad):
     with pytest.raises(InputError, match=r"row 1: .* is not a 64-bit hash"):
         pairs(["0" * 16, bad], 3)

@@ -26,7 +26,6 @@ from resources import label_batches, tables
 from resources.instance import open_instance
 from resources.storage import Storage
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 
@@ -65,6 +64,7 @@ def test_what_is_drawn_in_label_studio_is_in_the_next_dataset(
     home: Path,
     instance: DagsterInstance,
     label_studio_server: label_studio.LabelStudio,
+    browser: Any,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -92,7 +92,7 @@ def test_what_is_drawn_in_label_studio_is_in_the_next_dataset(
         handed = opened.labeling.request(batch.id)
     assert handed.link in detection("labels", "fridge")
     assert sum(map(len, people.sees(handed.place).values())) == len(batch.proposals)
-    photograph(label_studio_server, handed.place, tmp_path / "label-studio.png")
+    photograph(browser, label_studio_server, handed.place, tmp_path / "label-studio.png")
 
     names = dict(zip(batch.frames["frame"], batch.frames["name"], strict=True))
     drawn = list(names)[:3]
@@ -135,33 +135,26 @@ def tick(
     return list(data.run_requests or []), data.cursor
 
 
-def photograph(server: label_studio.LabelStudio, project: str, out: Path) -> None:
+def photograph(browser: Any, server: label_studio.LabelStudio, project: str, out: Path) -> None:
     """Takes a picture of the project and of a task with its boxes, as somebody who logs in sees them."""
-    assert CHROMIUM, "no chromium on this machine; install it"
-    from playwright.sync_api import sync_playwright
-
     shots: list[Path] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        page = browser.new_page(viewport={"width": 1280, "height": 640})
-        page.goto(f"{server.url}/user/login/")
-        page.fill("input[name=email]", label_studio.OWNER)
-        page.fill("input[name=password]", label_studio.PASSWORD)
-        page.click("button[type=submit]")
-        page.wait_for_url(lambda url: "/login" not in url)
-        task = server.ask("GET", f"/api/tasks/?project={project}&page_size=1")["tasks"][0]["id"]
-        for path, shown in (
-            (f"/projects/{project}/data", "text=cola at"),
-            (f"/projects/{project}/data?task={task}", "canvas"),
-        ):
-            page.goto(server.url + path)
-            page.wait_for_selector(shown, timeout=60_000)
-            page.wait_for_timeout(3000)
-            shots.append(out.with_name(f"{len(shots)}.png"))
-            page.screenshot(path=shots[-1])
-        browser.close()
+    page = browser.new_page(viewport={"width": 1280, "height": 640})
+    page.goto(f"{server.url}/user/login/")
+    page.fill("input[name=email]", label_studio.OWNER)
+    page.fill("input[name=password]", label_studio.PASSWORD)
+    page.click("button[type=submit]")
+    page.wait_for_url(lambda url: "/login" not in url)
+    task = server.ask("GET", f"/api/tasks/?project={project}&page_size=1")["tasks"][0]["id"]
+    for path, shown in (
+        (f"/projects/{project}/data", "text=cola at"),
+        (f"/projects/{project}/data?task={task}", "canvas"),
+    ):
+        page.goto(server.url + path)
+        page.wait_for_selector(shown, timeout=60_000)
+        page.wait_for_timeout(3000)
+        shots.append(out.with_name(f"{len(shots)}.png"))
+        page.screenshot(path=shots[-1])
+    page.close()
     pictures = [Image.open(shot).convert("RGB") for shot in shots]
     both = Image.new("RGB", (pictures[0].width, sum(picture.height for picture in pictures) + 8), "white")
     top = 0
