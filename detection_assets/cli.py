@@ -235,8 +235,16 @@ for command in (of_annotations.problems, of_annotations.versions, of_annotations
     app.command()(command)
 app.command()(of_annotations.agreement)
 
-By = Annotated[str, typer.Option(help="Who decides it; kept for good.")]
-Reason = Annotated[str, typer.Option(help="Why; kept for good.")]
+
+def _kept(text: str) -> str:
+    """What is kept for good has to be text: a terminal of another encoding gives bytes that no file could hold."""
+    if not text.isascii() and any("\ud800" <= one <= "\udfff" for one in text):
+        raise typer.BadParameter("it is not UTF-8; set the terminal to it, or write it in plain letters")
+    return text
+
+
+By = Annotated[str, typer.Option(help="Who decides it; kept for good.", callback=_kept)]
+Reason = Annotated[str, typer.Option(help="Why; kept for good.", callback=_kept)]
 
 
 @app.command()

@@ -150,6 +150,14 @@ def test_a_platform_that_is_not_there_is_refused_with_what_to_set(home: Path, mo
     assert "DETECTION_PLATFORM" in told
 
 
+def test_a_reason_that_is_no_text_is_refused_before_anything_is_kept(home: Path) -> None:
+    write_detector(home, "tiny")
+    code, told = detection("withdraw", "tiny", "a.mp4", "--by", "ada", "--reason", os.fsdecode(b"\xff"))
+    assert code == 2
+    assert "'--reason': it is not UTF-8" in told
+    assert "Traceback" not in told
+
+
 def test_serve_before_a_run_says_what_to_do(home: Path) -> None:
     write_detector(home, "tiny")
     code, told = detection("serve", "tiny")
