@@ -341,3 +341,13 @@ def test_tracks_that_are_saved_come_back(seen: list[list[dict[str, Any] | None]]
 @given(seen=objects, step=st.sampled_from([1, 15]))
 def test_tracks_of_a_thousand_videos_come_back(seen: list[list[dict[str, Any] | None]], step: int) -> None:
     tracks_come_back(seen, step)
+
+
+def test_a_list_of_which_nothing_has_a_picture_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_studio, "MAX_NAMELESS", 5)
+    bare = [task(region(), data={"note": 1}) for _ in range(6)]
+    (*_, problem) = load(tmp_path, *bare, task(region())).problems
+    assert (problem.kind, problem.what) == ("unreadable", "none of its first 6 tasks has a picture")
+    parsed = load(tmp_path, task(region()), *bare)
+    assert len(parsed.boxes) == 1
+    assert "unreadable" not in {problem.kind for problem in parsed.problems}

@@ -54,6 +54,9 @@ MAX_TASK_BYTES = 8 * 2**20
 MAX_ROWS = 5_000_000
 """Most boxes one video's task may spread out to."""
 
+MAX_NAMELESS = 50_000
+"""Tasks without a picture, and none with one, after which a file is no export of Label Studio."""
+
 _REMEDY = "export it again as JSON"
 _TOLD = {
     "predictions": ("tasks have predictions of a model, which nobody checked", "passed over"),
@@ -98,6 +101,7 @@ def load(paths: Sequence[Path], root: Path, wanted: Collection[int] | None = Non
                 reader.task(i, parse(element, _REMEDY))
             except Unreadable as error:
                 log.add("task", file, f"tasks[{i}]", error.what, f"dropped the task: {error.remedy}")
+            reader.stop_if_useless()
         return reader.table()
 
     with collector_paused():
@@ -114,13 +118,19 @@ class _Reader:
         self._addresses: list[str | None] = []
         self._videos: list[tuple[str | None, str | None, pd.DataFrame]] = []
         self._told: Counter[str] = Counter()
-        self._tasks = 0
+        self._tasks = self._nameless = 0
+
+    def stop_if_useless(self) -> None:
+        """Raises Unreadable where so many tasks, and no other, name no picture that it cannot be what it seemed."""
+        if self._nameless > MAX_NAMELESS and not self._rows and not self._videos:
+            raise Unreadable(f"none of its first {self._tasks:,} tasks has a picture", _REMEDY)
 
     def task(self, i: int, found: Any) -> None:
         """Takes one task."""
         self._tasks += 1
         place, data, annotations, upload = self._parts(i, found)
         if data is None:
+            self._nameless += 1
             return
         for annotation in annotations:
             at = place
@@ -180,6 +190,7 @@ class _Reader:
     ) -> None:
         name, address = tasks.named(data, upload)
         if not name and not address:
+            self._nameless += 1
             self._log.add("data", self._file, at, "'data' names no picture", "dropped the annotation")
             return
         size = tasks.size_in(found, data)
