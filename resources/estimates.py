@@ -49,12 +49,14 @@ def of(instance: DagsterInstance, key: dg.AssetKey, places: Mapping[str, int]) -
         if record.run_id not in told or "cost_usd" in metadata:
             told[record.run_id] = metadata
     found: list[tuple[float, float]] = []
+    wanted = [run_id for run_id, metadata in told.items() if not metadata.get("reused")]
+    runs = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=wanted))} if wanted else {}
     for run_id, metadata in told.items():
-        if metadata.get("reused") or len(found) == RUNS:
+        run = runs.get(run_id)
+        if run is None or len(found) == RUNS:
             continue
-        run = instance.get_run_by_id(run_id)
         steps = [step for step in instance.get_run_step_stats(run_id) if step.step_key == key.path[-1]]
-        if run is None or not steps or steps[0].start_time is None or steps[0].end_time is None:
+        if not steps or steps[0].start_time is None or steps[0].end_time is None:
             continue
         count = _partitions(run.tags, places)
         found.append(
