@@ -191,7 +191,8 @@ def test_the_service_ends_a_trial_that_falls_behind(platform: Any, scripted: Pat
     assert (last.state, last.value) == ("pruned", max(last.epochs.values()))
     assert 2 <= max(last.epochs) < 6
     assert list(service.searches.values()) == ["done"]
-    assert str(started(scripted)[3]["pid"]) in Path(f"{scripted}.ends").read_text().split(), "in good order"
+    ended = str(started(scripted)[3]["pid"])
+    until(lambda: ended in Path(f"{scripted}.ends").read_text().split(), "it was not ended in good order")
     again = tune(platform, study(platform, scripted, how, trials=4, space=LR0))
     assert again.trials == result.trials
 
