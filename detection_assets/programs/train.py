@@ -21,8 +21,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -39,7 +37,7 @@ from detection_assets.programs import libraries
 from detection_assets.programs import train_together as together
 from detection_assets.programs import train_ultralytics as ultralytics
 from detection_assets.programs.draw import line_charts
-from detection_assets.programs.job import Job, main
+from detection_assets.programs.job import Job, end_in_good_order, main
 from detection_assets.programs.train_dataset import Layout, read_snapshot, write_layout
 
 AGREEMENT_IMAGES = 16
@@ -64,8 +62,7 @@ def run(job: Job) -> None:
         raise InputError("params.json: `classes` is empty; name at least one class")
     job.needs("dataset", "frames")
     world = World.of(os.environ)
-    # Told to end, it does so by way of the folders and files that it has open.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_in_good_order()
     images, boxes = read_snapshot(job.inputs["dataset"])
     with tempfile.TemporaryDirectory(prefix="train-") as scratch:
         layout = write_layout(images, boxes, job.inputs["frames"], classes, Path(scratch) / "data")

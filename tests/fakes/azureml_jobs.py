@@ -46,6 +46,7 @@ class FakeJob:
     Attributes:
         asked: The request's properties.
         processes: One on each of its machines, for each process that is asked for.
+        ending: What ends them.
         starts: How often its containers were started.
     """
 
@@ -57,6 +58,7 @@ class FakeJob:
     started: float | None = None
     ended: float | None = None
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    ending: list[threading.Thread] = field(default_factory=list)
     starts: int = 0
     stopping: bool = False
     interrupting: bool = False
@@ -300,6 +302,8 @@ class Jobs:
                 for process in job.processes:
                     process.wait()
             time.sleep(0.02)
+        while job.ending:
+            job.ending.pop().join()
         return failed or next((code for process in job.processes if (code := process.returncode)), 0)
 
     def _start(self, job: FakeJob, command: str, rank: int, port: int) -> subprocess.Popen[bytes]:
@@ -330,15 +334,20 @@ class Jobs:
         """As the service does it: a word first, and after a while an end."""
 
         def later(process: subprocess.Popen[bytes]) -> None:
-            with suppress(subprocess.TimeoutExpired, ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait(timeout=GRACE_S)
             with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+                ends = time.monotonic() + GRACE_S
+                # The shell goes at once; the program that it started has its time to end in good order.
+                while time.monotonic() < ends:
+                    process.poll()
+                    os.killpg(process.pid, 0)
+                    time.sleep(0.02)
                 os.killpg(process.pid, signal.SIGKILL)
 
         for process in job.processes:
             if process.poll() is None:
-                threading.Thread(target=later, args=(process,), daemon=True).start()
+                job.ending.append(threading.Thread(target=later, args=(process,), daemon=True))
+                job.ending[-1].start()
 
     def place(self, uri: str) -> tuple[str, str]:
         """The container and the prefix that an address means."""
