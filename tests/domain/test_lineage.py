@@ -1,8 +1,10 @@
-"""What people write as a time, and what follows from tables whose rows come from more than one registry."""
+"""Times as people write them; who saw what under more than one registry; and which training frames look most alike."""
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from detection_assets.domain import lineage
@@ -37,3 +39,28 @@ def test_who_served_under_the_number_of_another_model_did_not_see_its_videos() -
     found = lineage.saw(data, models, periods)
     assert found["kind"].tolist() == ["dataset", "model", "deployment", "deployment"]
     assert [at.day for at in found.loc[found["kind"] == "deployment", "since"]] == [2, 3]
+
+
+@pytest.mark.parametrize(("known", "rare"), [(0, 1), (3, 1), (1500, 1), (1500, 400)])
+def test_what_looks_most_alike_is_what_a_look_at_each_finds(known: int, rare: int) -> None:
+    rng = np.random.default_rng(known)
+    hashes = [None if number % 7 == 3 else f"{one:016x}" for number, one in enumerate(rng.integers(2**63, size=known))]
+    names = [f"f{number:05}" for number in range(known)]
+    columns = {"frame": names, "video": ["v"] * known, "file": names, "phash": hashes}
+    images = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    drawn = [name for name in names[::rare] for _ in range(1 + int(name[1:]) % 3)]
+    boxes = pa.chunked_array([pa.array(rng.permutation(np.array(drawn, dtype=object)), pa.string())])
+    asked = "00ff" * 4
+    apart = {
+        name: 65 if one is None else (int(one, 16) ^ int(asked, 16)).bit_count()
+        for name, one in zip(names, hashes, strict=True)
+    }
+    nearest = sorted(set(drawn), key=lambda name: (apart[name], name))[:20]
+    found = lineage.alike(asked, images, boxes, 20)
+    assert found["frame"].tolist() == nearest
+    assert found["boxes"].tolist() == [drawn.count(name) for name in nearest]
+    assert [65 if pd.isna(one) else one for one in found["distance"]] == [apart[name] for name in nearest]
+    assert found["rank"].tolist() == [*range(1, len(nearest) + 1)]
+    unknown = lineage.alike(None, images, boxes, 20)
+    assert unknown["frame"].tolist() == names[::rare][:20]
+    assert unknown["distance"].isna().all()
