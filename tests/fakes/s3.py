@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import ParseResult, urlparse
 
@@ -36,8 +37,9 @@ def environment(url: str) -> dict[str, str]:
 def moto_server() -> Iterator[str]:
     """A moto server with one bucket; gives its address."""
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "fakes.moto_server", "-H", "127.0.0.1", "-p", str(port)]
+    nowhere = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=nowhere, stderr=nowhere)
     try:
         ends = time.monotonic() + 60
         while True:

@@ -105,8 +105,8 @@ def test_a_slow_slot_slows_nobody_else(server: Server, models: dict[str, Path]) 
 
 
 def test_a_model_that_is_stuck_is_given_up(models: dict[str, Path], tmp_path: Path) -> None:
-    stuck = spoil(models["good"], tmp_path / "stuck.onnx", "slow", slow_steps=60)
-    server = Server(tmp_path, "--timeout", "0.9")  # a third of it for a model: far less than this one takes
+    stuck = spoil(models["good"], tmp_path / "stuck.onnx", "slow", slow_steps=200)
+    server = Server(tmp_path, "--timeout", "2.4")  # a third of it for a model: far less than this one takes
     try:
         deploy(server, models["good"], stuck, blue=55, green=45)
         answers = [server.score(DIM) for _ in range(10)]
