@@ -55,7 +55,7 @@ def main() -> list[dict[str, object]]:
         about = KNOWN[1] / KNOWN[0] if name in LOOKS else grown
         what = "what it is about" if name in LOOKS else "its answer"
         told = {"name": f"{name}: time grows ({what} {about:.1f} times)", "ours": ratio, "anchor": about}
-        rows.append({**told, "limit": 1.5})
+        rows.append({**told, "limit": 1.0})
     rows.append({"name": "memory, bytes", "ours": large["peak_bytes"], "anchor": LIMIT_BYTES, "limit": 1.0})
     return rows
 

@@ -238,7 +238,7 @@ app.command()(of_annotations.agreement)
 
 def _kept(text: str) -> str:
     """What is kept for good has to be text: a terminal of another encoding gives bytes that no file could hold."""
-    if not text.isascii() and any("\ud800" <= one <= "\udfff" for one in text):
+    if any("\ud800" <= one <= "\udfff" for one in text):
         raise typer.BadParameter("it is not UTF-8; set the terminal to it, or write it in plain letters")
     return text
 

@@ -27,9 +27,10 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Noted:
-    """A materialization of a partition.
+    """A materialization.
 
     Attributes:
+        partition: What it is of; None where the asset has no partitions.
         id: Its number in the log.
         at: When, seconds since 1970.
         run: The run's id.
@@ -37,6 +38,7 @@ class Noted:
         values: Of its tags: data version, code version, what it read; None where it lacks one.
     """
 
+    partition: str | None
     id: int
     at: float
     run: str
@@ -50,11 +52,8 @@ class Noted:
 
 
 def column(known: Mapping[str, Noted], name: str) -> dict[str, str]:
-    """One tag of many partitions' events, "" where there is none: as `Noted.tag`, for tens of thousands."""
-    return {
-        partition: (one.values[one.names[name]] if name in one.names else None) or ""
-        for partition, one in known.items()
-    }
+    """One tag of each partition's event, or ""."""
+    return {partition: one.tag(name) for partition, one in known.items()}
 
 
 class Log:
@@ -67,9 +66,9 @@ class Log:
     def __init__(self, instance: DagsterInstance) -> None:
         self.instance = instance
         self._latest: dict[dg.AssetKey, Mapping[str, Noted]] = {}
-        self._last: dict[dg.AssetKey, dg.EventLogRecord | None] = {}
+        self._last: dict[dg.AssetKey, Noted | None] = {}
 
-    def last(self, key: dg.AssetKey) -> dg.EventLogRecord | None:
+    def last(self, key: dg.AssetKey) -> Noted | None:
         """The last materialization of an asset, of whatever partition; None if it was never made."""
         if key not in self._last:
             self._last[key] = last(self.instance, key)
@@ -82,9 +81,9 @@ class Log:
         return self._latest[key]
 
 
-def last(instance: DagsterInstance, key: dg.AssetKey) -> dg.EventLogRecord | None:
+def last(instance: DagsterInstance, key: dg.AssetKey) -> Noted | None:
     """The last materialization of an asset, of whatever partition; None if it was never made."""
-    return next(iter(instance.fetch_materializations(key, limit=1).records), None)
+    return next(map(noted, instance.fetch_materializations(key, limit=1).records), None)
 
 
 def latest(instance: DagsterInstance, key: dg.AssetKey) -> dict[str, Noted]:
@@ -127,7 +126,14 @@ def noted(record: dg.EventLogRecord) -> Noted:
     event = record.asset_materialization
     tags = (event.tags if event else None) or {}
     names = {name: place for place, name in enumerate(tags)}
-    return Noted(record.storage_id, record.timestamp, record.run_id, names, list(tags.values()))
+    return Noted(
+        event.partition if event else None,
+        record.storage_id,
+        record.timestamp,
+        record.run_id,
+        names,
+        list(tags.values()),
+    )
 
 
 def _place(key: dg.AssetKey) -> str:
@@ -145,7 +151,7 @@ def _recall(instance: DagsterInstance, key: dg.AssetKey) -> dict[str, Noted]:
         if told["format"] != FORMAT:
             return {}
         names = {name: place for place, name in enumerate(told["names"])}
-        known = {name: Noted(at, time, run, names, values) for name, at, time, run, values in told["events"]}
+        known = {name: Noted(name, at, time, run, names, values) for name, at, time, run, values in told["events"]}
     except (ValueError, KeyError, TypeError, zlib.error):
         return {}
     newest = max(known.values(), key=lambda one: one.id, default=None)

@@ -117,7 +117,7 @@ def of_asset(
     key = assets.key
     if why is None:
         return []
-    last = _last(log, key)
+    last = log.last(key)
     if last is None:
         return [Change(None, why, "never made")]
     if why == "new code or settings":
@@ -126,15 +126,10 @@ def of_asset(
     if dep is None:
         changes = [change for of in partitioned for change in _since(log, of, why, last.id, videos)]
         return changes or [Change(None, why, "videos came or went")]
-    now = _last(log, dep)
+    now = log.last(dep)
     then = last.tag(INPUT + dep.to_user_string()) or "none"
     change = f"{dep.path[-1]}: {then} to {_version(now) or 'none'}"
     return [Change(None, why, change, _time(now), now.run if now else "")]
-
-
-def _last(log: Log, key: dg.AssetKey) -> Noted | None:
-    record = log.last(key)
-    return event_notes.noted(record) if record is not None else None
 
 
 def _since(log: Log, key: dg.AssetKey, why: str, made: int, videos: Sequence[str]) -> Iterator[Change]:

@@ -94,7 +94,8 @@ def _provenance(context: dg.AssetExecutionContext, videos: list[str]) -> dict[st
     found: dict[str, dict[str, str]] = {video: {} for video in videos}
     for key in context.assets_def.asset_deps[context.asset_key]:
         name = key.to_user_string()
-        if _without_partitions(event_notes.last(instance, key)):
+        last = event_notes.last(instance, key)
+        if last is not None and last.partition is None:
             for tags in found.values():
                 tags |= {tag: noted[tag] for tag in (INPUT + name, POINTER + name) if tag in noted}
             continue
@@ -111,12 +112,6 @@ def _provenance(context: dg.AssetExecutionContext, videos: list[str]) -> dict[st
             found[video][INPUT + name] = _as_input(version)
             found[video][POINTER + name] = str(at[video])
     return found
-
-
-def _without_partitions(last: dg.EventLogRecord | None) -> Noted | None:
-    """The last materialization of an asset, if it has no partitions and was ever made."""
-    event = last.asset_materialization if last else None
-    return event_notes.noted(last) if last and event and event.partition is None else None
 
 
 def _as_input(version: str) -> str:
@@ -172,9 +167,11 @@ def stale_videos(log: Log, assets: dg.AssetsDefinition, videos: Sequence[str]) -
     code = event_notes.column(known, CODE)
     upstream: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
     for dep in assets.asset_deps[key]:
-        name, whole = dep.to_user_string(), _without_partitions(log.last(dep))
-        each = {} if whole else event_notes.column(log.latest(dep), DATA)
-        there = dict.fromkeys(videos, whole.tag(DATA)) if whole else {of: _as_input(data) for of, data in each.items()}
+        name, last = dep.to_user_string(), log.last(dep)
+        if last is not None and last.partition is None:
+            there = dict.fromkeys(videos, last.tag(DATA))
+        else:
+            there = {video: _as_input(data) for video, data in event_notes.column(log.latest(dep), DATA).items()}
         upstream[name] = there, event_notes.column(known, INPUT + name)
     nothing = _as_input("")
     stale: dict[str, str] = {}
@@ -209,10 +206,9 @@ def stale_asset(
         partitioned: Those of its dependencies that have partitions.
         videos: The partitions that there are.
     """
-    key, last = assets.key, log.last(assets.key)
-    if last is None:
+    key, made = assets.key, log.last(assets.key)
+    if made is None:
         return "missing"
-    made = event_notes.noted(last)
     if made.tag(CODE) != (assets.code_versions_by_key[key] or ""):
         return "new code or settings"
     partitioned = list(partitioned)
@@ -222,6 +218,6 @@ def stale_asset(
     for dep in assets.asset_deps[key] - set(partitioned):
         now = log.last(dep)
         # What was never made, as a tuning may be, has not changed.
-        if now is not None and made.tag(INPUT + dep.to_user_string()) != event_notes.noted(now).tag(DATA):
+        if now is not None and made.tag(INPUT + dep.to_user_string()) != now.tag(DATA):
             return f"{dep.path[-1]} changed"
     return None

@@ -115,17 +115,16 @@ def alike(asked: str | None, images: pa.Table, drawn: pa.ChunkedArray, most: int
     start, end = 0, max(most, 256)
     while len(found) < most and start < len(nearest):
         those = nearest[start:end]
-        table = images.take(those).to_pandas().assign(distance=distance[those])
-        frames = images["frame"].take(those).combine_chunks()
+        shown = images.take(those)
+        table, frames = shown.to_pandas().assign(distance=distance[those]), shown["frame"].combine_chunks()
         theirs = drawn.filter(compute.is_in(drawn, value_set=frames))  # pyright: ignore[reportAttributeAccessIssue]
         boxes = table["frame"].map(theirs.to_pandas().value_counts())
         found = pd.concat([found, table.assign(boxes=boxes)[boxes.notna()]])
         start, end = end, 4 * end
     found = found.head(most).drop(columns="phash")
     apart = found["distance"].astype("Int64")
-    return found.assign(distance=apart.mask(apart > BITS), boxes=found["boxes"].astype("Int64")).assign(
-        rank=range(1, len(found) + 1)
-    )
+    boxes = found["boxes"].astype("Int64")
+    return found.assign(distance=apart.mask(apart > BITS), boxes=boxes, rank=range(1, len(found) + 1))
 
 
 def left_out(frames: pd.DataFrame, annotated: set[str], taken: set[str] | None) -> pd.DataFrame:
