@@ -109,9 +109,16 @@ class Hosting:
         return found
 
     def deployments(self) -> Sequence[Any]:
-        """The deployments as they are."""
+        """The deployments as they are; none of an endpoint that has gone since it was looked at."""
+        from azure.core.exceptions import ResourceNotFoundError
+
         with told("tell of the deployments"):
-            return list(self.workspace.client.online_deployments.list(self.name))
+            try:
+                return list(self.workspace.client.online_deployments.list(self.name))
+            except ResourceNotFoundError as error:
+                if microsoft.code_of(error) in microsoft.NOWHERE:
+                    raise
+                return []
 
     @property
     def address(self) -> str:

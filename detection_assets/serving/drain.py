@@ -13,8 +13,8 @@ import uvicorn
 
 from detection_assets.serving.observe import Presence
 
-QUIET_S = 0.3
-"""Nobody must have asked for so long before connections that are kept alive are closed."""
+QUIET_S = 1.0
+"""Nobody must have asked for so long before connections that are kept alive are closed; a busy sender may pause."""
 
 PATIENCE_S = 5.0
 """Senders that never pause are left after so long; what they sent by then is still answered."""
@@ -25,8 +25,8 @@ class Server(uvicorn.Server):
 
     uvicorn closes at once each connection on which no request is being answered, so that a request on its way over one
     that was kept alive is lost; and connections that the system has accepted, but not yet handed over, are reset. This
-    one lets those in, stops to listen, and goes on answering, telling each caller to close, until nobody has asked for
-    a while.
+    one lets those in, stops to listen, and goes on answering, telling each caller to close, until no connection is
+    left, or nobody has asked for a while.
     """
 
     def __init__(self, config: uvicorn.Config, presence: Presence) -> None:
@@ -42,7 +42,9 @@ class Server(uvicorn.Server):
         self.presence.quiet_since = time.monotonic()
         ends = time.monotonic() + PATIENCE_S
         while time.monotonic() < ends and not self.force_exit and not self.presence.quiet(QUIET_S):
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)  # first, so that who was just let in is counted
+            if not self.server_state.connections:
+                break
         await super().shutdown(sockets)
 
     def _stop_listening(self) -> list[socket.socket]:

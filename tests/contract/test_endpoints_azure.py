@@ -129,6 +129,23 @@ def test_a_slot_with_traffic_grows_by_itself_and_no_endpoint_leaves_a_rule(
     assert not azureml_service.endpoints.scaling
 
 
+def test_an_endpoint_that_goes_between_two_looks_is_gone(
+    one: Any, azureml_service: azureml.AzureML, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = one.hosting.endpoint
+
+    def last_seen() -> Any:
+        seen = endpoint()
+        one.ml.client.online_endpoints.begin_delete(one.name).wait()
+        return seen
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.hosting, "endpoint", last_seen)
+        assert not one.look().slots
+    assert one.name not in azureml_service.endpoints.all
+    assert one.look() is None
+
+
 def test_a_server_that_dies_leaves_its_last_words(
     platform: Any, model: dict[str, str], azureml_service: azureml.AzureML, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,7 @@ class Server:
     def until_serving(self, slots: dict[str, dict[str, object]]) -> None:
         """Waits until these slots, and no others, answer with these versions."""
         wanted = {name: one["version"] for name, one in slots.items()}
-        self.until(lambda: self.serving == wanted, f"{wanted} answer")
+        self.until(lambda: self.serving == wanted, f"{wanted} answer", 90)  # a model that is slow is slow to warm
 
     @property
     def serving(self) -> dict[str, str | None]:
