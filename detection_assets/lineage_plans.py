@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 def stale(of: Lineage) -> pd.DataFrame:
     """The answer `stale`."""
     instance, assets = of.instance, update.assets_of(of.project.definitions, of.name)
+    log, listed = Log(instance), update.Listed(of.storage)
     seen = update.look(instance, of.name, of.storage)
-    log = Log(instance)
-    found = update.stale(instance, of.project.definitions, of.name, of.storage, seen, log)
+    found = update.stale(instance, of.project.definitions, of.name, of.storage, seen, log, listed)
     ingested = set(jobs.keys(of.name, jobs.INGEST))
     rows: list[dict[str, Any]] = []
     above: dict[str, set[str]] = {}

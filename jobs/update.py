@@ -6,7 +6,7 @@ The runs are those of the same jobs that the UI and the sensors start, over the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,10 +16,12 @@ import dagster as dg
 from dagster import DagsterInstance
 
 from detection_assets.domain import inbox, layout
+from detection_assets.domain.layout import Stored
 from jobs import jobs, openlineage, runs, sensors
 from resources import lake, staleness, versions
-from resources.event_notes import Log
+from resources.event_notes import SETTLED, Log
 from resources.storage import Storage
+from resources.withdrawal import withdrawals
 
 SETTLE_S = 2.0
 """A file that changed within so many seconds is looked at twice before it is taken in."""
@@ -122,6 +124,7 @@ def stale(
     storage: Storage,
     seen: Seen,
     log: Log | None = None,
+    listed: Listed | None = None,
 ) -> dict[str, dict[str | None, str]]:
     """What is not what it would be if it were made now, by what is known now.
 
@@ -134,19 +137,19 @@ def stale(
         storage: Its lake.
         seen: What the lake holds.
         log: What the instance's log says, if it was asked already.
+        listed: What else the lake holds, if it is being listed already.
 
     Returns:
         By stage, for each stale video why; the key of a stage without partitions is None.
     """
     assets, log = assets_of(defs, detector), log or Log(instance)
+    listed = listed or Listed(storage)
     found: dict[str, dict[str | None, str]] = {}
-    with ThreadPoolExecutor(3) as pool:
-        touched = changed_files(storage, seen, pool)
-        for stage in jobs.INGEST:
-            found[stage] = {**versions.stale_videos(log, assets[stage], seen.videos)}
-        for stage, videos in touched().items():
-            for video in videos:
-                found[stage].setdefault(video, staleness.IN_THE_LAKE)
+    for stage in jobs.INGEST:
+        found[stage] = {**versions.stale_videos(log, assets[stage], seen.videos)}
+    for stage, videos in changed_files(storage, seen, log, listed).items():
+        for video in videos:
+            found[stage].setdefault(video, staleness.IN_THE_LAKE)
     found = {
         stage: {video: why for video, why in of.items() if video not in seen.refused} for stage, of in found.items()
     }
@@ -158,30 +161,50 @@ def stale(
     return found
 
 
-def changed_files(storage: Storage, seen: Seen, pool: ThreadPoolExecutor) -> Callable[[], dict[str, list[str]]]:
+class Listed:
+    """What is compared with the videos of a lake: listings of thousands of objects, made side by side meanwhile."""
+
+    def __init__(self, storage: Storage) -> None:
+        pool = ThreadPoolExecutor(3)
+        self._files = pool.submit(lake.annotation_listing, storage)
+        self._notes = [pool.submit(lake.notes, storage, what) for what in ("videos", "annotations")]
+        pool.shutdown(wait=False)
+
+    @property
+    def files(self) -> list[Stored]:
+        """The objects below `annotations/`."""
+        return self._files.result()
+
+    @property
+    def notes(self) -> list[list[str]]:
+        """The keys that say which videos were taken in, and which of their annotations."""
+        return [one.result() for one in self._notes]
+
+
+def changed_files(storage: Storage, seen: Seen, log: Log, listed: Listed) -> dict[str, list[str]]:
     """By stage, the videos whose files in the lake are not those that it last took in.
 
     Args:
         storage: The detector's lake.
         seen: What it holds.
-        pool: What lists thousands of objects meanwhile.
-
-    Returns:
-        What waits for the listings, and gives the answer.
+        log: Where it is noted that none are.
+        listed: What else it holds.
     """
-    videos, known = (pool.submit(lake.remembered, storage, what) for what in ("videos", "annotations"))
-    files = pool.submit(lake.annotation_listing, storage)
-
-    def changed() -> dict[str, list[str]]:
-        speaks = lake.annotation_files(storage, seen.videos, seen.videos, files.result(), known.result())
-        drawn = {video: inbox.fingerprint(of_video) for video, of_video in speaks.items()}
-        each = {"raw_videos": (videos.result(), seen.fingerprints), "annotations": (known.result(), drawn)}
-        return {
-            stage: [video for video in seen.videos if video in now and before.get(video) != now[video]]
-            for stage, (before, now) in each.items()
-        }
-
-    return changed
+    lines = [f"{item.key}\0{item.size}\0{item.tag}" for item in listed.files]
+    gone = sorted(withdrawals.videos(storage))
+    state = log.state((), storage.uri, list(seen.videos), dict(seen.fingerprints), lines, listed.notes, gone)
+    if log.recall(storage.uri, state) == SETTLED:
+        return {}
+    taken, known = map(lake.told_by, ("videos", "annotations"), listed.notes)
+    speaks = lake.annotation_files(storage, seen.videos, seen.videos, listed.files, known)
+    drawn = {video: inbox.fingerprint(of_video) for video, of_video in speaks.items()}
+    found = {
+        stage: [video for video in seen.videos if video in now and before.get(video) != now[video]]
+        for stage, before, now in (("raw_videos", taken, seen.fingerprints), ("annotations", known, drawn))
+    }
+    if not any(found.values()):
+        log.note(storage.uri, state, SETTLED)
+    return found
 
 
 def plan_ingest(found: Mapping[str, Mapping[str | None, str]], detector: str, seen: Seen, until: str) -> list[Planned]:

@@ -9,8 +9,9 @@ deleted at any time: what is not noted is read.
 from __future__ import annotations
 
 import base64
+import hashlib
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,10 @@ MADE = DagsterEventType.ASSET_MATERIALIZATION
 CHUNK = 2000
 """Events fetched, and partitions asked for by name, in one query."""
 FORMAT = 1
+PLACE = "detection/event_notes/"
+"""How the names of the notes begin."""
+SETTLED = "settled"
+"""What is noted where nothing is stale."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class Log:
 
     def __init__(self, instance: DagsterInstance) -> None:
         self.instance = instance
+        self._ids: dict[dg.AssetKey, dict[str, int]] = {}
+        self._states: dict[dg.AssetKey, str] = {}
         self._latest: dict[dg.AssetKey, Mapping[str, Noted]] = {}
         self._last: dict[dg.AssetKey, Noted | None] = {}
 
@@ -77,8 +84,43 @@ class Log:
     def latest(self, key: dg.AssetKey) -> Mapping[str, Noted]:
         """The last materialization of each partition that has one."""
         if key not in self._latest:
-            self._latest[key] = latest(self.instance, key)
+            self._latest[key] = latest(self.instance, key, self.ids(key))
         return self._latest[key]
+
+    def ids(self, key: dg.AssetKey) -> dict[str, int]:
+        """The number of the last materialization of each partition that has one."""
+        if key not in self._ids:
+            self._ids[key] = latest_ids(self.instance, key)
+        return self._ids[key]
+
+    def state(self, keys: Iterable[dg.AssetKey], *more: object) -> str:
+        """A digest of which events are the last of some assets, for `recall`: events do not change, so numbers tell.
+
+        Args:
+            keys: The assets.
+            more: What else an answer depends on, as JSON holds it.
+        """
+        return digest([FORMAT, *more, *(self._state(key) for key in sorted(keys))])
+
+    def _state(self, key: dg.AssetKey) -> str:
+        if key not in self._states:
+            last = self.last(key)
+            # Numbers may count from 1 again, in another log.
+            said = [key.to_user_string(), *((last.id, last.at, last.run) if last else ())]
+            self._states[key] = digest([said, *(self.ids(key).items() if last and last.partition is not None else ())])
+        return self._states[key]
+
+    def recall(self, what: str, state: str) -> str | None:
+        """What `note` noted of an asset, or of a lake, in this state; None if it was in another."""
+        place = f"{PLACE}settled/{what}"
+        text = self.instance.daemon_cursor_storage.get_cursor_values({place}).get(place) or ""
+        before, _, found = text.partition(" ")
+        return found if before == state else None
+
+    def note(self, what: str, state: str, found: str) -> None:
+        """Notes what is true as long as this is the state, so that nobody has to find it out again."""
+        with suppress(Exception):  # as in `_keep`
+            self.instance.daemon_cursor_storage.set_cursor_values({f"{PLACE}settled/{what}": f"{state} {found}"})
 
 
 def last(instance: DagsterInstance, key: dg.AssetKey) -> Noted | None:
@@ -86,9 +128,9 @@ def last(instance: DagsterInstance, key: dg.AssetKey) -> Noted | None:
     return next(map(noted, instance.fetch_materializations(key, limit=1).records), None)
 
 
-def latest(instance: DagsterInstance, key: dg.AssetKey) -> dict[str, Noted]:
-    """The last materialization of each partition that has one."""
-    ids = latest_ids(instance, key)
+def latest(instance: DagsterInstance, key: dg.AssetKey, ids: Mapping[str, int] | None = None) -> dict[str, Noted]:
+    """The last materialization of each partition that has one, whose numbers may be known already."""
+    ids = latest_ids(instance, key) if ids is None else ids
     known = _recall(instance, key)
     found = {
         partition: known[partition] for partition, at in ids.items() if partition in known and known[partition].id == at
@@ -136,8 +178,13 @@ def noted(record: dg.EventLogRecord) -> Noted:
     )
 
 
+def digest(of: Sequence[object]) -> str:
+    """A digest of what JSON can hold."""
+    return hashlib.blake2b(orjson.dumps(of), digest_size=16).hexdigest()
+
+
 def _place(key: dg.AssetKey) -> str:
-    return f"detection/event_notes/{key.to_user_string()}"
+    return f"{PLACE}{key.to_user_string()}"
 
 
 def _recall(instance: DagsterInstance, key: dg.AssetKey) -> dict[str, Noted]:

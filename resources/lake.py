@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import unquote
 
 import dagster as dg
-import obstore
 
 from detection_assets.domain import inbox, layout
 from detection_assets.domain.inbox import Source
@@ -105,18 +103,23 @@ def remembered(storage: Storage, what: str, videos: Sequence[str] | None = None)
         what: `videos` or `annotations`.
         videos: The videos that are asked about, each looked up by itself; None for all, in one listing.
     """
-    prefix = layout.known(what)
+    return told_by(what, notes(storage, what, videos))
+
+
+def told_by(what: str, keys: Iterable[str]) -> dict[str, str]:
+    """The fingerprint with which each video was taken in, as the keys of `notes` tell."""
+    return dict(layout.taken_in(what, key) for key in keys)
+
+
+def notes(storage: Storage, what: str, videos: Sequence[str] | None = None) -> list[str]:
+    """The keys of the objects that remember it; arguments as of `remembered`."""
     if videos is None:
-        listing = storage.list(prefix)
-    else:
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            each = list(pool.map(lambda video: list(storage.list(layout.known(what, video))), videos))
-        listing = (item for items in each for item in items)
-    found: dict[str, str] = {}
-    for item in listing:
-        name, _, fingerprint = item.key.removeprefix(prefix + "/").partition("/")
-        found[unquote(name)] = fingerprint
-    return found
+        return list(storage.names(layout.known(what)))
+    wanted = set(videos)
+    folders = {place(what, video) for video in wanted for place in (layout.known_beside, layout.known_before)}
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        each = list(pool.map(lambda folder: list(storage.names(folder)), sorted(folders)))
+    return [key for keys in each for key in keys if layout.taken_in(what, key)[0] in wanted]
 
 
 def remember(storage: Storage, what: str, fingerprints: Mapping[str, str]) -> None:
@@ -127,14 +130,12 @@ def remember(storage: Storage, what: str, fingerprints: Mapping[str, str]) -> No
         what: `videos` or `annotations`.
         fingerprints: By video.
     """
-    for video, fingerprint in fingerprints.items():
-        # A folder a video: what to forget is found without listing what is known of the others.
-        folder = layout.known(what, video)
-        older = [item.key for item in storage.list(folder)]
-        now = f"{folder}/{fingerprint}"
-        if older != [now]:
-            storage.put(now, b"")
-            obstore.delete(storage.store, [key for key in older if key != now])
+    now = {layout.known_as(what, video, fingerprint) for video, fingerprint in fingerprints.items()}
+    before = notes(storage, what, list(fingerprints) if len(fingerprints) <= FEW else None)
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        list(pool.map(lambda key: storage.put(key, b""), sorted(now.difference(before))))
+    # Only now: who is killed between the two leaves an older note beside the newer, and the video is looked at again.
+    storage.remove([key for key in before if key not in now and layout.taken_in(what, key)[0] in fingerprints])
 
 
 def first_with(storage: Storage, sha256: str, video: str) -> str:

@@ -58,7 +58,9 @@ def of_videos(log: Log, assets: dg.AssetsDefinition, stale: Mapping[str, str]) -
             found += _upstream(log, dep, why, {video: made[video] for video in those})
         elif why == "new code or settings":
             now = assets.code_versions_by_key[assets.key] or ""
-            found += [Change(video, why, _code(assets, made[video].tag(CODE), now)) for video in those]
+            then = {video: made[video].tag(CODE) for video in those}
+            told = {code: _code(assets, code, now) for code in set(then.values())}
+            found += [Change(video, why, told[code]) for video, code in then.items()]
         else:
             lake = f"the files below {assets.key.path[-1].removeprefix('raw_')}/ are others than those taken in"
             what = {"missing": "never made", IN_THE_LAKE: lake}.get(why, why)

@@ -9,12 +9,15 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlparse
@@ -171,8 +174,7 @@ class Storage(dg.ConfigurableResource):
                     return False
                 # Not "there is one" but "there may soon be one": whoever is writing it may yet fail.
                 time.sleep(0.05 * 2**attempt)
-        why = "other writes to it did not end; run again"
-        raise LakeError(errno.EAGAIN, why, self.uri_of(key))
+        raise LakeError(errno.EAGAIN, "other writes to it did not end; run again", self.uri_of(key))
 
     @contextmanager
     def _asking(self, key: str) -> Iterator[None]:
@@ -181,8 +183,8 @@ class Storage(dg.ConfigurableResource):
             yield
         except (GenericError, PermissionDeniedError, UnauthenticatedError, FileNotFoundError) as error:
             if is_full(error):
-                why = "the disk is full; free some space and run again"
-                raise StorageFullError(errno.ENOSPC, why, self.uri_of(key)) from None
+                told = "the disk is full; free some space and run again"
+                raise StorageFullError(errno.ENOSPC, told, self.uri_of(key)) from None
             why = refusal(error)
             if why and self._folder:
                 why = "this user may not do that here; correct the folder's owner or permissions"
@@ -214,7 +216,6 @@ class Storage(dg.ConfigurableResource):
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Reads many objects side by side; None for each that does not exist."""
-        from concurrent.futures import ThreadPoolExecutor
 
         def one(key: str) -> bytes | None:
             try:
@@ -241,8 +242,16 @@ class Storage(dg.ConfigurableResource):
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Lists the objects below a prefix, in no order."""
-        for batch in self._batches(prefix):
-            yield from map(_stored, batch)
+        yield from map(_stored, self._listing(prefix))
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """The keys below a prefix, in no order; in a folder of this machine without a look at each file."""
+        if (folder := self.local_path(prefix)) is None:
+            yield from (item["path"] for item in self._listing(prefix))
+            return
+        for top, _, files in os.walk(folder):
+            place = f"{prefix}{top.removeprefix(str(folder))}"
+            yield from (f"{place}/{name}".lstrip("/") for name in files if not re.search("#[0-9]+$", name))  # half done
 
     def list_folder(self, folder: str) -> Sequence[Stored]:
         """The objects directly in a folder, however many there are in folders below it."""
@@ -257,15 +266,13 @@ class Storage(dg.ConfigurableResource):
 
     def glance(self, prefix: str) -> str:
         """A digest of a listing, for "has anything changed at all?": it costs no more than the listing itself."""
-        lines: list[str] = []
-        for batch in self._batches(prefix):
-            lines += [f"{item['path']}\0{item['size']}\0{item['e_tag'] or item['last_modified']}" for item in batch]
-        lines.sort()
+        found = self._listing(prefix)
+        lines = sorted(f"{item['path']}\0{item['size']}\0{item['e_tag'] or item['last_modified']}" for item in found)
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
-    def _batches(self, prefix: str) -> Iterator[Any]:
+    def _listing(self, prefix: str) -> Iterator[Any]:
         with self._asking(prefix):
-            yield from obstore.list(self.store, prefix, chunk_size=1000)
+            yield from chain.from_iterable(obstore.list(self.store, prefix, chunk_size=1000))
 
     def delete(self, prefix: str) -> int:
         """Deletes every object below a prefix; returns how many."""
@@ -322,7 +329,6 @@ class Storage(dg.ConfigurableResource):
             FileNotFoundError: One does not exist.
             LakeError: The lake refuses, or a long object was changed while it was read.
         """
-        from concurrent.futures import ThreadPoolExecutor
 
         def one(item: tuple[str, Path]) -> None:
             key, target = item
@@ -360,8 +366,6 @@ class Storage(dg.ConfigurableResource):
                 return
             except OSError:
                 pass  # another file system: copied below
-        from concurrent.futures import ThreadPoolExecutor
-
         files = [path for path in folder.rglob("*") if path.is_file()]
         with ThreadPoolExecutor(PARALLEL) as pool:
             list(pool.map(lambda path: self.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path), files))

@@ -19,7 +19,7 @@ import pandas as pd
 from dagster import DagsterInstance
 
 from resources import event_notes, tables
-from resources.event_notes import Log, Noted
+from resources.event_notes import SETTLED, Log, Noted
 from resources.storage import Storage
 
 DATA = "dagster/data_version"
@@ -162,11 +162,15 @@ def stale_videos(log: Log, assets: dg.AssetsDefinition, videos: Sequence[str]) -
     Returns:
         For each stale partition, why: missing, new code or settings, or which upstream asset changed.
     """
-    key, known = assets.key, log.latest(assets.key)
-    now = assets.code_versions_by_key[key] or ""
+    key, now = assets.key, assets.code_versions_by_key[assets.key] or ""
+    deps = sorted(assets.asset_deps[key])
+    state = log.state([key, *deps], [dep.to_user_string() for dep in deps], now, list(videos))
+    if log.recall(key.to_user_string(), state) == SETTLED:
+        return {}
+    known = log.latest(key)
     code = event_notes.column(known, CODE)
     upstream: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
-    for dep in assets.asset_deps[key]:
+    for dep in deps:
         name, last = dep.to_user_string(), log.last(dep)
         if last is not None and last.partition is None:
             there = dict.fromkeys(videos, last.tag(DATA))
@@ -187,7 +191,18 @@ def stale_videos(log: Log, assets: dg.AssetsDefinition, videos: Sequence[str]) -
                 if read[video] != there.get(video, nothing):
                     stale[video] = f"{name.rsplit('/', 1)[-1]} changed"
                     break
+    if not stale:
+        log.note(key.to_user_string(), state, SETTLED)
     return stale
+
+
+def _inputs_now(log: Log, key: dg.AssetKey, deps: Sequence[dg.AssetKey], videos: Sequence[str]) -> str:
+    state = log.state(deps, list(videos))
+    found = log.recall(key.to_user_string(), state)
+    if found is None:
+        found = _inputs({dep: _data(log.latest(dep), videos) for dep in deps})
+        log.note(key.to_user_string(), state, found)
+    return found
 
 
 def _data(latest: Mapping[str, Noted], videos: Sequence[str]) -> dict[str, str]:
@@ -212,8 +227,7 @@ def stale_asset(
     if made.tag(CODE) != (assets.code_versions_by_key[key] or ""):
         return "new code or settings"
     partitioned = list(partitioned)
-    read = {dep: _data(log.latest(dep), videos) for dep in partitioned}
-    if partitioned and made.tag(INPUTS) != _inputs(read):
+    if partitioned and made.tag(INPUTS) != _inputs_now(log, key, partitioned, videos):
         return "its videos, frames or annotations changed"
     for dep in assets.asset_deps[key] - set(partitioned):
         now = log.last(dep)

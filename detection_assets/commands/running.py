@@ -272,8 +272,9 @@ def status(out: Console, name: str) -> None:
     with open_instance() as instance:
         from jobs import update
 
+        listed = update.Listed(project.storage)
         seen = update.look(instance, name, project.storage)
-        found = update.stale(instance, project.definitions, name, project.storage, seen)
+        found = update.stale(instance, project.definitions, name, project.storage, seen, listed=listed)
         table = Table(title=name, title_justify="left")
         for column in ("stage", "holds", "state"):
             table.add_column(column)

@@ -10,15 +10,14 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from detection_assets.domain import layout
 from detection_assets.domain.layout import Stored
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """A video as the lake's listing shows it.
 
     Attributes:
@@ -94,17 +93,17 @@ def annotation_files(listing: Iterable[Stored], videos: Iterable[str]) -> dict[s
     """
     names: dict[str, list[str]] = defaultdict(list)
     below: dict[str, list[str]] = defaultdict(list)
+    above: dict[str, list[str]] = {}
     found: dict[str, list[Stored]] = {}
     for video in videos:
         found[video] = []
-        for name in {video, posixpath.splitext(video)[0]}:
+        for name in {video, layout.stem(video)}:
             names[name].append(video)
         folder = posixpath.dirname(video)
-        while True:
-            below[folder].append(video)
-            if not folder:
-                break
-            folder = posixpath.dirname(folder)
+        if folder not in above:
+            above[folder] = list(_above(folder))
+        for one in above[folder]:
+            below[one].append(video)
     for item in sorted(listing, key=lambda item: item.key):
         if layout.is_transient(item.key):
             continue
@@ -115,18 +114,23 @@ def annotation_files(listing: Iterable[Stored], videos: Iterable[str]) -> dict[s
 
 
 def _spoken_for(path: str, names: Mapping[str, Sequence[str]], below: Mapping[str, Sequence[str]]) -> Sequence[str]:
-    exact = names.get(path) or names.get(posixpath.splitext(path)[0])
+    exact = names.get(path) or names.get(layout.stem(path))
     if exact:
         return exact
-    folder = posixpath.dirname(path)
-    while True:
+    for folder in _above(posixpath.dirname(path)):
         if folder in names:
             return names[folder]
         if folder in below:
             return below[folder]
-        if not folder:
-            return ()
-        folder = posixpath.dirname(folder)
+    return ()
+
+
+def _above(folder: str) -> Iterator[str]:
+    """A folder and those that it is in, up to the topmost, ""."""
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
+    yield ""
 
 
 def fingerprint(items: Iterable[Stored]) -> str:

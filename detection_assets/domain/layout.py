@@ -40,7 +40,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 VIDEOS = "videos"
@@ -80,8 +80,7 @@ LONGEST = 900
 """Characters of a video's quoted path: S3 takes keys of 1024 bytes, which name the lake and the table, too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """An object as a listing shows it.
 
     Attributes:
@@ -103,15 +102,20 @@ def suffix(key: str) -> str:
     return f".{ending}".lower() if dot and stem.strip(".") else ""
 
 
+def stem(key: str) -> str:
+    """A key without its extension."""
+    before, dot, ending = key.rpartition("/")[2].rpartition(".")
+    return key[: -len(ending) - 1] if dot and before.strip(".") else key
+
+
 def is_annotation(key: str) -> bool:
     """Whether a file's name says that it holds annotations."""
-    return suffix(key) in ANNOTATION_SUFFIXES or posixpath.basename(key) in ANNOTATION_NAMES
+    return suffix(key) in ANNOTATION_SUFFIXES or key.rpartition("/")[2] in ANNOTATION_NAMES
 
 
 def is_transient(key: str) -> bool:
     """Whether a name says that the file is hidden or still being written."""
-    name = posixpath.basename(key)
-    return name.startswith(".") or suffix(name) in PARTIAL_SUFFIXES
+    return key.rpartition("/")[2].startswith(".") or suffix(key) in PARTIAL_SUFFIXES
 
 
 def video_key_problem(video: str) -> str | None:
@@ -299,9 +303,40 @@ def dataset_videos(version: str = "") -> str:
     return f"{LINEAGE}/videos/{version}.parquet" if version else f"{LINEAGE}/videos"
 
 
-def known(what: str, video_key: str | None = None) -> str:
-    """Where it is remembered with which fingerprint a video's `what` was taken in."""
-    return f"known/{what}" if video_key is None else f"known/{what}/{_quoted(video_key)}"
+def known(what: str) -> str:
+    """Below which it is remembered with which fingerprint each video's `what` was taken in."""
+    return f"known/{what}"
+
+
+def known_beside(what: str, video_key: str) -> str:
+    """The folder in which it is remembered of one video and of few others.
+
+    A file of this machine cannot be found by how its name begins, and a folder a video takes longer to list than all
+    that is in them.
+    """
+    return f"{known(what)}/{hashlib.sha256(video_key.encode()).hexdigest()[:2]}"
+
+
+def known_as(what: str, video_key: str, fingerprint: str) -> str:
+    """The empty object that remembers a fingerprint."""
+    name = _quoted(video_key)
+    # A file's name has 255 bytes at most, and a store may add some while it writes.
+    return f"{known_beside(what, video_key)}/{name}{'!' if len(name) < 200 else '/'}{fingerprint}"
+
+
+def known_before(what: str, video_key: str) -> str:
+    """The folder in which the same was remembered until folders were shared."""
+    return f"{known(what)}/{_quoted(video_key)}"
+
+
+def taken_in(what: str, key: str) -> tuple[str, str]:
+    """The video and the fingerprint that an object of `known_as`, or one in `known_before`, remembers."""
+    parts = key.removeprefix(f"{known(what)}/").split("/")
+    name, _, fingerprint = parts[-1].partition("!")
+    if not fingerprint:
+        name, fingerprint = parts[-2], parts[-1]
+    plain = name.replace("%2F", "/")  # which is all there is to most of them
+    return plain if "%" not in plain else unquote(name), fingerprint
 
 
 def job(step: str, attempt: int | None = None) -> str:

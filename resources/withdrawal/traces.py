@@ -189,7 +189,7 @@ def own_objects(storage: Storage, video: str, others: Collection[str]) -> dict[s
         "tables": [key for key in _table_keys(storage) if _partition(key) == name and not key.startswith(BY_DAY)],
         "annotation files": [item.key for item in speaks[video] if item.key not in elsewhere],
         "notes of what is known": [
-            *(item.key for what in ("videos", "annotations") for item in storage.list(layout.known(what, video))),
+            *(key for what in ("videos", "annotations") for key in lake.notes(storage, what, [video])),
             *_remembered(storage, video),
         ],
         "files of jobs": list(_jobs(storage, video)),

@@ -97,7 +97,7 @@ class World:
             self.storage.put(f"videos/{video}", b"".join(pictures))
         content = hashlib.sha256(b"".join(pictures)).hexdigest()
         self.storage.put_if_absent(layout.digest_of(content), video.encode())
-        self.storage.put(f"{layout.known('videos', video)}/0011223344556677", b"")
+        self.storage.put(layout.known_as("videos", video, "0011223344556677"), b"")
         made = self.publish(layout.frames(video, VERSION), dict(zip(names, pictures, strict=True)))
         row = {**dict.fromkeys(schemas.SCHEMAS["raw_videos"]), "video": video, "group": video, "kind": KINDS[video]}
         self.write("raw_videos", video, [{**row, "sha256": content, "frames_decodable": FRAMES}])

@@ -30,6 +30,16 @@ def test_what_is_put_is_got_listed_and_found(storage: Storage, key: str) -> None
     assert [(item.key, item.size) for item in storage.list("x")] == [(f"x/{key}", 7)]
 
 
+def test_names_are_those_of_a_listing(storage: Storage) -> None:
+    assert not list(storage.names("x"))
+    for key in (*(f"x/{name}" for name in ODD_NAMES), "x/deep/er/one", "xy/beside", "x.bin"):
+        storage.put(key, b"")
+    if (half := storage.local_path("x/deep/er/two#7")) is not None:
+        half.write_bytes(b"what a killed writer left")
+    for prefix in ("x", "x/deep", ""):
+        assert sorted(storage.names(prefix)) == sorted(item.key for item in storage.list(prefix))
+
+
 def test_a_listing_tells_when_content_changes(storage: Storage) -> None:
     storage.put("a", b"one")
     before = {item.key: item.tag for item in storage.list("")}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import posixpath
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from detection_assets.domain import inbox, layout
@@ -69,6 +69,23 @@ def test_what_a_name_says_of_annotations(key: str, expected: bool) -> None:
     assert (found == [] and len(refused) == 1) is expected, "what is annotation is no video"
 
 
-@given(st.text(st.sampled_from("aB./é"), max_size=12))
+@given(st.text(st.sampled_from("aB./éİ"), max_size=12))
 def test_an_ending_is_what_the_standard_library_says(key: str) -> None:
     assert layout.suffix(key) == posixpath.splitext(key)[1].lower()
+    assert layout.stem(key) == posixpath.splitext(key)[0]
+
+
+@given(st.text(min_size=1, max_size=300), st.from_regex(r"[0-9a-f]{16}", fullmatch=True))
+@example("a/b%2Fc/%252F!~.mp4", "0" * 16)
+@example("x" * 199, "f" * 16)
+@example("x" * 200, "f" * 16)
+def test_what_was_taken_in_is_read_off_the_name_that_remembers_it(video: str, fingerprint: str) -> None:
+    assume(layout.video_key_problem(video) is None)
+    key = layout.known_as("videos", video, fingerprint)
+    assert layout.taken_in("videos", key) == (video, fingerprint)
+    assert key.startswith(f"{layout.known_beside('videos', video)}/")
+    assert "//" not in key
+    quoted = key.split("/")[3].partition("!")[0]
+    assert len(key.rpartition("/")[2]) < 230 or len(quoted) >= 200
+    before = f"{layout.known_before('videos', video)}/{fingerprint}"
+    assert layout.taken_in("videos", before) == (video, fingerprint)

@@ -85,6 +85,24 @@ def test_notes_of_another_log_that_counts_from_one_again_are_not_believed(
         assert said(other) == {"a": "7", "b": "7"}
 
 
+def test_what_is_settled_is_believed_of_this_state_of_this_log_only(
+    instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(instance, a="1", b="1")
+    state = event_notes.Log(instance).state([KEY], "code")
+    event_notes.Log(instance).note("tiny/annotations", state, "so it is")
+    assert event_notes.Log(instance).state([KEY], "code") == state
+    assert event_notes.Log(instance).recall("tiny/annotations", state) == "so it is"
+    assert event_notes.Log(instance).recall("tiny/raw_videos", state) is None
+    assert event_notes.Log(instance).state([KEY], "another code") != state
+    make(instance, a="1")
+    assert event_notes.Log(instance).state([KEY], "code") != state, "the same version, made again"
+    make_home(tmp_path / "another", monkeypatch.setenv)
+    with open_instance() as other:
+        make(other, a="1", b="1")
+        assert event_notes.Log(other).state([KEY], "code") != state, "the same numbers, of other events"
+
+
 @pytest.mark.parametrize("broken", ["", "no base64!", "AAAA", "eJyrVkrLL8pNLFGyUjCtBQAdBgSr"])
 def test_notes_that_are_broken_are_made_anew(instance: DagsterInstance, broken: str) -> None:
     make(instance, a="1")
@@ -101,3 +119,5 @@ def test_who_may_not_write_asks_all_the_same(instance: DagsterInstance, monkeypa
     monkeypatch.setattr(type(instance.daemon_cursor_storage), "set_cursor_values", refused)
     assert said(instance) == {"a": "1"}
     assert event_notes._recall(instance, KEY) == {}
+    event_notes.Log(instance).note("tiny/annotations", "state", "so it is")
+    assert event_notes.Log(instance).recall("tiny/annotations", "state") is None

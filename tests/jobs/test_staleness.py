@@ -34,6 +34,7 @@ from detection_assets.domain import layout
 from jobs import jobs, update
 from resources import tables, versions
 from resources.compute.base import version_of
+from resources.event_notes import Log
 from resources.instance import open_instance
 from resources.storage import Storage
 
@@ -143,10 +144,18 @@ class World:
             return self.run()
 
     def ours(self, instance: DagsterInstance) -> Stale:
-        """What is stale by our rule."""
-        seen = update.look(instance, NAME, self.storage)
-        found = update.stale(instance, self.defs, NAME, self.storage, seen)
-        return {stage: frozenset(of) for stage, of in found.items() if of}
+        """What is stale by our rule, the same whether or not it was noted before that nothing is."""
+
+        def asked() -> Stale:
+            seen = update.look(instance, NAME, self.storage)
+            found = update.stale(instance, self.defs, NAME, self.storage, seen)
+            return {stage: frozenset(of) for stage, of in found.items() if of}
+
+        found = asked()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Log, "recall", lambda *_: None)
+            assert asked() == found
+        return found
 
     def dagsters(self, instance: DagsterInstance) -> Stale:
         """What is stale in Dagster's UI."""
@@ -460,6 +469,7 @@ def test_what_was_just_made_is_fresh(copied: World) -> None:
 def test_a_change_makes_stale_what_the_table_says_and_nothing_else(
     copied: World, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert found(copied) == ({}, {})
     change.do(copied, monkeypatch)
     ours, dagsters = found(copied)
     assert ours == change.stale
@@ -498,6 +508,21 @@ def test_once_it_is_taken_in_dagster_says_so_too(
     assert ("detection_dataset" in ours) == ("detection_dataset" in change.made)
     # Dagster asks for the versions of the partitions that there are, and misses none that is gone.
     assert dagsters == ({} if change.what == "a removed video" else ours)
+
+
+@HOW
+def test_what_was_deleted_from_dagsters_log_counts_no_more(copied: World) -> None:
+    assert found(copied) == ({}, {})
+    key = AssetKey([NAME, "extracted_frames"])
+    with open_instance() as instance:
+        made = instance.fetch_materializations(key, limit=1000).records
+        for run in {one.run_id for one in made if one.partition_key == ONE}:
+            instance.delete_run(run)
+    ours, dagsters = found(copied)
+    assert ONE in ours["extracted_frames"]
+    # Of the dataset Dagster asks for the versions of the partitions that there are, and misses none that is gone.
+    ours, dagsters = ({stage: of[stage] for stage in of if stage in jobs.INGEST} for of in (ours, dagsters))
+    assert ours == dagsters
 
 
 # Runs that are killed, and what comes while a run goes on ------------------------------------------------------------
