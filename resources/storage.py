@@ -41,7 +41,7 @@ from detection_assets.domain.layout import Stored
 from detection_assets.object_store import open_store
 from resources import temporary
 from resources.findings import Finding
-from resources.store_errors import CONFLICT, LakeError, StorageFullError, is_full, refusal, says, unreadable
+from resources.store_errors import CONFLICT, LakeError, StorageFullError, is_full, not_listed, refusal, says, unreadable
 
 PARALLEL = 32
 """Requests in flight at once when many objects move: enough to hide a cloud's latency, few enough for its limits."""
@@ -249,7 +249,7 @@ class Storage(dg.ConfigurableResource):
         if (folder := self.local_path(prefix)) is None:
             yield from (item["path"] for item in self._listing(prefix))
             return
-        for top, _, files in os.walk(folder):
+        for top, _, files in os.walk(folder, onerror=not_listed):
             place = f"{prefix}{top.removeprefix(str(folder))}"
             yield from (f"{place}/{name}".lstrip("/") for name in files if not re.search("#[0-9]+$", name))  # half done
 

@@ -73,6 +73,17 @@ def unreadable(error: Exception) -> str:
     return f"an object's name has an empty part or one of dots alone; rename it: {str(error).splitlines()[0]:.300}"
 
 
+def not_listed(error: OSError) -> None:
+    """What is to be done about a folder of this machine that cannot be listed; one that is not there is empty.
+
+    Raises:
+        LakeError: It is there.
+    """
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        why = "this user cannot list it; correct the folder's owner or permissions"
+        raise LakeError(error.errno, why, error.filename) from None
+
+
 def is_full(error: Exception) -> bool:
     """Whether there is no room for an object."""
     return isinstance(error, GenericError) and any(sign in str(error) for sign in FULL)

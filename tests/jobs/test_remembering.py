@@ -10,6 +10,7 @@ import pytest
 from detection_assets.domain import layout
 from resources import lake
 from resources.storage import Storage
+from resources.store_errors import LakeError
 
 
 @pytest.fixture
@@ -50,6 +51,16 @@ def test_what_is_remembered_already_is_not_written_again(storage: Storage, monke
     monkeypatch.setattr(Storage, "put", lambda *_: pytest.fail("nothing has changed"))
     monkeypatch.setattr(Storage, "remove", lambda _, gone: [pytest.fail(key) for key in gone])
     lake.remember(storage, "videos", known)
+
+
+def test_what_cannot_be_listed_is_not_taken_for_nothing(storage: Storage) -> None:
+    lake.remember(storage, "videos", {"a.mp4": "1"})
+    loop = storage.local_path("known/annotations")
+    assert loop is not None
+    loop.symlink_to(loop)
+    with pytest.raises(LakeError, match="known/annotations"):
+        lake.remembered(storage, "annotations")
+    assert lake.remembered(storage, "videos") == {"a.mp4": "1"}
 
 
 def test_a_name_that_no_file_can_have_in_one_piece_is_remembered_all_the_same() -> None:
