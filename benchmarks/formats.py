@@ -196,11 +196,12 @@ def main(images: int = IMAGES, boxes: int = BOXES, rounds: int = 4, python: Path
         told: dict[str, list[dict[str, Any]]] = {}
         there = peers(python)
         writers = ("our_conversion", "ultralytics") if "ultralytics" in there else ("our_conversion",)
+        pairs = [("bare_read", "our_read"), ("bare_write", "our_write"), writers]
         for number in range(rounds):
-            # Whoever writes after another finds the disk busier: each is first as often.
-            turns = [("bare_read", "our_read"), ("bare_write", "our_write"), writers]
-            for task in (task for pair in turns for task in pair[:: -1 if number % 2 else 1]):
-                told.setdefault(task, []).append(measure(task, file, out))
+            for pair in pairs:
+                # Whoever writes after another finds the disk busier: each is first as often.
+                for task in reversed(pair) if number % 2 else pair:
+                    told.setdefault(task, []).append(measure(task, file, out))
         shutil.move(file.parent / "ready", folder / "ready")  # not among what peers find beside the file
         ahead = {task: told.get(task) or [measure(task, file, out, where)] for task, where in there.items()}
     seconds = {task: statistics.median(one["seconds"] for one in runs) for task, runs in told.items()}

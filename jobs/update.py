@@ -190,9 +190,8 @@ def changed_files(storage: Storage, seen: Seen, log: Log, listed: Listed) -> dic
         log: Where it is noted that none are.
         listed: What else it holds.
     """
-    lines = [f"{item.key}\0{item.size}\0{item.tag}" for item in listed.files]
-    gone = sorted(withdrawals.videos(storage))
-    state = log.state((), storage.uri, list(seen.videos), dict(seen.fingerprints), lines, listed.notes, gone)
+    files, gone = inbox.fingerprint(listed.files), sorted(withdrawals.videos(storage))
+    state = log.state((), storage.uri, list(seen.videos), dict(seen.fingerprints), files, listed.notes, gone)
     if log.recall(storage.uri, state) == SETTLED:
         return {}
     taken, known = map(lake.told_by, ("videos", "annotations"), listed.notes)

@@ -112,15 +112,12 @@ class Log:
 
     def recall(self, what: str, state: str) -> str | None:
         """What `note` noted of an asset, or of a lake, in this state; None if it was in another."""
-        place = f"{PLACE}settled/{what}"
-        text = self.instance.daemon_cursor_storage.get_cursor_values({place}).get(place) or ""
-        before, _, found = text.partition(" ")
+        before, _, found = (_get(self.instance, f"settled/{what}") or "").partition(" ")
         return found if before == state else None
 
     def note(self, what: str, state: str, found: str) -> None:
         """Notes what is true as long as this is the state, so that nobody has to find it out again."""
-        with suppress(Exception):  # as in `_keep`
-            self.instance.daemon_cursor_storage.set_cursor_values({f"{PLACE}settled/{what}": f"{state} {found}"})
+        _put(self.instance, f"settled/{what}", f"{state} {found}")
 
 
 def last(instance: DagsterInstance, key: dg.AssetKey) -> Noted | None:
@@ -183,14 +180,9 @@ def digest(of: Sequence[object]) -> str:
     return hashlib.blake2b(orjson.dumps(of), digest_size=16).hexdigest()
 
 
-def _place(key: dg.AssetKey) -> str:
-    return f"{PLACE}{key.to_user_string()}"
-
-
 def _recall(instance: DagsterInstance, key: dg.AssetKey) -> dict[str, Noted]:
     """What was noted; nothing if it is of another log that counts from 1 again, or cannot be read."""
-    place = _place(key)
-    text = instance.daemon_cursor_storage.get_cursor_values({place}).get(place)
+    text = _get(instance, key.to_user_string())
     if text is None:
         return {}
     try:
@@ -213,6 +205,14 @@ def _keep(instance: DagsterInstance, key: dg.AssetKey, known: Mapping[str, Noted
         [partition, one.id, one.at, one.run, [one.tag(name) for name in names]] for partition, one in known.items()
     ]
     data = zlib.compress(orjson.dumps({"format": FORMAT, "names": names, "events": events}), 1)
-    # Who may only read asks all the same, and reads the events again.
+    _put(instance, key.to_user_string(), base64.b64encode(data).decode())
+
+
+def _get(instance: DagsterInstance, name: str) -> str | None:
+    return instance.daemon_cursor_storage.get_cursor_values({PLACE + name}).get(PLACE + name)
+
+
+def _put(instance: DagsterInstance, name: str, text: str) -> None:
+    # Who may only read asks all the same, and finds it out again.
     with suppress(Exception):
-        instance.daemon_cursor_storage.set_cursor_values({_place(key): base64.b64encode(data).decode()})
+        instance.daemon_cursor_storage.set_cursor_values({PLACE + name: text})

@@ -183,8 +183,8 @@ class Storage(dg.ConfigurableResource):
             yield
         except (GenericError, PermissionDeniedError, UnauthenticatedError, FileNotFoundError) as error:
             if is_full(error):
-                told = "the disk is full; free some space and run again"
-                raise StorageFullError(errno.ENOSPC, told, self.uri_of(key)) from None
+                why = "the disk is full; free some space and run again"
+                raise StorageFullError(errno.ENOSPC, why, self.uri_of(key)) from None
             why = refusal(error)
             if why and self._folder:
                 why = "this user may not do that here; correct the folder's owner or permissions"

@@ -164,7 +164,7 @@ def stale_videos(log: Log, assets: dg.AssetsDefinition, videos: Sequence[str]) -
     """
     key, now = assets.key, assets.code_versions_by_key[assets.key] or ""
     deps = sorted(assets.asset_deps[key])
-    state = log.state([key, *deps], [dep.to_user_string() for dep in deps], now, list(videos))
+    state = log.state([key, *deps], now, list(videos))
     if log.recall(key.to_user_string(), state) == SETTLED:
         return {}
     known = log.latest(key)

@@ -75,7 +75,7 @@ def test_notes_of_another_log_that_counts_from_one_again_are_not_believed(
 ) -> None:
     make(instance, a="1", b="1")
     event_notes.latest(instance, KEY)
-    place = event_notes._place(KEY)
+    place = event_notes.PLACE + KEY.to_user_string()
     noted = instance.daemon_cursor_storage.get_cursor_values({place})
     make_home(tmp_path / "another", monkeypatch.setenv)
     with open_instance() as other:
@@ -106,7 +106,7 @@ def test_what_is_settled_is_believed_of_this_state_of_this_log_only(
 @pytest.mark.parametrize("broken", ["", "no base64!", "AAAA", "eJyrVkrLL8pNLFGyUjCtBQAdBgSr"])
 def test_notes_that_are_broken_are_made_anew(instance: DagsterInstance, broken: str) -> None:
     make(instance, a="1")
-    instance.daemon_cursor_storage.set_cursor_values({event_notes._place(KEY): broken})
+    instance.daemon_cursor_storage.set_cursor_values({event_notes.PLACE + KEY.to_user_string(): broken})
     assert said(instance) == {"a": "1"}
     assert event_notes._recall(instance, KEY)
 
