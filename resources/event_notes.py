@@ -13,8 +13,8 @@ import hashlib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import NamedTuple
 
 import dagster as dg
 import orjson
@@ -23,15 +23,14 @@ from dagster import DagsterEventType, DagsterInstance
 MADE = DagsterEventType.ASSET_MATERIALIZATION
 CHUNK = 2000
 """Events fetched, and partitions asked for by name, in one query."""
-FORMAT = 1
+FORMAT = 2
 PLACE = "detection/event_notes/"
 """How the names of the notes begin."""
 SETTLED = "settled"
 """What is noted where nothing is stale."""
 
 
-@dataclass(frozen=True)
-class Noted:
+class Noted(NamedTuple):
     """A materialization.
 
     Attributes:
@@ -39,26 +38,84 @@ class Noted:
         id: Its number in the log.
         at: When, seconds since 1970.
         run: The run's id.
-        names: Where each tag stands in `values`; one for all events that were noted together.
-        values: Of its tags: data version, code version, what it read; None where it lacks one.
+        tags: What it says of versions: its data version, its code version, what it read.
     """
 
     partition: str | None
     id: int
     at: float
     run: str
-    names: Mapping[str, int]
-    values: Sequence[str | None]
+    tags: Mapping[str, str]
 
     def tag(self, name: str) -> str:
         """One of its tags, or ""."""
-        place = self.names.get(name)
-        return (self.values[place] if place is not None else None) or ""
+        return self.tags.get(name, "")
 
 
-def column(known: Mapping[str, Noted], name: str) -> dict[str, str]:
-    """One tag of each partition's event, or ""."""
-    return {partition: one.tag(name) for partition, one in known.items()}
+class Events(Mapping[str, Noted]):
+    """Materializations of an asset by partition, kept as columns: of thousands, one tag is compared at once.
+
+    Attributes:
+        ids: The number of each partition's.
+    """
+
+    def __init__(
+        self, ids: Mapping[str, int], at: Sequence[float], runs: Sequence[str], tags: Mapping[str, Sequence[str]]
+    ) -> None:
+        self.ids = ids
+        self._at, self._runs, self._tags = at, runs, tags
+
+    @staticmethod
+    def of(each: Mapping[str, Noted]) -> Events:
+        """The same of single ones."""
+        names = sorted({name for one in each.values() for name in one.tags})
+        tags = {name: [one.tag(name) for one in each.values()] for name in names}
+        at, runs = [one.at for one in each.values()], [one.run for one in each.values()]
+        return Events({partition: one.id for partition, one in each.items()}, at, runs, tags)
+
+    def column(self, name: str) -> dict[str, str]:
+        """One tag of each partition's, or ""."""
+        return dict(zip(self.ids, self._tags[name], strict=True)) if name in self._tags else dict.fromkeys(self.ids, "")
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {partition: place for place, partition in enumerate(self.ids)}
+
+    def __getitem__(self, partition: str) -> Noted:
+        place = self._places[partition]
+        tags = {name: values[place] for name, values in self._tags.items()}
+        return Noted(partition, self.ids[partition], self._at[place], self._runs[place], tags)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def dump(self) -> bytes:
+        """As `load` reads it."""
+        columns = {"partitions": list(self.ids), "ids": list(self.ids.values()), "at": self._at, "runs": self._runs}
+        return orjson.dumps({"format": FORMAT, **columns, "tags": self._tags})
+
+    @staticmethod
+    def load(data: bytes) -> Events:
+        """What `dump` wrote.
+
+        Raises:
+            ValueError: It did not write this.
+        """
+        told = orjson.loads(data)
+        try:
+            if told["format"] != FORMAT:
+                raise ValueError("of another release")
+            columns = told["at"], told["runs"], told["tags"]
+            found = Events(dict(zip(told["partitions"], told["ids"], strict=True)), *columns)
+            lengths = {len(found), len(columns[0]), len(columns[1]), *map(len, columns[2].values())}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("not what was written") from error
+        if len(lengths) > 1:
+            raise ValueError("columns of several lengths")
+        return found
 
 
 class Log:
@@ -72,7 +129,7 @@ class Log:
         self.instance = instance
         self._ids: dict[dg.AssetKey, dict[str, int]] = {}
         self._states: dict[dg.AssetKey, str] = {}
-        self._latest: dict[dg.AssetKey, Mapping[str, Noted]] = {}
+        self._latest: dict[dg.AssetKey, Events] = {}
         self._last: dict[dg.AssetKey, Noted | None] = {}
 
     def last(self, key: dg.AssetKey) -> Noted | None:
@@ -81,10 +138,10 @@ class Log:
             self._last[key] = last(self.instance, key)
         return self._last[key]
 
-    def latest(self, key: dg.AssetKey) -> Mapping[str, Noted]:
+    def latest(self, key: dg.AssetKey) -> Events:
         """The last materialization of each partition that has one."""
         if key not in self._latest:
-            self._latest[key] = latest(self.instance, key, self.ids(key))
+            self._latest[key] = latest(self.instance, key, self.ids(key), self.last(key))
         return self._latest[key]
 
     def ids(self, key: dg.AssetKey) -> dict[str, int]:
@@ -125,19 +182,25 @@ def last(instance: DagsterInstance, key: dg.AssetKey) -> Noted | None:
     return next(map(noted, instance.fetch_materializations(key, limit=1).records), None)
 
 
-def latest(instance: DagsterInstance, key: dg.AssetKey, ids: Mapping[str, int] | None = None) -> dict[str, Noted]:
-    """The last materialization of each partition that has one, whose numbers may be known already."""
+def latest(
+    instance: DagsterInstance, key: dg.AssetKey, ids: Mapping[str, int] | None = None, last: Noted | None = None
+) -> Events:
+    """The last materialization of each partition that has one.
+
+    Args:
+        instance: The Dagster instance.
+        key: The asset.
+        ids: Their numbers, if they are known already.
+        last: The last of whatever partition, likewise.
+    """
     ids = latest_ids(instance, key) if ids is None else ids
-    known = _recall(instance, key)
-    found = {
-        partition: known[partition] for partition, at in ids.items() if partition in known and known[partition].id == at
-    }
+    known = _recall(instance, key, last)
+    if known.ids == ids:
+        return known
+    found = {partition: known[partition] for partition, at in ids.items() if known.ids.get(partition) == at}
     missing = {at: partition for partition, at in ids.items() if partition not in found}
-    if missing:
-        fresh = {missing[one.id]: one for one in read(instance, key, list(missing))}
-        found |= fresh
-        _keep(instance, key, {**known, **fresh})
-    return found
+    found |= {missing[one.id]: one for one in read(instance, key, list(missing))}
+    return _keep(instance, key, Events.of(found))
 
 
 def latest_ids(instance: DagsterInstance, key: dg.AssetKey, partitions: Sequence[str] | None = None) -> dict[str, int]:
@@ -164,15 +227,7 @@ def noted(record: dg.EventLogRecord) -> Noted:
     """What is noted of an event."""
     event = record.asset_materialization
     tags = (event.tags if event else None) or {}
-    names = {name: place for place, name in enumerate(tags)}
-    return Noted(
-        event.partition if event else None,
-        record.storage_id,
-        record.timestamp,
-        record.run_id,
-        names,
-        list(tags.values()),
-    )
+    return Noted(event.partition if event else None, record.storage_id, record.timestamp, record.run_id, tags)
 
 
 def digest(of: Sequence[object]) -> str:
@@ -180,32 +235,23 @@ def digest(of: Sequence[object]) -> str:
     return hashlib.blake2b(orjson.dumps(of), digest_size=16).hexdigest()
 
 
-def _recall(instance: DagsterInstance, key: dg.AssetKey) -> dict[str, Noted]:
+def _recall(instance: DagsterInstance, key: dg.AssetKey, last: Noted | None = None) -> Events:
     """What was noted; nothing if it is of another log that counts from 1 again, or cannot be read."""
-    text = _get(instance, key.to_user_string())
-    if text is None:
-        return {}
+    nothing, text = Events({}, (), (), {}), _get(instance, key.to_user_string())
     try:
-        told: dict[str, Any] = orjson.loads(zlib.decompress(base64.b64decode(text)))
-        if told["format"] != FORMAT:
-            return {}
-        names = {name: place for place, name in enumerate(told["names"])}
-        known = {name: Noted(name, at, time, run, names, values) for name, at, time, run, values in told["events"]}
-    except (ValueError, KeyError, TypeError, zlib.error):
-        return {}
-    newest = max(known.values(), key=lambda one: one.id, default=None)
-    there = read(instance, key, [newest.id]) if newest is not None else []
-    same = bool(there) and newest is not None and (there[0].run, there[0].at) == (newest.run, newest.at)
-    return known if same else {}
+        known = Events.load(zlib.decompress(base64.b64decode(text or "")))
+    except (ValueError, zlib.error):
+        return nothing
+    newest = known[max(known.ids, key=known.ids.__getitem__)] if known else None
+    if newest is None:
+        return nothing
+    there = last if last is not None and last.id == newest.id else next(iter(read(instance, key, [newest.id])), None)
+    return known if there is not None and (there.run, there.at) == (newest.run, newest.at) else nothing
 
 
-def _keep(instance: DagsterInstance, key: dg.AssetKey, known: Mapping[str, Noted]) -> None:
-    names = sorted({name for one in known.values() for name in one.names})
-    events = [
-        [partition, one.id, one.at, one.run, [one.tag(name) for name in names]] for partition, one in known.items()
-    ]
-    data = zlib.compress(orjson.dumps({"format": FORMAT, "names": names, "events": events}), 1)
-    _put(instance, key.to_user_string(), base64.b64encode(data).decode())
+def _keep(instance: DagsterInstance, key: dg.AssetKey, known: Events) -> Events:
+    _put(instance, key.to_user_string(), base64.b64encode(zlib.compress(known.dump(), 1)).decode())
+    return known
 
 
 def _get(instance: DagsterInstance, name: str) -> str | None:

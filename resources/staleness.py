@@ -6,8 +6,8 @@ Whether it is stale is the rule of `versions`; here the event log is asked what 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import NamedTuple
 
 import dagster as dg
 
@@ -19,8 +19,7 @@ IN_THE_LAKE = "changed in the lake"
 """Why a partition is stale whose file is another than the one that was taken in, which Dagster cannot know."""
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """What made a partition of an asset stale, or an asset without partitions.
 
     Attributes:

@@ -19,7 +19,7 @@ import pandas as pd
 from dagster import DagsterInstance
 
 from resources import event_notes, tables
-from resources.event_notes import SETTLED, Log, Noted
+from resources.event_notes import SETTLED, Events, Log
 from resources.storage import Storage
 
 DATA = "dagster/data_version"
@@ -36,10 +36,8 @@ HALF = "left half-way"
 
 def combined(versions: Mapping[str, str]) -> str:
     """One version for many: a digest that changes when any of them does, or when one is added or removed."""
-    digest = hashlib.sha256()
-    for key, version in sorted(versions.items()):
-        digest.update(f"{key}\0{version}\n".encode())
-    return digest.hexdigest()[:16]
+    text = "".join([f"{key}\0{version}\n" for key, version in sorted(versions.items())])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def materialized(
@@ -168,15 +166,15 @@ def stale_videos(log: Log, assets: dg.AssetsDefinition, videos: Sequence[str]) -
     if log.recall(key.to_user_string(), state) == SETTLED:
         return {}
     known = log.latest(key)
-    code = event_notes.column(known, CODE)
+    code = known.column(CODE)
     upstream: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
     for dep in deps:
         name, last = dep.to_user_string(), log.last(dep)
         if last is not None and last.partition is None:
             there = dict.fromkeys(videos, last.tag(DATA))
         else:
-            there = {video: _as_input(data) for video, data in event_notes.column(log.latest(dep), DATA).items()}
-        upstream[name] = there, event_notes.column(known, INPUT + name)
+            there = {video: _as_input(data) for video, data in log.latest(dep).column(DATA).items()}
+        upstream[name] = there, known.column(INPUT + name)
     nothing = _as_input("")
     stale: dict[str, str] = {}
     for video in videos:
@@ -205,8 +203,8 @@ def _inputs_now(log: Log, key: dg.AssetKey, deps: Sequence[dg.AssetKey], videos:
     return found
 
 
-def _data(latest: Mapping[str, Noted], videos: Sequence[str]) -> dict[str, str]:
-    found = event_notes.column(latest, DATA)
+def _data(latest: Events, videos: Sequence[str]) -> dict[str, str]:
+    found = latest.column(DATA)
     return {video: found[video] for video in videos if found.get(video)}
 
 

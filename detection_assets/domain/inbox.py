@@ -8,13 +8,14 @@ speaks for every video at or below its own folder.
 from __future__ import annotations
 
 import hashlib
-import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from detection_assets.domain import layout
 from detection_assets.domain.layout import Stored
+
+_NO_VIDEOS = frozenset([*layout.ANNOTATION_SUFFIXES, ".md", ".zip", ".gz"])
 
 
 class Source(NamedTuple):
@@ -59,12 +60,12 @@ def sources(listing: Iterable[Stored]) -> tuple[list[Source], dict[str, str]]:
         if not item.size and not ending:
             continue
         if ending in layout.IMAGE_SUFFIXES:
-            folder = posixpath.dirname(path)
+            folder = path.rpartition("/")[0]
             if folder:
                 folders[folder].append(item)
             else:
                 refused[path] = "it is an image outside any folder; put images in a folder of their own"
-        elif layout.is_annotation(path) or ending in {".md", ".zip", ".gz"}:
+        elif ending in _NO_VIDEOS or (not ending and layout.is_annotation(path)):
             refused[path] = "it is neither a video nor an image"
         else:
             found.append(Source(path, "video", fingerprint([item]), item.size, item.written))
@@ -92,23 +93,23 @@ def annotation_files(listing: Iterable[Stored], videos: Iterable[str]) -> dict[s
         For each video its files, in order of their keys; a video nobody annotated has an empty list.
     """
     names: dict[str, list[str]] = defaultdict(list)
-    below: dict[str, list[str]] = defaultdict(list)
-    above: dict[str, list[str]] = {}
+    folders: dict[str, list[str]] = defaultdict(list)
     found: dict[str, list[Stored]] = {}
     for video in videos:
         found[video] = []
-        for name in {video, layout.stem(video)}:
-            names[name].append(video)
-        folder = posixpath.dirname(video)
-        if folder not in above:
-            above[folder] = list(_above(folder))
-        for one in above[folder]:
-            below[one].append(video)
-    for item in sorted(listing, key=lambda item: item.key):
+        names[video].append(video)
+        if (plain := layout.stem(video)) != video:
+            names[plain].append(video)
+        folders[video.rpartition("/")[0]].append(video)
+    below: dict[str, list[str]] = defaultdict(list)
+    for folder, those in folders.items():
+        for one in _above(folder):
+            below[one] += those
+    start = len(layout.ANNOTATIONS) + 1
+    for item in sorted(listing):
         if layout.is_transient(item.key):
             continue
-        path = item.key.removeprefix(layout.ANNOTATIONS + "/")
-        for video in _spoken_for(path, names, below):
+        for video in _spoken_for(item.key[start:], names, below):
             found[video].append(item)
     return found
 
@@ -117,7 +118,7 @@ def _spoken_for(path: str, names: Mapping[str, Sequence[str]], below: Mapping[st
     exact = names.get(path) or names.get(layout.stem(path))
     if exact:
         return exact
-    for folder in _above(posixpath.dirname(path)):
+    for folder in _above(path.rpartition("/")[0]):
         if folder in names:
             return names[folder]
         if folder in below:
@@ -135,7 +136,5 @@ def _above(folder: str) -> Iterator[str]:
 
 def fingerprint(items: Iterable[Stored]) -> str:
     """A short digest of a set of objects as listed: it changes when one is added, removed or rewritten."""
-    digest = hashlib.sha256()
-    for item in sorted(items, key=lambda item: item.key):
-        digest.update(f"{item.key}\0{item.size}\0{item.tag}\n".encode())
-    return digest.hexdigest()[:16]
+    text = "".join([f"{key}\0{size}\0{tag}\n" for key, size, tag, _ in sorted(items)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -73,7 +73,7 @@ ANNOTATION_SUFFIXES = frozenset(
 )
 ANNOTATION_NAMES = frozenset(["MLTable"])
 """Annotation files that are called so and have no ending."""
-PARTIAL_SUFFIXES = frozenset([".part", ".partial", ".tmp", ".temp", ".crdownload", ".download"])
+PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".download")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 LONGEST = 900
@@ -115,7 +115,8 @@ def is_annotation(key: str) -> bool:
 
 def is_transient(key: str) -> bool:
     """Whether a name says that the file is hidden or still being written."""
-    return key.rpartition("/")[2].startswith(".") or suffix(key) in PARTIAL_SUFFIXES
+    name = key.rpartition("/")[2]
+    return name.startswith(".") or name.lower().endswith(PARTIAL_SUFFIXES)
 
 
 def video_key_problem(video: str) -> str | None:

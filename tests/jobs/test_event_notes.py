@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import orjson
 import pytest
 from dagster import DagsterInstance
 from project import make_home
@@ -57,6 +60,22 @@ def test_an_event_is_read_once(instance: DagsterInstance, monkeypatch: pytest.Mo
     numbers.clear()
     assert said(instance) == {"a": "1", "b": "2", "c": "1"}
     assert numbers == [first["c"].id, first["c"].id + 1]
+    numbers.clear()
+    log = event_notes.Log(instance)
+    assert log.last(KEY) == log.latest(KEY)["b"]
+    assert numbers == [], "the newest was read already"
+
+
+def test_a_partition_whose_events_are_gone_is_in_no_note(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(instance, a="1", b="1")
+    ids = dict(event_notes.latest(instance, KEY).ids)
+    del ids["a"]
+    assert set(event_notes.latest(instance, KEY, ids)) == {"b"}
+    numbers = read(monkeypatch)
+    assert event_notes.latest(instance, KEY, ids).column(versions.DATA) == {"b": "1"}
+    assert len(numbers) == 1, "only the newest is read, for ever after as well"
 
 
 def test_what_is_noted_is_what_the_event_says(instance: DagsterInstance) -> None:
@@ -103,7 +122,27 @@ def test_what_is_settled_is_believed_of_this_state_of_this_log_only(
         assert event_notes.Log(other).state([KEY], "code") != state, "the same numbers, of other events"
 
 
-@pytest.mark.parametrize("broken", ["", "no base64!", "AAAA", "eJyrVkrLL8pNLFGyUjCtBQAdBgSr"])
+def packed(**told: Any) -> str:
+    return base64.b64encode(zlib.compress(orjson.dumps(told))).decode()
+
+
+WHOLE = {"partitions": ["a"], "ids": [1], "at": [0.0], "runs": [""], "tags": {versions.DATA: ["7"]}}
+BROKEN = {
+    "empty": "",
+    "no base64": "no base64!",
+    "not compressed": "AAAA",
+    "no JSON": base64.b64encode(zlib.compress(b"{")).decode(),
+    "not a table": base64.b64encode(zlib.compress(b"[1]")).decode(),
+    "of another release": packed(**{**WHOLE, "format": 1}),
+    "a column is missing": packed(format=2, partitions=["a"], ids=[1]),
+    "a column is shorter": packed(**{**WHOLE, "format": 2, "at": []}),
+    "a tag's column is longer": packed(**{**WHOLE, "format": 2, "tags": {versions.DATA: ["7", "8"]}}),
+    "tags are no columns": packed(**{**WHOLE, "format": 2, "tags": [1]}),
+    "of another event": packed(**{**WHOLE, "format": 2}),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_notes_that_are_broken_are_made_anew(instance: DagsterInstance, broken: str) -> None:
     make(instance, a="1")
     instance.daemon_cursor_storage.set_cursor_values({event_notes.PLACE + KEY.to_user_string(): broken})
