@@ -138,8 +138,7 @@ class Lineage:
 
         models = self._models()
         known = {*version_index.datasets(self.storage), *models["dataset_version"].dropna()} - {""}
-        rows = {name: version_index.videos(self.storage, name, video) for name in sorted(known)}
-        return lineage.saw({name: row for name, row in rows.items() if len(row)}, models, self._periods())
+        return lineage.saw(version_index.with_video(self.storage, video, known), models, self._periods())
 
     def served_at(self, moment: str | datetime) -> pd.DataFrame:
         """What the slots held at a moment, at what share: a row a slot.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from detection_assets.domain import captures, layout
+from detection_assets.domain import captures, file_names, layout
 from detection_assets.domain.metrics import Scores
 from resources import tables
 from resources.storage import Storage
@@ -45,7 +45,7 @@ def labelled_folders(storage: Storage) -> dict[str, set[str]]:
     """The folders of images in the lake, each with its images' names without ending."""
     folders: dict[str, set[str]] = {}
     for item in storage.list(layout.VIDEOS):
-        if layout.suffix(item.key) in layout.IMAGE_SUFFIXES and not layout.is_transient(item.key):
+        if file_names.suffix(item.key) in file_names.IMAGE_SUFFIXES and not file_names.is_transient(item.key):
             folder, _, name = item.key.removeprefix(layout.VIDEOS + "/").rpartition("/")
             folders.setdefault(folder, set()).add(posixpath.splitext(name)[0])
     return folders

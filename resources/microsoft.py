@@ -6,12 +6,13 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from detection_assets.object_store import CONNECTION, account_of
 
+T = TypeVar("T")
 SETTINGS = ("AZURE_", "AZUREML_", "ARM_", "MSI_")
 """What the settings begin with that decide whom Azure takes us for, and where it is."""
 DENIED = ("AuthorizationFailed", "LinkedAuthorizationFailed", "Forbidden")
@@ -107,14 +108,9 @@ class Workspace:
             LookupError: There is no cluster of the name.
             AzureError: It is not told.
         """
-        from azure.core.exceptions import ResourceNotFoundError
-
-        try:
-            told = self.get(f"computes/{name}")
-        except ResourceNotFoundError as error:
-            if code_of(error) in NOWHERE:
-                raise
-            raise LookupError(name) from error
+        told = there(lambda: self.get(f"computes/{name}"))
+        if told is None:
+            raise LookupError(name)
         return told["properties"].get("properties") or {}
 
     def get(self, below: str) -> Mapping[str, Any]:
@@ -146,13 +142,8 @@ class Workspace:
         Raises:
             AzureError: It is refused.
         """
-        from azure.core.exceptions import ResourceNotFoundError
-
-        try:
-            return str(self.client.data.get(name, version).path)
-        except ResourceNotFoundError as error:
-            if code_of(error) in NOWHERE:
-                raise
+        if (entered := there(lambda: self.client.data.get(name, version))) is not None:
+            return str(entered.path)
         # By hand: the SDK reads an MLTable first, by ways of its own to the storage that may take minutes.
         told = self.put(f"data/{name}/versions/{version}", {"properties": dict(properties)})
         return str(told["properties"]["dataUri"])
@@ -225,6 +216,22 @@ def place(datastore: str, uri: str) -> str:
 def code_of(error: Any) -> str:
     """The service's word for an error of azure-core's; "" if it has none."""
     return str(getattr(getattr(error, "error", None), "code", None) or "")
+
+
+def there(ask: Callable[[], T]) -> T | None:
+    """What is answered, or None if there is no such thing in the workspace.
+
+    Raises:
+        AzureError: It is not told, or there is no such workspace.
+    """
+    from azure.core.exceptions import ResourceNotFoundError
+
+    try:
+        return ask()
+    except ResourceNotFoundError as error:
+        if code_of(error) in NOWHERE:
+            raise
+        return None
 
 
 def explained(error: Any) -> tuple[str, str]:

@@ -64,12 +64,9 @@ def deploy(ml: Workspace, endpoint: str, name: str, wanted: Wanted) -> None:
     from azure.core.exceptions import ResourceNotFoundError
 
     client = ml.client
-    try:
-        if client.batch_deployments.get(name, endpoint).provisioning_state == "Succeeded":
-            return
-    except ResourceNotFoundError as error:
-        if microsoft.code_of(error) in microsoft.NOWHERE:
-            raise
+    made = microsoft.there(lambda: client.batch_deployments.get(name, endpoint))
+    if made is not None and made.provisioning_state == "Succeeded":
+        return
     try:
         there = client.batch_endpoints.get(endpoint)
         _tidy(client, endpoint, str(getattr(there.defaults, "deployment_name", "")))

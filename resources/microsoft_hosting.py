@@ -96,29 +96,16 @@ class Hosting:
 
     def endpoint(self) -> Any | None:
         """The endpoint as it is; None if there is none."""
-        from azure.core.exceptions import ResourceNotFoundError
-
         with told("tell of the endpoint"):
-            try:
-                found = self.workspace.client.online_endpoints.get(self.name)
-            except ResourceNotFoundError as error:
-                if microsoft.code_of(error) in microsoft.NOWHERE:
-                    raise
-                return None
-        self._address = found.scoring_uri or self._address
+            found = microsoft.there(lambda: self.workspace.client.online_endpoints.get(self.name))
+        if found is not None:
+            self._address = found.scoring_uri or self._address
         return found
 
     def deployments(self) -> Sequence[Any]:
         """The deployments as they are; none of an endpoint that has gone since it was looked at."""
-        from azure.core.exceptions import ResourceNotFoundError
-
         with told("tell of the deployments"):
-            try:
-                return list(self.workspace.client.online_deployments.list(self.name))
-            except ResourceNotFoundError as error:
-                if microsoft.code_of(error) in microsoft.NOWHERE:
-                    raise
-                return []
+            return microsoft.there(lambda: list(self.workspace.client.online_deployments.list(self.name))) or []
 
     @property
     def address(self) -> str:

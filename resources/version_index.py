@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import orjson
 import pandas as pd
 
 from detection_assets.domain import layout, schemas
-from resources.storage import Storage
+from resources.storage import PARALLEL, Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -189,6 +190,14 @@ def videos(storage: Storage, dataset: str, only: str | None = None) -> pd.DataFr
     if found is None:
         return by_video(schemas.empty("detection_dataset"))
     return by_video(read(storage, found.table, ["video", "group", "split", "boxes", "annotations"], where))
+
+
+def with_video(storage: Storage, video: str, among: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """What each of some datasets that has a video has of it, as of `videos`; they are read side by side."""
+    names = sorted(among)
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        rows = pool.map(lambda name: videos(storage, name, video), names)
+        return {name: row for name, row in zip(names, rows, strict=True) if len(row)}
 
 
 def differing(earlier: pd.DataFrame, later: pd.DataFrame) -> list[str] | None:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from detection_assets import detector_file as detectors
 from detection_assets.commands.context import Project
-from detection_assets.domain import inbox, layout
+from detection_assets.domain import file_names, inbox, layout
 from detection_assets.domain.problems import InputError
 from resources.home import home
 from resources.storage import Storage
@@ -149,11 +149,11 @@ def _items(paths: Sequence[Path], under: str) -> tuple[list[Item], list[tuple[st
         for file in _files(real):
             relative = file.relative_to(real.parent).as_posix()
             place = posixpath.join(prefix, relative)
-            ending = layout.suffix(relative)
-            if layout.is_transient(relative):
+            ending = file_names.suffix(relative)
+            if file_names.is_transient(relative):
                 continue
-            root = layout.ANNOTATIONS if layout.is_annotation(relative) else layout.VIDEOS
-            if ending in layout.IMAGE_SUFFIXES and file == real:
+            root = layout.ANNOTATIONS if file_names.is_annotation(relative) else layout.VIDEOS
+            if ending in file_names.IMAGE_SUFFIXES and file == real:
                 # A single image: the folder it lies in is its video.
                 place = posixpath.join(prefix, real.parent.name, relative)
             found.append(Item(file, f"{root}/{place}"))
@@ -212,7 +212,8 @@ def digest(path: Path) -> str:
 def _annotation_problem(path: Path) -> str | None:
     from detection_assets.domain import formats
 
-    if layout.suffix(path.name) in {".yaml", ".yml", ".names"} or path.name in {"classes.txt", "train.txt", "val.txt"}:
+    ending, lists = file_names.suffix(path.name), ("classes.txt", "train.txt", "val.txt")
+    if ending in (".yaml", ".yml", ".names") or path.name in lists:
         return None
     if formats.detect(path) is None:
         return f"it is in no annotation format that is read: {formats.KNOWN}"
@@ -222,7 +223,7 @@ def _annotation_problem(path: Path) -> str | None:
 def _video_problem(path: Path) -> str | None:
     from detection_assets.domain import probe
 
-    if layout.suffix(path.name) in layout.IMAGE_SUFFIXES:
+    if file_names.suffix(path.name) in file_names.IMAGE_SUFFIXES:
         return None  # each image is checked when its frames are extracted; one bad one does not lose the rest
     found = probe.probe(path, "video")
     return str(found["problem"]) if not found["frames_decodable"] else None

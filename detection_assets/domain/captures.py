@@ -16,7 +16,7 @@ import orjson
 import pandas as pd
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from detection_assets.domain import layout
+from detection_assets.domain import file_names
 from detection_assets.domain.image_statistics import NAMES
 from detection_assets.domain.problems import Problem
 
@@ -74,7 +74,7 @@ _ROW = TypeAdapter(_Row)
 
 def is_part(key: str) -> bool:
     """Whether a key below `captures/` is a part that was written whole."""
-    return key.endswith(".jsonl") and not layout.is_transient(key)
+    return key.endswith(".jsonl") and not file_names.is_transient(key)
 
 
 def read(parts: Iterable[tuple[str, bytes]], day: str) -> tuple[pd.DataFrame, list[Problem]]:

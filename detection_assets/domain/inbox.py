@@ -12,10 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from detection_assets.domain import layout
+from detection_assets.domain import file_names, layout
 from detection_assets.domain.layout import Stored
 
-_NO_VIDEOS = frozenset([*layout.ANNOTATION_SUFFIXES, ".md", ".zip", ".gz"])
+_NO_VIDEOS = frozenset([*file_names.ANNOTATION_SUFFIXES, ".md", ".zip", ".gz"])
 
 
 class Source(NamedTuple):
@@ -54,18 +54,18 @@ def sources(listing: Iterable[Stored]) -> tuple[list[Source], dict[str, str]]:
     folders: dict[str, list[Stored]] = defaultdict(list)
     for item in listing:
         path = item.key.removeprefix(layout.VIDEOS + "/")
-        if layout.is_transient(path):
+        if file_names.is_transient(path):
             continue
-        ending = layout.suffix(path)
+        ending = file_names.suffix(path)
         if not item.size and not ending:
             continue
-        if ending in layout.IMAGE_SUFFIXES:
+        if ending in file_names.IMAGE_SUFFIXES:
             folder = path.rpartition("/")[0]
             if folder:
                 folders[folder].append(item)
             else:
                 refused[path] = "it is an image outside any folder; put images in a folder of their own"
-        elif ending in _NO_VIDEOS or (not ending and layout.is_annotation(path)):
+        elif ending in _NO_VIDEOS or (not ending and file_names.is_annotation(path)):
             refused[path] = "it is neither a video nor an image"
         else:
             found.append(Source(path, "video", fingerprint([item]), item.size, item.written))
@@ -98,7 +98,7 @@ def annotation_files(listing: Iterable[Stored], videos: Iterable[str]) -> dict[s
     for video in videos:
         found[video] = []
         names[video].append(video)
-        if (plain := layout.stem(video)) != video:
+        if (plain := file_names.stem(video)) != video:
             names[plain].append(video)
         folders[video.rpartition("/")[0]].append(video)
     below: dict[str, list[str]] = defaultdict(list)
@@ -107,7 +107,7 @@ def annotation_files(listing: Iterable[Stored], videos: Iterable[str]) -> dict[s
             below[one] += those
     start = len(layout.ANNOTATIONS) + 1
     for item in sorted(listing):
-        if layout.is_transient(item.key):
+        if file_names.is_transient(item.key):
             continue
         for video in _spoken_for(item.key[start:], names, below):
             found[video].append(item)
@@ -115,7 +115,7 @@ def annotation_files(listing: Iterable[Stored], videos: Iterable[str]) -> dict[s
 
 
 def _spoken_for(path: str, names: Mapping[str, Sequence[str]], below: Mapping[str, Sequence[str]]) -> Sequence[str]:
-    exact = names.get(path) or names.get(layout.stem(path))
+    exact = names.get(path) or names.get(file_names.stem(path))
     if exact:
         return exact
     for folder in _above(path.rpartition("/")[0]):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from detection_assets.domain import layout
+from detection_assets.domain import file_names, layout
 
 FRAMES = "frames.parquet"
 """The file of a published batch that has its pictures, columns `COLUMNS`."""
@@ -75,7 +75,7 @@ def picture_name(video: str, frame: str, key: str) -> str:
     """
     stem = _UNSAFE.sub("_", video.rpartition(".")[0] or video).replace("/", "_")
     own = frame.rpartition("#")[2]
-    ending = layout.suffix(key)
+    ending = file_names.suffix(key)
     own = own if own.lower().endswith(ending) else f"{own}{ending}"
     return f"{stem}_{_UNSAFE.sub('_', own)}"[-180:]
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from detection_assets.domain import layout
+from detection_assets.domain import file_names, layout
 from detection_assets.domain.card import escape
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ _ROOTS = (layout.VIDEOS, layout.FRAMES, "predictions", "looks")
 _BEFORE = (
     b"(?:(?<![./" + _PART + rb"])|(?<=\\[nrt])|" + b"|".join(rf"(?<=\b{root}/)".encode() for root in _ROOTS) + b")"
 )
-_IMAGE = b"|".join(sorted(suffix[1:].encode() for suffix in layout.IMAGE_SUFFIXES))
+_IMAGE = b"|".join(sorted(suffix[1:].encode() for suffix in file_names.IMAGE_SUFFIXES))
 _BEHIND = (
     b"(?![" + _PART + rb"])(?!\.\w)(?!/(?!\"|$|[0-9a-f]{16}\b|[^/\"\n]*\.(?i:" + _IMAGE + rb")(?![." + _PART + b"])))"
 )

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import orjson
 from pydantic import Field
 
-from detection_assets.domain import layout
+from detection_assets.domain import file_names, layout
 from detection_assets.domain.formats import coco
 from detection_assets.domain.formats.parsed import table
 from detection_assets.domain.labels import Batch
@@ -94,7 +94,7 @@ class GroundTruthLabeling(Labeling):
 
     def hand_over(self, batch: Batch, pictures: Mapping[str, str]) -> Handed:
         """Creates a job for what no job has yet, or has ended without."""
-        odd = sorted(name for name, key in pictures.items() if layout.suffix(key) not in SHOWN)
+        odd = sorted(name for name, key in pictures.items() if file_names.suffix(key) not in SHOWN)
         if odd:
             raise LabelingError(
                 f"{batch.id}: Ground Truth shows JPEG and PNG alone, and there is {odd[0]}; leave it out"

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from detection_assets.domain import layout
+from detection_assets.domain import file_names, layout
 from detection_assets.domain.formats import azureml, coco
 from detection_assets.domain.labels import Batch
 from detection_assets.domain.layout import Stored
@@ -218,7 +218,7 @@ def _about(store: Storage, export: Stored) -> frozenset[str]:
 
 
 def _is_export(key: str) -> bool:
-    return layout.suffix(key) in READ or posixpath.basename(key) == azureml.TABLE
+    return file_names.suffix(key) in READ or posixpath.basename(key) == azureml.TABLE
 
 
 def _tail(place: str) -> str:

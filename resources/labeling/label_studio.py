@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import Field
 
-from detection_assets.domain import layout
+from detection_assets.domain import file_names
 from detection_assets.domain.formats import label_studio
 from detection_assets.domain.formats.saving import SavedFrame, frames_to_save
 from detection_assets.domain.labels import Batch
@@ -280,4 +280,4 @@ def _begun(task: Mapping[str, Any]) -> bool:
 
 def _short(name: str) -> str:
     """What a picture is called when it is uploaded: Label Studio cuts names that are long and changes odd ones."""
-    return f"{hashlib.sha256(name.encode()).hexdigest()[:16]}{layout.suffix(name)}"
+    return f"{hashlib.sha256(name.encode()).hexdigest()[:16]}{file_names.suffix(name)}"

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import orjson
 
-from detection_assets.domain import formats, layout
+from detection_assets.domain import file_names, formats
 from detection_assets.domain.formats.frame_names import stem_of
 from detection_assets.domain.labels import Batch
 from detection_assets.domain.problems import Problem, Told
@@ -90,15 +90,15 @@ class _Done:
         if name in self.lists:
             text = path.read_text("utf-8-sig", "replace")
             self.lists[name] = {line.strip() for line in text.splitlines() if line.strip()}
-        elif layout.suffix(name) == ".zip":
+        elif file_names.suffix(name) == ".zip":
             self.take(_unpack(path, scratch, self), name, changed)
-        elif layout.is_annotation(name):
+        elif file_names.is_annotation(name):
             # All below one folder, in which messages name files and readers look for what belongs to them. No links:
             # readers do not follow what leads out of it.
             scratch.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, scratch)
             self.take([scratch], name, changed)
-        elif layout.suffix(name) not in layout.IMAGE_SUFFIXES:
+        elif file_names.suffix(name) not in file_names.IMAGE_SUFFIXES:
             self.tell(name, "is no annotation file", "left out")
 
     def take(self, files: Iterable[Path], name: str, changed: float) -> None:
@@ -219,7 +219,7 @@ class FolderLabeling(Labeling):
             try:
                 if (name, size, changed) not in before and abs(time.time() - changed / 1e9) < SETTLE_S:
                     found.tell(name, "it is still changing", "left for the next time")
-                elif layout.is_annotation(name) and size < MOST_HANDED and _mark_of(done / name) in handed:
+                elif file_names.is_annotation(name) and size < MOST_HANDED and _mark_of(done / name) in handed:
                     told = f"left out; if its boxes are right, name the pictures in done/{_ACCEPTED}"
                     found.tell(name, "it is what was handed over, unchanged", told)
                 else:
@@ -266,7 +266,7 @@ def _walk(folder: Path, below: str) -> Iterator[tuple[str, int, int]]:
                 if entry.is_dir(follow_symlinks=False):
                     if not entry.name.startswith("."):
                         yield from _walk(Path(entry.path), f"{name}/")
-                elif entry.is_file(follow_symlinks=False) and not layout.is_transient(name):
+                elif entry.is_file(follow_symlinks=False) and not file_names.is_transient(name):
                     told = entry.stat(follow_symlinks=False)
                     yield name, told.st_size, told.st_mtime_ns
 
@@ -278,7 +278,7 @@ def _unpack(path: Path, folder: Path, found: _Done) -> Iterator[Path]:
             left = MOST_UNPACKED
             for item in archive.infolist():
                 parts = item.filename.replace("\\", "/").split("/")
-                if item.is_dir() or not layout.is_annotation(parts[-1]):
+                if item.is_dir() or not file_names.is_annotation(parts[-1]):
                     continue
                 if not {"", ".", ".."}.isdisjoint(parts) or ":" in parts[0]:
                     found.tell(path.name, "its path leads elsewhere", "left out", item.filename)

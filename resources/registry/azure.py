@@ -112,17 +112,13 @@ class AzureRegistry(Registry):
 
     def _models(self) -> list[Any]:
         from azure.ai.ml.constants import ListViewType
-        from azure.core.exceptions import ResourceNotFoundError
 
         with self._asking():
-            try:
-                found = self.ml.client.models.list(self.model, list_view_type=ListViewType.ALL)
-                # A name is open to all who may write to the workspace; what they put there themselves is not ours.
-                return [model for model in found if REGISTRATION in (model.properties or {})]
-            except ResourceNotFoundError as error:
-                if microsoft.code_of(error) in microsoft.NOWHERE:
-                    raise
-                return []
+            found = microsoft.there(
+                lambda: list(self.ml.client.models.list(self.model, list_view_type=ListViewType.ALL))
+            )
+        # A name is open to all who may write to the workspace; what they put there themselves is not ours.
+        return [model for model in found or () if REGISTRATION in (model.properties or {})]
 
     def _version(self, model: Any, holders: Mapping[str, str]) -> ModelVersion:
         told = whole(model.tags or {})

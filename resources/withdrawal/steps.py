@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from detection_assets.domain import captures, contact_html, label_work, layout, model_card
+from detection_assets.domain import captures, contact_html, file_names, label_work, layout, model_card
 from detection_assets.domain.labels import PICTURES
 from detection_assets.domain.withdrawal import is_its, rows_of
 from resources import label_batches, temporary
@@ -171,7 +171,7 @@ def _out_of_work(storage: Storage, below: str, names: Collection[str]) -> None:
         ".json": lambda data: label_work.boxes_without(data, names),
     }
     for key in listed:
-        act = less.get(layout.suffix(key))
+        act = less.get(file_names.suffix(key))
         if act is not None and posixpath.basename(key) not in names:
             _replaced(storage, key, act)
     # By the lines that are taken out already, too: who was killed in between has to find them.
@@ -180,7 +180,7 @@ def _out_of_work(storage: Storage, below: str, names: Collection[str]) -> None:
         answers = [one for one in listed if one.startswith(f"{posixpath.dirname(posixpath.dirname(key))}/annotations/")]
         own = [one for one in answers if _number(one) in gone]
         storage.remove([one for one in own if storage.exists(one)])
-        for one in (one for one in answers if gone and one not in own and layout.suffix(one) == ".json"):
+        for one in (one for one in answers if gone and one not in own and file_names.suffix(one) == ".json"):
             _replaced(storage, one, lambda data, gone=gone: label_work.answers_without(data, gone))
 
 

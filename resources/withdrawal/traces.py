@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from detection_assets.domain import captures, inbox, labels, layout, model_card, schemas
+from detection_assets.domain import captures, file_names, inbox, labels, layout, model_card, schemas
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.withdrawal import is_its, rows_of, tells_of
 from resources import lake
@@ -212,15 +212,15 @@ def raw_files(storage: Storage, video: str) -> Iterator[str]:
     folder, _, name = layout.video(video).rpartition("/")
     for item in storage.list_folder(folder):
         plain = posixpath.basename(item.key).removeprefix(".")
-        while layout.suffix(plain) in layout.PARTIAL_SUFFIXES and plain != name:
+        while file_names.suffix(plain) in file_names.PARTIAL_SUFFIXES and plain != name:
             plain = posixpath.splitext(plain)[0]
         if plain == name:
             yield item.key
     for item in storage.list_folder(layout.video(video)):
         plain = posixpath.basename(item.key)
-        while layout.suffix(plain) in layout.PARTIAL_SUFFIXES:
+        while file_names.suffix(plain) in file_names.PARTIAL_SUFFIXES:
             plain = posixpath.splitext(plain)[0]
-        if layout.suffix(plain) in layout.IMAGE_SUFFIXES:
+        if file_names.suffix(plain) in file_names.IMAGE_SUFFIXES:
             yield item.key
 
 

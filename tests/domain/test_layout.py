@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import posixpath
-
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
@@ -49,30 +47,6 @@ def test_what_cannot_be_a_video_says_why(video: str, why: str | None) -> None:
 )
 def test_which_video_an_object_belongs_to(key: str, size: int, videos: list[str]) -> None:
     assert [source.video for source in inbox.sources([Stored(f"videos/{key}", size, "")])[0]] == videos
-
-
-@pytest.mark.parametrize(
-    ("key", "expected"),
-    [
-        ("annotations/a.json", True),
-        ("annotations/a.JSONL", True),
-        ("annotations/job/output.manifest", True),
-        ("annotations/clip/MLTable", True),
-        ("annotations/clip/mltable", False),
-        ("videos/MLTable.mp4", False),
-        ("videos/camera1", False),
-    ],
-)
-def test_what_a_name_says_of_annotations(key: str, expected: bool) -> None:
-    assert layout.is_annotation(key) is expected
-    found, refused = inbox.sources([Stored(f"videos/x/{key.rpartition('/')[2]}", 1, "")])
-    assert (found == [] and len(refused) == 1) is expected, "what is annotation is no video"
-
-
-@given(st.text(st.sampled_from("aB./éİ"), max_size=12))
-def test_an_ending_is_what_the_standard_library_says(key: str) -> None:
-    assert layout.suffix(key) == posixpath.splitext(key)[1].lower()
-    assert layout.stem(key) == posixpath.splitext(key)[0]
 
 
 @given(st.text(min_size=1, max_size=300), st.from_regex(r"[0-9a-f]{16}", fullmatch=True))
