@@ -36,7 +36,7 @@ def raw_videos(
     sources = lake.sources_of(storage, context.partition_keys)
     rows: list[dict] = []
     left_out: list[str] = []
-    withdrawn, refused = withdrawals.videos(storage), withdrawals.contents(storage)
+    withdrawn, barred = withdrawals.videos(storage), withdrawals.Barred(storage)
     for done, (video, source) in enumerate(sources.items(), start=1):
         row = {"video": video, "group": detector.group_of(video), "uri": storage.uri_of(layout.video(video))}
         if video in withdrawn:
@@ -48,8 +48,7 @@ def raw_videos(
             continue
         with storage.local_copy(layout.video(video)) as path:
             row |= {**probe.probe(path, source.kind), "kind": source.kind, "bytes": source.size}
-        if row["sha256"] in refused:
-            of = withdrawals.video_of_content(storage, row["sha256"]) or ""
+        if (of := barred.video(str(row["sha256"]))) is not None:
             told = f"its content is that of {of}, which is not used: {withdrawals.refused(storage, of)}; remove it"
             row |= {"frames_decodable": 0, "problem": told}
             left_out.append(video)

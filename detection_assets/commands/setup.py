@@ -106,12 +106,12 @@ def add(out: Console, name: str, paths: Sequence[Path], under: str, *, replace: 
     if not items and not refused:
         raise InputError(f"{', '.join(map(str, paths))}: no file in there")
     gone = withdrawals.videos(project.storage)
-    contents = withdrawals.contents(project.storage) if gone else set[str]()
+    barred = withdrawals.Barred(project.storage)
     counts = {"added": 0, "there already": 0}
     with bar(out) as progress:
         task = progress.add_task("adding", total=len(items))
         for item in items:
-            problem = _withdrawn(project.storage, item, gone, contents) if gone else None
+            problem = _withdrawn(project.storage, item, gone, barred) if gone else None
             problem = problem or _check(project.storage, item, replace=replace)
             if problem is None:
                 project.storage.put(item.key, item.path)
@@ -169,17 +169,15 @@ def _files(path: Path) -> Iterator[Path]:
             yield child
 
 
-def _withdrawn(storage: Storage, item: Item, gone: Set[str], contents: Set[str]) -> str | None:
+def _withdrawn(storage: Storage, item: Item, gone: Set[str], barred: withdrawals.Barred) -> str | None:
     """Why a file is refused because a video was withdrawn: by its name, or by its content under whatever name."""
     if not item.key.startswith(layout.VIDEOS + "/"):
         return None
     named = next((one.video for one in inbox.sources([layout.Stored(item.key, 1, "")])[0]), "")
     if named in gone:
         return f"{named} is not taken in again: {withdrawals.refused(storage, named)}"
-    found = digest(item.path)
-    if found not in contents:
+    if (video := barred.video(digest(item.path))) is None:
         return None
-    video = withdrawals.video_of_content(storage, found) or ""
     return f"its content is that of {video}, which is not taken in again: {withdrawals.refused(storage, video)}"
 
 

@@ -57,7 +57,7 @@ def withdraw(
         if made is None or erase:
             what = "withdraw and erase" if erase else "withdraw"
             _confirmed(out, f"{what} {video} from {name} for good?", yes)
-        made = withdrawals.mark(storage, made or wanted, found.contents)
+        made = withdrawals.mark(storage, made or wanted, found.contents, found.frames)
         leave_graph(instance, name, video)
         out.print(f"{made.why()}; new datasets leave it out", markup=False, soft_wrap=True)
         _tell_models(out, name, marking.models(storage, registry, endpoints, made.datasets))

@@ -25,6 +25,7 @@ Keys are relative to a detector's own root in the lake (`<lake>/<detector>/`), w
     overrides/<weights version>.json          who let weights pass whose gates failed, and why
     withdrawn/<video>.json                    who withdrew a video, and why; what was derived from it then
     withdrawn/digests/<sha256>                content that is not taken in again, under whatever name
+    withdrawn/frames/<video>.json             by what its frames are known again, where somebody copied them
     withdrawn/erasures/<video>.json           how far the erasing of a video's data is planned, while it goes on
     withdrawn/tombstones/<video>.json         what was erased of it, when and by whom
     withdrawn/gone/<key>.json                 leads from an object that was erased to why, and to what is left of it
@@ -193,6 +194,11 @@ def withdrawn_video(key: str) -> str | None:
 def withdrawn_digest(sha256: str) -> str:
     """Where it is remembered that content of some digest is not to be taken in again."""
     return f"{WITHDRAWN}/digests/{sha256}"
+
+
+def withdrawn_frames(video_key: str = "") -> str:
+    """Where it is remembered by what the frames of a video are known again; without one, the folder of all these."""
+    return f"{WITHDRAWN}/frames/{_quoted(video_key)}.json" if video_key else f"{WITHDRAWN}/frames"
 
 
 def erasure(video_key: str) -> str:

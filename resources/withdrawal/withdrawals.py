@@ -6,6 +6,7 @@ taken in under another name, and no model that learned from it is deployed unles
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -59,13 +60,14 @@ def refused(storage: Storage, video: str) -> str:
     return f"it was withdrawn by {made.by} on {made.at[:10]}: {made.reason}" if made else "it was withdrawn"
 
 
-def mark(storage: Storage, made: Withdrawal, contents: Iterable[str]) -> Withdrawal:
+def mark(storage: Storage, made: Withdrawal, contents: Iterable[str], frames: Iterable[str] = ()) -> Withdrawal:
     """Writes a withdrawal down, unless the video is withdrawn already, and its content after it.
 
     Args:
         storage: The detector's storage.
         made: The record.
         contents: Digests of the files that are not to be taken in again.
+        frames: Digests of the frames that were made of it, which are left out wherever somebody copied them to.
 
     Returns:
         The record that stands, which may be an earlier one.
@@ -78,22 +80,41 @@ def mark(storage: Storage, made: Withdrawal, contents: Iterable[str]) -> Withdra
     storage.put_if_absent(layout.withdrawn(made.video), orjson.dumps(made.dump()))
     for digest in contents:
         storage.put_if_absent(layout.withdrawn_digest(digest), made.video.encode())
+    if marks := sorted(map(_mark, frames)):
+        storage.put_if_absent(layout.withdrawn_frames(made.video), orjson.dumps({"video": made.video, "marks": marks}))
     found = read(storage, made.video)
     assert found is not None, "it was just written"
     return found
 
 
-def video_of_content(storage: Storage, sha256: str) -> str | None:
-    """The withdrawn video that some content is of, or None."""
-    try:
-        return storage.get(layout.withdrawn_digest(sha256)).decode()
-    except FileNotFoundError:
-        return None
+def _mark(sha256: str) -> str:
+    """What a frame is known by: not its digest, so that of what was erased not even that is left anywhere."""
+    return hashlib.sha256(sha256.encode()).hexdigest()[:32]
 
 
 def contents(storage: Storage) -> set[str]:
-    """The digests of all content that is not taken in again."""
+    """The digests of all files that are not taken in again."""
     return {item.key.rpartition("/")[2] for item in storage.list(layout.withdrawn_digest("")[:-1])}
+
+
+class Barred:
+    """The content that is not taken in again: files of withdrawn videos, and frames that were made of them."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage, self._files = storage, contents(storage)
+        listed = [item.key for item in storage.list(layout.withdrawn_frames())]
+        told = [orjson.loads(data) for data in storage.get_many(listed) if data is not None]
+        self._frames = {mark: str(one["video"]) for one in told for mark in one["marks"]}
+
+    def __contains__(self, sha256: str) -> bool:
+        """Whether content of a digest is among it."""
+        return sha256 in self._files or (bool(self._frames) and _mark(sha256) in self._frames)
+
+    def video(self, sha256: str) -> str | None:
+        """The withdrawn video that content of a digest is of, or None."""
+        if sha256 in self._files:
+            return self._storage.get(layout.withdrawn_digest(sha256)).decode()
+        return self._frames.get(_mark(sha256))
 
 
 def leave_out(storage: Storage, frames: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -102,7 +123,13 @@ def leave_out(storage: Storage, frames: pd.DataFrame) -> tuple[pd.DataFrame, lis
     Returns:
         The others, and a sentence about copies of withdrawn pictures in other folders, if there are any.
     """
-    copies = frames["sha256"].isin(contents(storage)) & ~frames["video"].isin(gone := videos(storage))
+    import pandas as pd
+
+    if not (gone := videos(storage)):
+        return frames, []
+    barred = Barred(storage)
+    digests = frames["sha256"].fillna("").tolist()  # without one where a frame was dropped
+    copies = pd.Series([one in barred for one in digests], frames.index, dtype=bool) & ~frames["video"].isin(gone)
     which = ", ".join(sorted(frames.loc[copies, "video"].unique())[:5])
     told = f"{int(copies.sum())} pictures of withdrawn videos were left out, which lie in other folders, too: {which}."
     return frames[~copies & ~frames["video"].isin(gone)], [told] if copies.any() else []

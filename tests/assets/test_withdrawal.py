@@ -165,9 +165,10 @@ def test_a_video_is_refused_by_name_and_by_content(world: World, tmp_path: Path)
     )
     assert f"{CLIP} is not taken in again: it was withdrawn by ada" in out.getvalue()
     withdraw(FOLDER)
-    picture.write_bytes(world.pictures[FOLDER][1])
-    assert setup.add(Console(file=out, width=300), NAME, [picture], "", replace=True) == 1
-    assert f"a.jpg: its content is that of {FOLDER}" in out.getvalue()
+    for video in (FOLDER, CLIP):
+        picture.write_bytes(world.pictures[video][1])
+        assert setup.add(Console(file=out, width=300), NAME, [picture], "", replace=True) == 1
+        assert f"a.jpg: its content is that of {video}" in out.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -199,19 +200,20 @@ def materialized(stage: str, job: str, first: str | None = None) -> dict[str, An
 def test_new_datasets_leave_it_out_and_say_so(world: World) -> None:
     withdraw(CLIP)
     withdraw(FOLDER)
-    # Copied by hand into another folder of images, before or after: no run asks for it to be taken in.
-    frames = tables.read(world.storage, "extracted_frames", [REQUESTED])
-    copied = {"sha256": hashlib.sha256(world.pictures[FOLDER][0]).hexdigest()}
-    rows = frames.to_dict("records")
-    world.write("extracted_frames", REQUESTED, [{**rows[0], **copied}, *rows[1:]])
+    # Copied by hand into another folder of images, before or after: no run asks for them to be taken in.
+    rows = tables.read(world.storage, "extracted_frames", [REQUESTED]).to_dict("records")
+    copied = [hashlib.sha256(world.pictures[video][0]).hexdigest() for video in (FOLDER, CLIP)]
+    dropped = {"frame": f"{REQUESTED}#dropped.jpg", "sha256": None, "key": None, "kept": False, "reason": "blurred"}
+    copies = [{**row, "sha256": sha256} for row, sha256 in zip(rows, copied, strict=False)]
+    world.write("extracted_frames", REQUESTED, [*copies, *rows[2:], {**rows[0], **dropped}])
     told = materialized("detection_dataset", "train")
     table = tables.read(world.storage, "detection_dataset")
     assert set(table["video"]) == set(KINDS) - {CLIP, FOLDER}
-    assert rows[0]["frame"] not in set(table["frame"])
+    assert {row["frame"] for row in rows[:3]} & set(table["frame"]) == {rows[2]["frame"]}
     assert told["version"] != world.dataset
     assert CLIP in told["withdrawn"]
     assert "she objects" in told["withdrawn"]
-    assert f"1 pictures of withdrawn videos were left out, which lie in other folders, too: {REQUESTED}" in told["card"]
+    assert f"2 pictures of withdrawn videos were left out, which lie in other folders, too: {REQUESTED}" in told["card"]
 
 
 def test_its_content_gives_no_frames_under_another_name(world: World) -> None:
