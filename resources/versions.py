@@ -204,8 +204,8 @@ def _inputs_now(log: Log, key: dg.AssetKey, deps: Sequence[dg.AssetKey], videos:
 
 
 def _data(latest: Events, videos: Sequence[str]) -> dict[str, str]:
-    found = latest.column(DATA)
-    return {video: found[video] for video in videos if found.get(video)}
+    there = set(videos)
+    return {video: version for video, version in latest.column(DATA).items() if version and video in there}
 
 
 def stale_asset(
