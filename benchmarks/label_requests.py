@@ -5,8 +5,8 @@ a network is trained from scratch on all that is labelled; a fixed test set of o
 choice, the looks at pictures, the training and the scores are the product's own. Both sides begin with the same frames,
 drawn by lot, and the same network.
 
-Run it with `python -m benchmarks.label_requests`: about half an hour on one core. It goes on where it was stopped, and
-writes its figures as JSON and as a picture.
+Run it with `python -m benchmarks.label_requests`: 20 minutes to an hour of one core. It goes on where it was stopped,
+and writes its figures as JSON and as a picture.
 """
 
 from __future__ import annotations
