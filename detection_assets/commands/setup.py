@@ -106,12 +106,12 @@ def add(out: Console, name: str, paths: Sequence[Path], under: str, *, replace: 
     if not items and not refused:
         raise InputError(f"{', '.join(map(str, paths))}: no file in there")
     gone = withdrawals.videos(project.storage)
-    barred = withdrawals.Barred(project.storage)
+    barred = withdrawals.Barred(project.storage) if gone else None
     counts = {"added": 0, "there already": 0}
     with bar(out) as progress:
         task = progress.add_task("adding", total=len(items))
         for item in items:
-            problem = _withdrawn(project.storage, item, gone, barred) if gone else None
+            problem = _withdrawn(project.storage, item, gone, barred) if barred is not None else None
             problem = problem or _check(project.storage, item, replace=replace)
             if problem is None:
                 project.storage.put(item.key, item.path)
