@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,14 +10,17 @@ from typing import TYPE_CHECKING
 import orjson
 import pandas as pd
 
-from detection_assets.domain import layout, lineage, quality
+from detection_assets.domain import layout, lineage, quality, snapshot
 from detection_assets.domain.lineage_answers import answer
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import pixels
 from resources import tables, version_index
 
 if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
     from detection_assets.lineage import Lineage
+    from resources.storage import Published
 
 
 @dataclass(frozen=True)
@@ -108,14 +112,31 @@ class Asked:
             raise InputError(
                 f"{of.name} version {self.version}: its dataset {dataset or '(not said)'} is not published"
             )
-        images, boxes = published.key("images.parquet"), published.key("boxes.parquet")
-        columns, train = ["frame", "video", "file", "phash"], [("split", "==", "train")]
-        shown = version_index.read_arrow(of.storage, images, columns, train, ["split"])
-        drawn = version_index.read_arrow(of.storage, boxes, ["frame"], [("class", "==", chosen)], ["class"])["frame"]
-        found = lineage.alike(self.phash, shown, drawn, most)
+        column = snapshot.boxes_of(chosen)
+        with _hashes(of, published, chosen) as file:
+            if column not in file.schema_arrow.names:
+                raise InputError(f"{self.name}: {dataset}, which taught version {self.version}, knows no {chosen}")
+            known = file.read([column, "phash"])
+            found = lineage.alike(self.phash, known["phash"], known[column], most)
+            frames = version_index.rows(file, ["frame", "video", "file"], found["place"].to_numpy())
+        found = pd.concat([found.drop(columns="place"), frames], axis="columns")
         found = found.assign(key=layout.FRAMES + "/" + found["file"].astype(object)).drop(columns="file")
         told = {"version": self.version, "dataset_version": dataset, "asked": self.name}
         return answer("alike", found.assign(**told, **{"class": chosen, "confidence": surest[chosen]}))
+
+
+def _hashes(of: Lineage, dataset: Published, of_class: str) -> pq.ParquetFile:
+    """The hashes of a dataset's training frames; made of its other tables if an earlier release published it."""
+    import pyarrow.parquet as pq
+
+    if snapshot.HASHES in dataset.files:
+        return version_index.opened(of.storage, dataset.key(snapshot.HASHES))
+    columns, wanted = ["frame", "video", "split", "file", "phash"], [("class", "==", of_class)]
+    images = version_index.read(of.storage, dataset.key("images.parquet"), columns)
+    boxes = version_index.read(of.storage, dataset.key("boxes.parquet"), ["frame", "class"], wanted)
+    made = io.BytesIO()
+    pq.write_table(snapshot.hashes(images, boxes, [of_class]), made, row_group_size=snapshot.ROWS)
+    return pq.ParquetFile(made)
 
 
 def _days(of: Lineage) -> list[str]:

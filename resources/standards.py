@@ -25,8 +25,6 @@ from resources import overrides, tables
 from resources.registry.base import ModelVersion
 from resources.storage import Published, Storage
 
-TABLES = ("images.parquet", "boxes.parquet")
-
 
 def describe_dataset(
     storage: Storage,
@@ -154,7 +152,7 @@ def _read(storage: Storage, published: Published | None, name: str) -> bytes | N
 def files_of(storage: Storage, published: Published) -> dict[str, croissant.File]:
     """The tables of a published dataset, as its descriptions name them."""
     found: dict[str, croissant.File] = {}
-    for name in TABLES:
+    for name in snapshot.TABLES:
         data = _read(storage, published, name)
         if data is not None:
             found[name] = croissant.File(published.key(name), hashlib.sha256(data).hexdigest(), len(data))

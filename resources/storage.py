@@ -9,7 +9,6 @@ import errno
 import glob
 import hashlib
 import os
-import re
 import shutil
 import time
 import uuid
@@ -39,9 +38,9 @@ from pydantic import PrivateAttr
 from detection_assets.domain import layout
 from detection_assets.domain.layout import Stored
 from detection_assets.object_store import open_store
-from resources import temporary
+from resources import local_files, temporary
 from resources.findings import Finding
-from resources.store_errors import CONFLICT, LakeError, StorageFullError, is_full, not_listed, refusal, says, unreadable
+from resources.store_errors import CONFLICT, LakeError, StorageFullError, is_full, refusal, says, unreadable
 
 PARALLEL = 32
 """Requests in flight at once when many objects move: enough to hide a cloud's latency, few enough for its limits."""
@@ -242,16 +241,17 @@ class Storage(dg.ConfigurableResource):
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Lists the objects below a prefix, in no order."""
-        yield from map(_stored, self._listing(prefix))
+        folder = self.local_path(prefix)
+        plain = local_files.listing(folder, prefix) if folder is not None else None
+        yield from map(_stored, self._listing(prefix)) if plain is None else plain
 
     def names(self, prefix: str) -> Iterator[str]:
         """The keys below a prefix, in no order; in a folder of this machine without a look at each file."""
-        if (folder := self.local_path(prefix)) is None:
+        folder = self.local_path(prefix)
+        if folder is not None:
+            yield from local_files.names(folder, prefix)
+        else:
             yield from (item["path"] for item in self._listing(prefix))
-            return
-        for top, _, files in os.walk(folder, onerror=not_listed):
-            place = f"{prefix}{top.removeprefix(str(folder))}"
-            yield from (f"{place}/{name}".lstrip("/") for name in files if not re.search("#[0-9]+$", name))  # half done
 
     def list_folder(self, folder: str) -> Sequence[Stored]:
         """The objects directly in a folder, however many there are in folders below it."""
@@ -266,8 +266,7 @@ class Storage(dg.ConfigurableResource):
 
     def glance(self, prefix: str) -> str:
         """A digest of a listing, for "has anything changed at all?": it costs no more than the listing itself."""
-        found = self._listing(prefix)
-        lines = sorted(f"{item['path']}\0{item['size']}\0{item['e_tag'] or item['last_modified']}" for item in found)
+        lines = sorted(f"{key}\0{size}\0{tag}" for key, size, tag, _ in self.list(prefix))
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
     def _listing(self, prefix: str) -> Iterator[Any]:

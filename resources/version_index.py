@@ -23,7 +23,7 @@ from detection_assets.domain import layout, schemas
 from resources.storage import PARALLEL, Storage
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 VERSION_OF = {
     "detection_dataset": "dataset_version",
@@ -106,24 +106,40 @@ def read(
         where: Which rows, such as `[("split", "==", "test")]`; all of them by default.
         names: Columns of few different texts, to be read as categories: a tenth of the time.
     """
-    return read_arrow(storage, key, columns, where, names).to_pandas(ignore_metadata=True)
-
-
-def read_arrow(
-    storage: Storage,
-    key: str,
-    columns: Sequence[str],
-    where: Sequence[tuple[str, str, Any]] = (),
-    names: Sequence[str] = (),
-) -> pa.Table:
-    """As `read`, for who looks at a million texts to take a few of them: pandas would make an object of each."""
     import pyarrow.parquet as pq
 
-    local = storage.local_path(key)
-    source: Any = str(local) if local is not None and local.exists() else io.BytesIO(storage.get(key))
-    file = pq.ParquetDataset(source, filters=list(where) or None, read_dictionary=list(names))
+    file = pq.ParquetDataset(_source(storage, key), filters=list(where) or None, read_dictionary=list(names))
     wanted = [name for name in columns if name in file.schema.names]
-    return file.read(columns=wanted)
+    return file.read(columns=wanted).to_pandas(ignore_metadata=True)
+
+
+def opened(storage: Storage, key: str) -> pq.ParquetFile:
+    """A Parquet file of the lake, for who reads columns of it first, and then `rows`."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(_source(storage, key))
+
+
+def rows(file: pq.ParquetFile, columns: Sequence[str], places: npt.NDArray[np.int64]) -> pd.DataFrame:
+    """A few rows of a Parquet file, in the order asked for; only the groups that they are in are read.
+
+    Args:
+        file: The file.
+        columns: Some of its columns.
+        places: Which rows, counted from 0.
+    """
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    ends = np.cumsum([0, *sizes])
+    group = np.searchsorted(ends, places, side="right") - 1
+    wanted = np.unique(group)
+    read = file.read_row_groups(wanted.tolist(), columns=list(columns))
+    before = np.cumsum([0, *(sizes[one] for one in wanted)])[np.searchsorted(wanted, group)]
+    return read.take(before + places - ends[group]).to_pandas(ignore_metadata=True)
+
+
+def _source(storage: Storage, key: str) -> Any:
+    local = storage.local_path(key)
+    return str(local) if local is not None and local.exists() else io.BytesIO(storage.get(key))
 
 
 def left_of(storage: Storage, key: str) -> str:

@@ -90,41 +90,37 @@ def saw(by_dataset: Mapping[str, pd.DataFrame], models: pd.DataFrame, periods: p
     return answer("saw", table)
 
 
-def alike(asked: str | None, images: pa.Table, drawn: pa.ChunkedArray, most: int) -> pd.DataFrame:
+def alike(asked: str | None, phash: pa.ChunkedArray, boxes: pa.ChunkedArray, most: int) -> pd.DataFrame:
     """The training frames that have boxes of a class, those that look most like a picture first.
 
-    Every hash is looked at: no order of them finds the nearest sooner where that differs in many bits. Of the frames,
-    no more than are needed are looked for among those that have boxes.
+    Every hash is looked at: no order of them finds the nearest sooner where that differs in many bits.
 
     Args:
         asked: Perceptual hash of the picture, hex; None if it is not known, and then the order says nothing.
-        images: The training frames, in order of frame: frame, video, file, phash.
-        drawn: The frame of each box of the class.
+        phash: Those of the training frames as numbers, in order of frame; null where one is not known.
+        boxes: How many boxes of the class each has.
         most: How many frames.
 
     Returns:
-        frame, video, file, boxes, distance (bits of 64, null where a hash is missing), rank from 1.
+        place (the row, from 0), boxes, distance (bits of 64, null where a hash is missing), rank from 1.
     """
-    from pyarrow import compute
-
     (one,), (there,) = parse([asked])
-    hashes, known = parse(images["phash"].to_pylist())
-    distance = np.where(known & there, np.bitwise_count(hashes ^ one), BITS + 1)
-    nearest = np.argsort(distance, kind="stable")
-    found = images.slice(0, 0).to_pandas().assign(boxes=0, distance=0)
-    start, end = 0, max(most, 256)
-    while len(found) < most and start < len(nearest):
-        those = nearest[start:end]
-        shown = images.take(those)
-        table, frames = shown.to_pandas().assign(distance=distance[those]), shown["frame"].combine_chunks()
-        theirs = drawn.filter(compute.is_in(drawn, value_set=frames))  # pyright: ignore[reportAttributeAccessIssue]
-        boxes = table["frame"].map(theirs.to_pandas().value_counts())
-        found = pd.concat([found, table.assign(boxes=boxes)[boxes.notna()]])
-        start, end = end, 4 * end
-    found = found.head(most).drop(columns="phash")
-    apart = found["distance"].astype("Int64")
-    boxes = found["boxes"].astype("Int64")
-    return found.assign(distance=apart.mask(apart > BITS), boxes=boxes, rank=range(1, len(found) + 1))
+    hashes, known = phash.fill_null(0).to_numpy(), phash.is_valid().to_numpy()
+    count = boxes.to_numpy()
+    having = np.flatnonzero(count)
+    apart = np.where(known & there, np.bitwise_count(hashes ^ one), BITS + 1)[having].astype(np.uint8)
+    nearest = np.argsort(apart, kind="stable")[:most]
+    place = having[nearest]
+    distance = pd.array(apart[nearest], dtype="Int64")
+    distance[apart[nearest] > BITS] = None
+    return pd.DataFrame(
+        {
+            "place": place,
+            "boxes": pd.array(count[place], dtype="Int64"),
+            "distance": distance,
+            "rank": range(1, len(place) + 1),
+        }
+    )
 
 
 def left_out(frames: pd.DataFrame, annotated: set[str], taken: set[str] | None) -> pd.DataFrame:

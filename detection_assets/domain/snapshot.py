@@ -11,15 +11,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from detection_assets.domain import layout
+from detection_assets.domain import layout, near_duplicates
 from detection_assets.domain.problems import InputError
 from detection_assets.domain.splitting import SPLITS, History, Split
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 IMAGES = ["frame", "video", "group", "split", "file", "width", "height", "sha256", "phash"]
 BOXES = ["frame", "class", "x1", "y1", "x2", "y2", "track"]
@@ -27,6 +30,12 @@ SIDES = ["x1", "y1", "x2", "y2"]
 PER_PIXEL = 100
 """Boxes are kept to 1 / PER_PIXEL of a pixel."""
 Cells = npt.NDArray[np.int64]
+TABLES = ("images.parquet", "boxes.parquet")
+"""The tables of images and boxes: what people read."""
+HASHES = "hashes.parquet"
+"""What `hashes` makes of the training frames: who asks what looks most like a picture reads a part of it."""
+ROWS = 1024
+"""Rows of a group of it: a few frames are read without those of all others."""
 FORMAT = 1
 """Part of the hash: to be raised when the same name would stand for other content."""
 
@@ -235,7 +244,7 @@ def write(images: pd.DataFrame, boxes: pd.DataFrame, meta: Mapping[str, Any], fo
         folder: Where to; made if missing.
 
     Returns:
-        The files: images.parquet, boxes.parquet, dataset.json.
+        The files: images.parquet, boxes.parquet, hashes.parquet, dataset.json.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -244,12 +253,46 @@ def write(images: pd.DataFrame, boxes: pd.DataFrame, meta: Mapping[str, Any], fo
     image_types = {name: number if name in {"width", "height"} else text for name in IMAGES}
     box_types = {name: side if name in SIDES else text for name in BOXES}
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / "images.parquet", folder / "boxes.parquet", folder / "dataset.json"]
+    paths = [folder / name for name in (*TABLES, HASHES, "dataset.json")]
     for path, table, types in zip(paths, (images, boxes), (image_types, box_types), strict=False):
         schema = pa.schema(list(types.items()))
         pq.write_table(pa.Table.from_pandas(table, schema, preserve_index=False).replace_schema_metadata(None), path)
-    paths[2].write_text(json.dumps(meta, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    pq.write_table(hashes(images, boxes, meta["classes"]), paths[2], row_group_size=ROWS)
+    paths[3].write_text(json.dumps(meta, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     return paths
+
+
+def hashes(images: pd.DataFrame, boxes: pd.DataFrame, classes: Sequence[str]) -> pa.Table:
+    """The training frames with what they look like and what is on them, all of it in the other tables.
+
+    Args:
+        images: In order of frame: frame, video, split, file, phash (hex).
+        boxes: Columns frame, class; of other images or classes, they do not count.
+        classes: The class names.
+
+    Returns:
+        In order of frame: frame, video, file, phash (as a number of 64 bits; null where there is none), and for each
+        class how many boxes, in the column that `boxes_of` names.
+    """
+    import pyarrow as pa
+
+    train = images[images["split"] == "train"]
+    values, known = near_duplicates.parse(train["phash"].tolist())
+    codes, names = pd.factorize(boxes["frame"])
+    frame = _codes(train["frame"], pd.Series(names))[codes] if len(boxes) else np.zeros(0, np.int64)
+    kind = _codes(classes, boxes["class"])
+    there = (frame >= 0) & (kind >= 0)
+    cells = frame[there] * len(classes) + kind[there]
+    counts = np.bincount(cells, minlength=len(train) * len(classes)).reshape(len(train), len(classes))
+    columns = {name: pa.array(train[name].tolist(), pa.string()) for name in ("frame", "video", "file")}
+    columns["phash"] = pa.array(values, pa.uint64(), mask=~known)
+    columns |= {boxes_of(name): pa.array(counts[:, at], pa.int32()) for at, name in enumerate(classes)}
+    return pa.table(columns)
+
+
+def boxes_of(name: str) -> str:
+    """The column of `hashes` for a class, which might be called as another column is."""
+    return f"boxes of {name}"
 
 
 def read(folder: Path, *, verify: bool = False) -> Snapshot:

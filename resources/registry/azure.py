@@ -14,7 +14,7 @@ from typing import Any
 
 import dagster as dg
 
-from detection_assets.domain import layout
+from detection_assets.domain import layout, snapshot
 from resources import microsoft
 from resources.microsoft import Workspace
 from resources.registry.base import DataEntry, ModelVersion, Registry, in_parts, summary_of, whole
@@ -169,7 +169,7 @@ class AzureRegistry(Registry):
         """Enters a dataset as a folder, and each of its tables as one that studio and notebooks read as a table."""
         folder = self.ml.place(self.datastore, self.storage.uri_of(published.folder))
         entries = [self._entry("dataset", version, {"dataType": "uri_folder", "dataUri": f"{folder}/"}, about)]
-        for table in sorted(name for name in published.files if name.endswith(TABLE)):
+        for table in sorted(snapshot.TABLES):
             text = MLTABLE.format(file=json.dumps(f"{folder}/{table}")).encode()
             name = table.removesuffix(TABLE)
             # Its content is in its place, so whoever finds something there finds this.

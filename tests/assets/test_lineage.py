@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from detection_assets.domain.rollout import Rollout
 from resources import answers, lake, overrides, tables, version_index, versions
 from resources.deployments import Deployments
 from resources.instance import open_instance
+from resources.storage import Published, Storage
 
 
 class Told(Annotated):
@@ -285,6 +287,11 @@ def test_a_request_leads_to_the_training_frames_like_it(told: Told, asked: linea
     nearest = sorted(apart, key=lambda name: (apart[name], name))[:3]
     assert found["frame"].tolist() == nearest
     assert found["distance"].tolist() == [apart[name] for name in nearest]
+    assert found["boxes"].tolist() == [
+        int(((made.boxes["frame"] == one) & (made.boxes["class"] == "apple")).sum()) for one in nearest
+    ]
+    files = made.images.set_index("frame").loc[nearest, "file"]
+    assert found["key"].tolist() == [f"{layout.FRAMES}/{file}" for file in files]
     assert set(found["dataset_version"]) == {told.datasets[1]}
     with pytest.raises(InputError, match="version 2 found apple, banana there"):
         asked.alike(frame=frame, of_class="kiwi")
@@ -292,6 +299,26 @@ def test_a_request_leads_to_the_training_frames_like_it(told: Told, asked: linea
         asked.alike(request="none")
     with pytest.raises(InputError, match="nothing was predicted on it"):
         asked.alike(frame=f"{VIDEOS[0]}#000000")
+
+
+def test_of_a_dataset_of_an_earlier_release_the_same_frames_are_most_alike(
+    told: Told, asked: lineage.Lineage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = f"{VIDEOS[1]}#000000"
+    row: dict[str, Any] = dict.fromkeys(schemas.SCHEMAS["batch_predictions"])
+    row |= {"video": VIDEOS[1], "frame": frame, "class": "apple", "confidence": 0.7, "model_version": "2"}
+    tables.write(told.storage, "batch_predictions", VIDEOS[1], pd.DataFrame([row]), "run")
+    found = asked.alike(frame=frame)
+    assert len(found)
+    published = Storage.published
+
+    def earlier(storage: Storage, prefix: str) -> Published | None:
+        made = published(storage, prefix)
+        files = {name: size for name, size in made.files.items() if name != snapshot.HASHES} if made else {}
+        return dataclasses.replace(made, files=files) if made else None
+
+    monkeypatch.setattr(Storage, "published", earlier)
+    pd.testing.assert_frame_equal(asked.alike(frame=frame), found)
 
 
 def test_a_change_makes_stale_what_reads_it_and_says_which(told: Told, asked: lineage.Lineage) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pandas as pd
 import pytest
 import search
 from assets.withdrawn_world import (
@@ -38,7 +39,7 @@ from project import closed_again, give_mlflow, make_home
 from rich.console import Console
 
 from detection_assets.commands import report, setup, withdrawing
-from detection_assets.domain import card, layout, problem_report
+from detection_assets.domain import card, layout, problem_report, snapshot
 from detection_assets.domain.problems import InputError
 from detection_assets.pictures import thumbnail
 from jobs import update
@@ -379,6 +380,18 @@ def test_reports_descriptions_and_cards_tell_of_the_others_alone(world: World) -
     assert page.count(b"<figure>") == 1
     assert "worst.jpg" not in judged.files
     assert not list((world.home / ".scratch" / "show").iterdir())
+
+
+def test_the_hashes_of_a_dataset_are_without_those_of_erased_frames(world: World) -> None:
+    def hashes() -> pd.DataFrame:
+        made = world.storage.published(layout.dataset(world.dataset))
+        assert made is not None
+        return pd.read_parquet(io.BytesIO(world.storage.get(made.key(snapshot.HASHES))), dtype_backend="pyarrow")
+
+    before = hashes()
+    assert set(before["video"]) == {FOLDER, INSIDE}
+    withdraw(FOLDER, erase=True)
+    pd.testing.assert_frame_equal(hashes(), before[before["video"] == INSIDE].reset_index(drop=True))
 
 
 def test_a_dataset_is_as_old_as_it_was_before_something_was_erased_from_it(world: World) -> None:

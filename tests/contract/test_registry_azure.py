@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from detection_assets.domain import layout
+from detection_assets.domain import layout, snapshot
 from resources.registry.azure import ALIAS, APPROVAL, CHARS, AzureRegistry
 from resources.registry.base import APPROVED, CHAMPION, PENDING, REJECTED, in_parts, whole
 from resources.storage import LakeError, Published
@@ -280,6 +280,7 @@ def dataset(platform: Any, tables: Mapping[str, pd.DataFrame], tmp_path: Path) -
     folder.mkdir()
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.parquet", index=False)
+    tables["images"].to_parquet(folder / snapshot.HASHES)
     (folder / "dataset.json").write_text("{}")
     return platform.storage.publish(folder, layout.dataset(VERSION), {})
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 
-from detection_assets.domain import lineage
+from detection_assets.domain import lineage, snapshot
 from detection_assets.domain.problems import InputError
 
 TIMES = {
@@ -46,21 +45,23 @@ def test_what_looks_most_alike_is_what_a_look_at_each_finds(known: int, rare: in
     rng = np.random.default_rng(known)
     hashes = [None if number % 7 == 3 else f"{one:016x}" for number, one in enumerate(rng.integers(2**63, size=known))]
     names = [f"f{number:05}" for number in range(known)]
-    columns = {"frame": names, "video": ["v"] * known, "file": names, "phash": hashes}
-    images = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
     drawn = [name for name in names[::rare] for _ in range(1 + int(name[1:]) % 3)]
-    boxes = pa.chunked_array([pa.array(rng.permutation(np.array(drawn, dtype=object)), pa.string())])
+    frames = {"frame": names, "video": "v", "file": names, "split": "train", "phash": hashes}
+    boxes = pd.DataFrame({"frame": rng.permutation(np.array(drawn, dtype=object)), "class": "cola"})
+    table = snapshot.hashes(pd.DataFrame(frames).astype(object), boxes, ["water", "cola"])
+    told = table["phash"], table[snapshot.boxes_of("cola")]
     asked = "00ff" * 4
     apart = {
         name: 65 if one is None else (int(one, 16) ^ int(asked, 16)).bit_count()
         for name, one in zip(names, hashes, strict=True)
     }
     nearest = sorted(set(drawn), key=lambda name: (apart[name], name))[:20]
-    found = lineage.alike(asked, images, boxes, 20)
-    assert found["frame"].tolist() == nearest
+    found = lineage.alike(asked, *told, 20)
+    assert [names[place] for place in found["place"]] == nearest
     assert found["boxes"].tolist() == [drawn.count(name) for name in nearest]
     assert [65 if pd.isna(one) else one for one in found["distance"]] == [apart[name] for name in nearest]
     assert found["rank"].tolist() == [*range(1, len(nearest) + 1)]
-    unknown = lineage.alike(None, images, boxes, 20)
-    assert unknown["frame"].tolist() == names[::rare][:20]
+    unknown = lineage.alike(None, *told, 20)
+    assert [names[place] for place in unknown["place"]] == names[::rare][:20]
     assert unknown["distance"].isna().all()
+    assert lineage.alike(asked, table["phash"], table[snapshot.boxes_of("water")], 20).empty

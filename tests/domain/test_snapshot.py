@@ -193,13 +193,30 @@ def test_what_was_written_is_read_and_the_bytes_are_the_same(tmp_path):
     paths = snapshot.write(made.images, made.boxes, made.meta, tmp_path / "one")
     other = built(FRAMES.sample(frac=1, random_state=3), ANNOTATIONS.sample(frac=1, random_state=4))
     again = snapshot.write(other.images, other.boxes, other.meta, tmp_path / "two")
-    assert [path.name for path in paths] == ["images.parquet", "boxes.parquet", "dataset.json"]
+    assert [path.name for path in paths] == ["images.parquet", "boxes.parquet", "hashes.parquet", "dataset.json"]
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
     back = snapshot.read(tmp_path / "one", verify=True)
     pd.testing.assert_frame_equal(back.images, made.images)
     pd.testing.assert_frame_equal(back.boxes, made.boxes)
     assert back.meta == made.meta
     assert back.version == made.version
+
+
+def test_the_hashes_are_those_of_the_training_frames_with_what_is_on_each(tmp_path):
+    made = built(FRAMES, ANNOTATIONS)
+    first = made.images.index[made.images["split"] == "train"][0]
+    images = made.images.assign(phash=made.images["phash"].where(made.images.index != first, None))
+    snapshot.write(images, made.boxes, made.meta, tmp_path)
+    train = images[images["split"] == "train"].reset_index(drop=True)
+    table = pd.read_parquet(tmp_path / snapshot.HASHES, dtype_backend="pyarrow")
+    for name in ("frame", "video", "file"):
+        assert table[name].tolist() == train[name].tolist()
+    numbers = [None if pd.isna(one) else int(one) for one in table["phash"]]
+    assert numbers == [None if one is None else int(one, 16) for one in train["phash"]]
+    assert numbers[0] is None
+    for name in CLASSES:
+        of_class = made.boxes.loc[made.boxes["class"] == name, "frame"].tolist()
+        assert table[snapshot.boxes_of(name)].tolist() == [of_class.count(frame) for frame in train["frame"]]
 
 
 def test_a_dataset_without_boxes_or_without_images_is_a_dataset(tmp_path):
