@@ -6,11 +6,13 @@ The runs are those of the same jobs that the UI and the sensors start, over the 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from dagster import DagsterInstance
@@ -162,23 +164,30 @@ def stale(
 
 
 class Listed:
-    """What is compared with the videos of a lake: listings of thousands of objects, made side by side meanwhile."""
+    """What is compared with the videos of a lake: listings of thousands of objects.
+
+    Elsewhere than on this machine they are made side by side, meanwhile; here that would take longer, for it is not
+    waiting that takes the time.
+    """
 
     def __init__(self, storage: Storage) -> None:
-        pool = ThreadPoolExecutor(3)
-        self._files = pool.submit(lake.annotation_listing, storage)
-        self._notes = [pool.submit(lake.notes, storage, what) for what in ("videos", "annotations")]
-        pool.shutdown(wait=False)
+        asked: list[Callable[[], Any]] = [partial(lake.annotation_listing, storage)]
+        asked += [partial(lake.notes, storage, what) for what in ("videos", "annotations")]
+        if storage.local_path("") is None:
+            pool = ThreadPoolExecutor(len(asked))
+            asked = [pool.submit(one).result for one in asked]
+            pool.shutdown(wait=False)
+        self._files, *self._notes = map(cache, asked)
 
     @property
     def files(self) -> list[Stored]:
         """The objects below `annotations/`."""
-        return self._files.result()
+        return self._files()
 
     @property
     def notes(self) -> list[list[str]]:
         """The keys that say which videos were taken in, and which of their annotations."""
-        return [one.result() for one in self._notes]
+        return [one() for one in self._notes]
 
 
 def changed_files(storage: Storage, seen: Seen, log: Log, listed: Listed) -> dict[str, list[str]]:
