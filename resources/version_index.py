@@ -129,12 +129,12 @@ def rows(file: pq.ParquetFile, columns: Sequence[str], places: npt.NDArray[np.in
         places: Which rows, counted from 0.
     """
     sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    ends = np.cumsum([0, *sizes])
-    group = np.searchsorted(ends, places, side="right") - 1
+    starts = np.cumsum([0, *sizes])
+    group = np.searchsorted(starts, places, side="right") - 1
     wanted = np.unique(group)
     read = file.read_row_groups(wanted.tolist(), columns=list(columns))
     before = np.cumsum([0, *(sizes[one] for one in wanted)])[np.searchsorted(wanted, group)]
-    return read.take(before + places - ends[group]).to_pandas(ignore_metadata=True)
+    return read.take(before + places - starts[group]).to_pandas(ignore_metadata=True)
 
 
 def _source(storage: Storage, key: str) -> Any:

@@ -214,8 +214,7 @@ def labels(frames: Sequence[str], boxes: pd.DataFrame) -> list[str]:
     Returns:
         16 hex digits for each image, zeros for one without boxes.
     """
-    codes, names = pd.factorize(boxes["frame"])
-    place = _codes(frames, pd.Series(names))[codes] if len(boxes) else np.zeros(0, np.int64)
+    place = _frame_codes(frames, boxes)
     kind, kinds = pd.factorize(boxes["class"])
     # The class by its name, not its place: two tables need not meet their classes in the same order.
     named = [int.from_bytes(hashlib.sha256(str(name).encode()).digest()[:8], "little") for name in kinds]
@@ -278,9 +277,7 @@ def hashes(images: pd.DataFrame, boxes: pd.DataFrame, classes: Sequence[str]) ->
 
     train = images[images["split"] == "train"]
     values, known = near_duplicates.parse(train["phash"].tolist())
-    codes, names = pd.factorize(boxes["frame"])
-    frame = _codes(train["frame"], pd.Series(names))[codes] if len(boxes) else np.zeros(0, np.int64)
-    kind = _codes(classes, boxes["class"])
+    frame, kind = _frame_codes(train["frame"], boxes), _codes(classes, boxes["class"])
     there = (frame >= 0) & (kind >= 0)
     cells = frame[there] * len(classes) + kind[there]
     counts = np.bincount(cells, minlength=len(train) * len(classes)).reshape(len(train), len(classes))
@@ -339,6 +336,12 @@ def _plain(table: pd.DataFrame) -> pd.DataFrame:
 def _codes(names: Any, values: Any) -> Cells:
     """The position of each value among the names, -1 if it is not one."""
     return pd.Index(list(names), dtype=object).get_indexer(pd.Index(values.astype(object))).astype(np.int64)
+
+
+def _frame_codes(frames: Any, boxes: pd.DataFrame) -> Cells:
+    """The position of each box's frame among the frames, -1 if it is not one; of several boxes it is looked up once."""
+    codes, names = pd.factorize(boxes["frame"])
+    return _codes(frames, pd.Series(names))[codes] if len(boxes) else np.zeros(0, np.int64)
 
 
 def _rows(frame: Cells, kind: Cells, boxes: Any) -> tuple[Cells, list[Any]]:
